@@ -1,0 +1,193 @@
+//! The graph: a functional program on tensors whose shapes are numbers.
+//!
+//! Invariants: nodes are only added; operands precede users; equal ops share one node; every node's type follows from
+//! its op (`infer`). Mutation does not exist here.
+
+pub mod builder;
+pub mod eval;
+pub mod infer;
+pub mod op;
+pub mod text;
+pub mod verify;
+
+use std::{collections::HashMap, sync::Arc};
+
+use slotmap::{Key, SlotMap, new_key_type};
+
+pub use op::{Op, Operands, PadMode, PoolKind, Real, Window};
+
+use crate::{error::Error, shape::Type, tensor::Tensor};
+
+new_key_type! {
+    /// A node of a graph, and the value that it makes.
+    pub struct Value;
+    /// A constant of a graph.
+    pub struct ConstantId;
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub op: Op,
+    pub ty: Type,
+    /// The name, in the source file, of the node that this one was made for.
+    pub origin: Arc<str>,
+}
+
+/// A named tensor at the graph's border.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Input {
+    pub name: String,
+    pub ty: Type,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Output {
+    pub name: String,
+    pub value: Value,
+}
+
+#[derive(Clone, Default, Debug)]
+pub struct Graph {
+    nodes: SlotMap<Value, Node>,
+    constants: SlotMap<ConstantId, Tensor>,
+    inputs: Vec<Input>,
+    pub outputs: Vec<Output>,
+    seen: HashMap<Op, Value>,
+    seen_constants: HashMap<(usize, usize, Type), ConstantId>,
+    origin: Option<Arc<str>>,
+}
+
+impl Graph {
+    pub fn new() -> Graph {
+        Graph::default()
+    }
+
+    /// Nodes added from now on are made for the node `name` of the source file.
+    pub fn set_origin(&mut self, name: impl Into<Arc<str>>) {
+        self.origin = Some(name.into());
+    }
+
+    pub fn origin(&self) -> Arc<str> {
+        self.origin.clone().unwrap_or_else(|| Arc::from(""))
+    }
+
+    /// The only way to make a node. Equal ops share one node. An op whose operands do not fit is an error that names
+    /// the current origin.
+    pub fn add(&mut self, op: Op) -> Result<Value, Error> {
+        if let Some(&value) = self.seen.get(&op) {
+            return Ok(value);
+        }
+        let ty = infer::infer(self, &op).map_err(|what| {
+            let name = op.name();
+            Error::node(&*self.origin(), format!("{name}: {what}"))
+        })?;
+        let origin = self.origin();
+        let value = self.nodes.insert(Node { op: op.clone(), ty, origin });
+        self.seen.insert(op, value);
+        Ok(value)
+    }
+
+    pub fn add_input(&mut self, name: impl Into<String>, ty: Type) -> Value {
+        let slot = self.inputs.len() as u32;
+        self.inputs.push(Input { name: name.into(), ty });
+        self.add(Op::Input { slot }).expect("the slot exists")
+    }
+
+    /// Constants that share their bytes and type share one node.
+    pub fn add_constant(&mut self, tensor: Tensor) -> Value {
+        let key = (tensor.data().as_ptr() as usize, tensor.data().len(), tensor.ty().clone());
+        let id = match self.seen_constants.get(&key) {
+            Some(&id) => id,
+            None => {
+                let id = self.constants.insert(tensor);
+                self.seen_constants.insert(key, id);
+                id
+            }
+        };
+        self.add(Op::Constant(id)).expect("the constant exists")
+    }
+
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    pub fn node(&self, value: Value) -> &Node {
+        &self.nodes[value]
+    }
+
+    pub fn op(&self, value: Value) -> &Op {
+        &self.nodes[value].op
+    }
+
+    pub fn ty(&self, value: Value) -> &Type {
+        &self.nodes[value].ty
+    }
+
+    pub fn constant(&self, id: ConstantId) -> &Tensor {
+        &self.constants[id]
+    }
+
+    /// The tensor that `value` is, if it is a constant.
+    pub fn as_constant(&self, value: Value) -> Option<&Tensor> {
+        match *self.op(value) {
+            Op::Constant(id) => Some(self.constant(id)),
+            _ => None,
+        }
+    }
+
+    /// Every node, operands before users.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Value, &Node)> {
+        // Nothing is ever removed from the map, so slot order is the order of insertion.
+        let mut all: Vec<_> = self.nodes.iter().collect();
+        all.sort_unstable_by_key(|(value, _)| value.data().as_ffi() as u32);
+        all.into_iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The nodes that the outputs need, rebuilt front to back through `add`, which sees each op with its operands
+    /// already final. Inputs stay, used or not.
+    pub fn rebuild(
+        &self,
+        mut add: impl FnMut(&mut Graph, Op) -> Result<Value, Error>,
+    ) -> Result<Graph, Error> {
+        let mut live = slotmap::SecondaryMap::new();
+        for output in &self.outputs {
+            live.insert(output.value, ());
+        }
+        let nodes: Vec<_> = self.nodes().collect();
+        for (value, node) in nodes.iter().rev() {
+            if live.contains_key(*value) {
+                live.extend(node.op.operands().into_iter().map(|it| (it, ())));
+            }
+        }
+        let mut to = Graph { inputs: self.inputs.clone(), ..Graph::default() };
+        let mut moved = slotmap::SecondaryMap::new();
+        for (value, node) in nodes.into_iter().filter(|(it, _)| live.contains_key(*it)) {
+            to.origin = Some(node.origin.clone());
+            let new = match node.op {
+                Op::Constant(id) => to.add_constant(self.constants[id].clone()),
+                _ => {
+                    let op = node.op.clone().map_operands(|it| moved[it]);
+                    add(&mut to, op)?
+                }
+            };
+            moved.insert(value, new);
+        }
+        to.outputs = (self.outputs.iter())
+            .map(|it| Output { name: it.name.clone(), value: moved[it.value] })
+            .collect();
+        Ok(to)
+    }
+}
+
+/// The number that text forms give a key: 0 for the first.
+pub fn number(key: impl Key) -> u32 {
+    key.data().as_ffi() as u32 - 1
+}

@@ -1,0 +1,389 @@
+//! What a node can be. Adding a variant stops the build wherever a decision is owed.
+//!
+//! Attributes are already checked and completed by whoever adds the node: axes are non-negative, pads and output
+//! sizes are explicit. `graph::infer` states what each op demands of its operands.
+
+use std::hash::{Hash, Hasher};
+
+use smallvec::{SmallVec, smallvec};
+
+use super::{ConstantId, Value};
+use crate::{
+    dtype::DType,
+    scalar::{BinaryOp, ReduceOp, UnaryOp},
+    shape::{Axes, Shape},
+};
+
+/// A float attribute, compared and hashed by its bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Real(pub f64);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Op {
+    /// Number `slot` of the graph's inputs.
+    Input {
+        slot: u32,
+    },
+    Constant(ConstantId),
+
+    // Element by element; operands broadcast under NumPy's rules and have one dtype.
+    Unary(UnaryOp, Value),
+    Binary(BinaryOp, Value, Value),
+    /// `cond` is `Bool`.
+    Select {
+        cond: Value,
+        yes: Value,
+        no: Value,
+    },
+    /// Floats to integers cut towards zero; anything to `Bool` is `!= 0`.
+    Cast {
+        to: DType,
+        x: Value,
+    },
+
+    // Along axes.
+    Reduce {
+        op: ReduceOp,
+        axes: Axes,
+        keep: bool,
+        x: Value,
+    },
+    /// Mean over `axes`, of floats.
+    Mean {
+        axes: Axes,
+        keep: bool,
+        x: Value,
+    },
+    /// Position (I64) of the largest or smallest element; of equal ones the first, or the last. NaN counts as largest
+    /// and as smallest.
+    ArgReduce {
+        largest: bool,
+        last: bool,
+        axis: usize,
+        keep: bool,
+        x: Value,
+    },
+    CumSum {
+        axis: usize,
+        exclusive: bool,
+        reverse: bool,
+        x: Value,
+    },
+
+    // Views: only addresses change.
+    Reshape {
+        shape: Shape,
+        x: Value,
+    },
+    /// Axis `i` of the result is axis `order[i]` of `x`.
+    Permute {
+        order: Axes,
+        x: Value,
+    },
+    /// `x` broadcast to `shape` under NumPy's rules (`shape` already joined with that of `x`).
+    Expand {
+        shape: Shape,
+        x: Value,
+    },
+    /// Along axis `i`, element `j` is element `starts[i] + j * steps[i]`. Steps may be negative, not 0.
+    Slice {
+        starts: SmallVec<[usize; 6]>,
+        sizes: Shape,
+        steps: SmallVec<[i64; 6]>,
+        x: Value,
+    },
+    /// Elements of `x` surrounded along axis `i` by `before[i]` and `after[i]` more, filled by `mode`. `fill` is a scalar
+    /// operand, present exactly for `PadMode::Constant`.
+    Pad {
+        before: SmallVec<[usize; 6]>,
+        after: SmallVec<[usize; 6]>,
+        mode: PadMode,
+        x: Value,
+        fill: Option<Value>,
+    },
+    Concat {
+        axis: usize,
+        xs: SmallVec<[Value; 4]>,
+    },
+
+    // Reads at computed places. Indices are I32 or I64; negative ones count from the end; those outside are clamped.
+    /// Shape: x[..axis] + indices + x[axis+1..].
+    Gather {
+        axis: usize,
+        x: Value,
+        indices: Value,
+    },
+    /// Shape of `indices`, whose rank is that of `x`.
+    GatherElements {
+        axis: usize,
+        x: Value,
+        indices: Value,
+    },
+    /// As in ONNX. The last axis of `indices` holds coordinates behind `batch` leading axes that both share.
+    GatherNd {
+        batch: usize,
+        x: Value,
+        indices: Value,
+    },
+
+    // Whole until lowering.
+    /// NumPy's matmul: [.., m, k] x [.., k, n], leading axes broadcast, rank 1 promoted.
+    MatMul {
+        a: Value,
+        b: Value,
+    },
+    /// x [n, c, spatial..], w [m, c/groups, spatial..], bias [m].
+    Conv {
+        window: Window,
+        groups: usize,
+        x: Value,
+        w: Value,
+        bias: Option<Value>,
+    },
+    /// x [n, c, spatial..], w [c, m/groups, spatial..], bias [m]. `window` is that of the forward convolution;
+    /// `output` is the spatial size of the result.
+    ConvTranspose {
+        window: Window,
+        groups: usize,
+        output: Shape,
+        x: Value,
+        w: Value,
+        bias: Option<Value>,
+    },
+    /// x [n, c, spatial..]; `output` is the spatial size of the result, which may reach past the padding.
+    Pool {
+        kind: PoolKind,
+        window: Window,
+        kernel: Shape,
+        output: Shape,
+        x: Value,
+    },
+    Softmax {
+        axis: usize,
+        log: bool,
+        x: Value,
+    },
+    /// Over all axes from `axis` on, statistics in f32 at least: (x - mean) / sqrt(var + eps) * scale + bias.
+    LayerNorm {
+        axis: usize,
+        eps: Real,
+        x: Value,
+        scale: Option<Value>,
+        bias: Option<Value>,
+    },
+    /// Over all axes from `axis` on: x / sqrt(mean(x^2) + eps) * scale.
+    RmsNorm {
+        axis: usize,
+        eps: Real,
+        x: Value,
+        scale: Option<Value>,
+    },
+    /// Axis 1 in `groups` equal parts, each normalised with all that follows; scale and bias [c].
+    GroupNorm {
+        groups: usize,
+        eps: Real,
+        x: Value,
+        scale: Option<Value>,
+        bias: Option<Value>,
+    },
+    /// x [n, c, ..], the others [c]: (x - mean) / sqrt(var + eps) * scale + bias.
+    BatchNorm {
+        eps: Real,
+        x: Value,
+        scale: Value,
+        bias: Value,
+        mean: Value,
+        var: Value,
+    },
+    /// q [b, h, s, d], k [b, g, t, d], v [b, g, t, e] with g dividing h; `mask` is added to the scores and broadcasts to
+    /// [b, h, s, t]. softmax(q k^T * scale + mask) v. With `causal`, key j is seen by query i only if j <= i + t - s.
+    /// A row of the scores that is -inf everywhere gives 0 if `zero_masked`, else NaN.
+    Attention {
+        scale: Real,
+        causal: bool,
+        zero_masked: bool,
+        q: Value,
+        k: Value,
+        v: Value,
+        mask: Option<Value>,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PadMode {
+    Constant,
+    Edge,
+    /// Mirrored, the edge not repeated.
+    Reflect,
+    Wrap,
+}
+
+/// Spatial geometry of a convolution or pooling; one entry a spatial axis.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Window {
+    pub strides: SmallVec<[usize; 3]>,
+    pub dilations: SmallVec<[usize; 3]>,
+    pub before: SmallVec<[usize; 3]>,
+    pub after: SmallVec<[usize; 3]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PoolKind {
+    Max,
+    /// Divides by the elements inside the image, with `count_padding` by those inside the padded image.
+    Average {
+        count_padding: bool,
+    },
+}
+
+pub type Operands = SmallVec<[Value; 4]>;
+
+impl Op {
+    pub fn operands(&self) -> Operands {
+        let mut all = Operands::new();
+        // Rebuilding with the same operands visits each exactly once, in order.
+        let _ = self.clone().map_operands(|it| {
+            all.push(it);
+            it
+        });
+        all
+    }
+
+    pub fn map_operands(self, mut f: impl FnMut(Value) -> Value) -> Op {
+        match self {
+            Op::Input { .. } | Op::Constant(_) => self,
+            Op::Unary(op, x) => Op::Unary(op, f(x)),
+            Op::Binary(op, x, y) => Op::Binary(op, f(x), f(y)),
+            Op::Select { cond, yes, no } => Op::Select { cond: f(cond), yes: f(yes), no: f(no) },
+            Op::Cast { to, x } => Op::Cast { to, x: f(x) },
+            Op::Reduce { op, axes, keep, x } => Op::Reduce { op, axes, keep, x: f(x) },
+            Op::Mean { axes, keep, x } => Op::Mean { axes, keep, x: f(x) },
+            Op::ArgReduce { largest, last, axis, keep, x } => {
+                Op::ArgReduce { largest, last, axis, keep, x: f(x) }
+            }
+            Op::CumSum { axis, exclusive, reverse, x } => Op::CumSum { axis, exclusive, reverse, x: f(x) },
+            Op::Reshape { shape, x } => Op::Reshape { shape, x: f(x) },
+            Op::Permute { order, x } => Op::Permute { order, x: f(x) },
+            Op::Expand { shape, x } => Op::Expand { shape, x: f(x) },
+            Op::Slice { starts, sizes, steps, x } => Op::Slice { starts, sizes, steps, x: f(x) },
+            Op::Pad { before, after, mode, x, fill } => {
+                let x = f(x);
+                Op::Pad { before, after, mode, x, fill: fill.map(f) }
+            }
+            Op::Concat { axis, xs } => Op::Concat { axis, xs: xs.into_iter().map(f).collect() },
+            Op::Gather { axis, x, indices } => Op::Gather { axis, x: f(x), indices: f(indices) },
+            Op::GatherElements { axis, x, indices } => {
+                Op::GatherElements { axis, x: f(x), indices: f(indices) }
+            }
+            Op::GatherNd { batch, x, indices } => Op::GatherNd { batch, x: f(x), indices: f(indices) },
+            Op::MatMul { a, b } => Op::MatMul { a: f(a), b: f(b) },
+            Op::Conv { window, groups, x, w, bias } => {
+                let (x, w) = (f(x), f(w));
+                Op::Conv { window, groups, x, w, bias: bias.map(f) }
+            }
+            Op::ConvTranspose { window, groups, output, x, w, bias } => {
+                let (x, w) = (f(x), f(w));
+                Op::ConvTranspose { window, groups, output, x, w, bias: bias.map(f) }
+            }
+            Op::Pool { kind, window, kernel, output, x } => {
+                Op::Pool { kind, window, kernel, output, x: f(x) }
+            }
+            Op::Softmax { axis, log, x } => Op::Softmax { axis, log, x: f(x) },
+            Op::LayerNorm { axis, eps, x, scale, bias } => {
+                let (x, scale) = (f(x), scale.map(&mut f));
+                Op::LayerNorm { axis, eps, x, scale, bias: bias.map(f) }
+            }
+            Op::RmsNorm { axis, eps, x, scale } => {
+                let x = f(x);
+                Op::RmsNorm { axis, eps, x, scale: scale.map(f) }
+            }
+            Op::GroupNorm { groups, eps, x, scale, bias } => {
+                let (x, scale) = (f(x), scale.map(&mut f));
+                Op::GroupNorm { groups, eps, x, scale, bias: bias.map(f) }
+            }
+            Op::BatchNorm { eps, x, scale, bias, mean, var } => {
+                Op::BatchNorm { eps, x: f(x), scale: f(scale), bias: f(bias), mean: f(mean), var: f(var) }
+            }
+            Op::Attention { scale, causal, zero_masked, q, k, v, mask } => {
+                let (q, k, v) = (f(q), f(k), f(v));
+                Op::Attention { scale, causal, zero_masked, q, k, v, mask: mask.map(f) }
+            }
+        }
+    }
+
+    /// The operator's name in text forms.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Op::Input { .. } => "input",
+            Op::Constant(_) => "constant",
+            Op::Unary(op, _) => op.name(),
+            Op::Binary(op, ..) => op.name(),
+            Op::Select { .. } => "select",
+            Op::Cast { .. } => "cast",
+            Op::Reduce { op, .. } => match op {
+                ReduceOp::Sum => "reduce_sum",
+                ReduceOp::Prod => "reduce_prod",
+                ReduceOp::Max => "reduce_max",
+                ReduceOp::Min => "reduce_min",
+            },
+            Op::Mean { .. } => "mean",
+            Op::ArgReduce { largest, .. } => match largest {
+                true => "argmax",
+                false => "argmin",
+            },
+            Op::CumSum { .. } => "cumsum",
+            Op::Reshape { .. } => "reshape",
+            Op::Permute { .. } => "permute",
+            Op::Expand { .. } => "expand",
+            Op::Slice { .. } => "slice",
+            Op::Pad { .. } => "pad",
+            Op::Concat { .. } => "concat",
+            Op::Gather { .. } => "gather",
+            Op::GatherElements { .. } => "gather_elements",
+            Op::GatherNd { .. } => "gather_nd",
+            Op::MatMul { .. } => "matmul",
+            Op::Conv { .. } => "conv",
+            Op::ConvTranspose { .. } => "conv_transpose",
+            Op::Pool { .. } => "pool",
+            Op::Softmax { .. } => "softmax",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::GroupNorm { .. } => "group_norm",
+            Op::BatchNorm { .. } => "batch_norm",
+            Op::Attention { .. } => "attention",
+        }
+    }
+}
+
+impl Window {
+    /// Stride and dilation 1, no padding.
+    pub fn unit(spatial: usize) -> Window {
+        Window {
+            strides: smallvec![1; spatial],
+            dilations: smallvec![1; spatial],
+            before: smallvec![0; spatial],
+            after: smallvec![0; spatial],
+        }
+    }
+
+    /// Positions that a kernel of `kernel` elements takes along spatial axis `axis` of `size` elements.
+    pub fn positions(&self, axis: usize, size: usize, kernel: usize) -> Option<usize> {
+        let reach = self.dilations[axis].checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
+        let padded = size.checked_add(self.before[axis])?.checked_add(self.after[axis])?;
+        Some(padded.checked_sub(reach)? / self.strides[axis] + 1)
+    }
+}
+
+impl PartialEq for Real {
+    fn eq(&self, other: &Real) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Real {}
+
+impl Hash for Real {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}

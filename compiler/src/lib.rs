@@ -1,0 +1,40 @@
+//! wgfuse's compiler: a model and the shapes of its inputs become a plan. It knows naga; it knows no graphics API, no
+//! files, no clock and no threads.
+//!
+//! Modules stand in the order in which data flows; a module uses only those above it.
+
+pub mod codegen;
+pub mod dtype;
+pub mod error;
+pub mod graph;
+pub mod import;
+pub mod index;
+pub mod lower;
+pub mod meaning;
+pub mod options;
+pub mod partition;
+pub mod passes;
+pub mod plan;
+pub mod scalar;
+pub mod schedule;
+pub mod shape;
+pub mod target;
+pub mod tensor;
+
+use error::Error;
+use import::Model;
+use options::Options;
+use plan::Plan;
+use shape::Shape;
+use target::Target;
+
+/// Everything from a model to a plan, for one shape an input. This function is the architecture.
+pub fn compile(model: &Model, shapes: &[Shape], target: &Target, options: &Options) -> Result<Plan, Error> {
+    let graph = model.graph(shapes)?;
+    let graph = passes::optimise(graph, target, options)?;
+    let parts = partition::split(&graph, target, options)?;
+    let loops = lower::lower(&parts);
+    let schedule = schedule::schedule(loops, target, options);
+    let shaders = codegen::emit(&schedule, target, options)?;
+    plan::plan(&parts, schedule, shaders, target, options)
+}

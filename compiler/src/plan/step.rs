@@ -1,0 +1,128 @@
+//! The plan: numbers and kernels. It is what is captured, and all that the runtime knows of a model.
+//!
+//! Device form of a tensor on the GPU: dense, row-major; f32, i32 and u32 one a word; `Bool` one a word, 0 or 1; I64 and
+//! narrower integers as i32 one a word (U8, U16, U32, U64 as u32); f16 and bf16 two a word, low half first, padded to a whole
+//! word. On the host every tensor has its own dtype's bytes, dense and row-major.
+
+use std::sync::Arc;
+
+use crate::{
+    codegen::Shader,
+    dtype::DType,
+    graph::{Graph, Value},
+    lower::TensorId,
+    schedule::Kernel,
+    shape::Type,
+    target::{Place, Target},
+};
+
+/// Position in `Plan::buffers`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BufferId(pub u32);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum BufferRole {
+    /// Constants; the same for every run and every plan of a session that names the same constants.
+    Weights,
+    /// Everything that lives within one run.
+    Activations,
+    Inputs,
+    Outputs,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Buffer {
+    pub place: Place,
+    pub role: BufferRole,
+    pub size: u64,
+}
+
+/// Bytes of a buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Slice {
+    pub buffer: BufferId,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// A tensor that enters or leaves, or is a constant, and where it lies. A tensor may be needed on both sides.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Port {
+    pub name: String,
+    /// As the model states it.
+    pub ty: Type,
+    pub tensor: TensorId,
+    pub device: Option<Slice>,
+    pub host: Option<Slice>,
+}
+
+/// A constant that kernels read. Its value is that of `value` in `Plan::constant_graph`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Constant {
+    /// Equal keys mean equal values, in every plan made from one model.
+    pub key: u128,
+    pub value: Value,
+    pub port: Port,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlanKernel {
+    pub kernel: Arc<Kernel>,
+    /// Present exactly for kernels on the GPU.
+    pub shader: Option<Shader>,
+    /// Bytes read and written, each tensor once.
+    pub bytes: u64,
+    /// Floating-point operations; a multiply-add counts two.
+    pub flops: u64,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// `bindings[i]` is for `Shader::bindings[i]`. With `barrier`, everything written before is visible.
+    Dispatch { kernel: usize, bindings: Vec<Slice>, groups: [u32; 3], barrier: bool },
+    /// `tensors[i]` is the host memory of `Kernel::tensors[i]`.
+    Host { kernel: usize, tensors: Vec<Slice> },
+    /// Device to host: from the device form to the host's bytes.
+    Download { ty: Type, from: Slice, to: Slice },
+    /// Host to device.
+    Upload { ty: Type, from: Slice, to: Slice },
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub target: Target,
+    pub buffers: Vec<Buffer>,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+    pub constants: Vec<Constant>,
+    /// Computes the constants from the model's weights. It has no inputs; its outputs are `constants`, in order.
+    pub constant_graph: Graph,
+    pub kernels: Vec<PlanKernel>,
+    pub steps: Vec<Step>,
+    /// Parts that run on the CPU although the target is a GPU: node and reason.
+    pub cpu_parts: Vec<(Arc<str>, String)>,
+    /// Largest sum of bytes of activations that are live at one step.
+    pub live_peak: u64,
+    /// Fusions considered and not done.
+    pub refusals: Vec<crate::schedule::Refusal>,
+}
+
+/// Bytes of the device form of `ty`: a multiple of 4, at least 4.
+pub fn device_bytes(ty: &Type) -> u64 {
+    let count = ty.shape.count() as u64;
+    let bytes = match ty.dtype {
+        DType::F16 | DType::BF16 => count * 2,
+        DType::F64 => count * 8,
+        DType::Bool
+        | DType::I8
+        | DType::U8
+        | DType::I16
+        | DType::U16
+        | DType::I32
+        | DType::U32
+        | DType::I64
+        | DType::U64
+        | DType::F32 => count * 4,
+    };
+    bytes.max(4).next_multiple_of(4)
+}

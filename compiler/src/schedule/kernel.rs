@@ -1,0 +1,175 @@
+//! The schedule: which kernels there are, in which order, and how each runs. Decisions as data.
+//!
+//! A kernel's loop variables are numbered as its skeleton says; its body, stores and coordinates use those numbers.
+
+use std::sync::Arc;
+
+use slotmap::SlotMap;
+use smallvec::SmallVec;
+
+use crate::{
+    lower::{Body, Coords, ExprId, TensorId, TensorInfo},
+    scalar::ReduceOp,
+    shape::Shape,
+    target::Place,
+};
+
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    pub tensors: SlotMap<TensorId, TensorInfo>,
+    /// In the order of execution.
+    pub kernels: Vec<Kernel>,
+    /// One an output of the graph, in order.
+    pub outputs: Vec<TensorId>,
+    /// Every fusion that was considered and not done.
+    pub refusals: Vec<Refusal>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Unique in the schedule: its number and what it does.
+    pub name: String,
+    pub place: Place,
+    /// Names in the source file of the nodes that it computes.
+    pub origins: Vec<Arc<str>>,
+    /// What was fused, in order: op names.
+    pub ops: Vec<&'static str>,
+    pub body: Body,
+    pub skeleton: Skeleton,
+    /// At least one. No tensor is both read and written.
+    pub stores: Vec<Store>,
+    /// Every tensor that is read, then every one that is written, each once. Their order is the order of bindings.
+    pub tensors: Vec<TensorId>,
+}
+
+/// `tensor[at] = value`.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub tensor: TensorId,
+    pub at: Coords,
+    pub value: ExprId,
+}
+
+/// Numbers of loop variables.
+pub type Vars = SmallVec<[usize; 4]>;
+
+#[derive(Clone, Debug)]
+pub enum Skeleton {
+    /// Each point of `space` (variables 0..rank) by itself.
+    Map { space: Shape, workgroup: u32 },
+    /// For each point of `outer` (variables 0..outer.rank()): the stages in order, each a reduction over all of `inner`
+    /// (the variables that follow); stage `k` gives `Param(k)`. Then the stores: those that mention an inner variable or
+    /// an expression over one run for every point of `inner`, the others once.
+    Rows { outer: Shape, inner: Shape, stages: Vec<Stage>, form: RowForm },
+    /// `Param(0)` = sum of a*b over variables space.rank()..; each variable of `space` is in exactly one of `batch` (used by
+    /// a and b), `rows` (by a alone), `cols` (by b alone or by neither). Row number, column number and depth number are
+    /// row-major over their variables. Stores run once a point of `space`.
+    Contract {
+        space: Shape,
+        depth: Shape,
+        batch: Vars,
+        rows: Vars,
+        cols: Vars,
+        a: ExprId,
+        b: ExprId,
+        tile: Tile,
+    },
+    /// As `NestKind::Attention`; `Param(0)` is the result at variables 0..4.
+    Attention {
+        space: Shape,
+        keys: usize,
+        channels: usize,
+        scale: f64,
+        zero_masked: bool,
+        q: ExprId,
+        k: ExprId,
+        v: ExprId,
+        mask: Option<ExprId>,
+        tile: AttentionTile,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub op: ReduceOp,
+    pub value: ExprId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RowForm {
+    /// One invocation a row; `workgroup` rows a workgroup.
+    Invocation { workgroup: u32 },
+    /// One workgroup of this many invocations a row.
+    Workgroup { size: u32 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Tile {
+    /// The template `matmul.wgsl`: a workgroup makes `rows` x `cols` results, `rows_each` x `cols_each` an invocation, stepping
+    /// through `depth` at a time; `split` groups of invocations share the depth among them.
+    Matmul { rows: u32, cols: u32, depth: u32, rows_each: u32, cols_each: u32, split: u32 },
+    /// The template `matvec.wgsl`: a workgroup of `size` invocations makes `cols` results of one row.
+    Matvec { size: u32, cols: u32 },
+    /// One invocation a result, the sum in a loop: depthwise and other small sums.
+    Direct { workgroup: u32 },
+}
+
+/// The template `attention.wgsl`: a workgroup of `size` invocations makes `queries` rows of the result, stepping through
+/// `keys` at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct AttentionTile {
+    pub size: u32,
+    pub queries: u32,
+    pub keys: u32,
+}
+
+/// Two nests that stayed apart, by the names of their origins.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Refusal {
+    pub producer: Arc<str>,
+    pub consumer: Arc<str>,
+    pub why: Why,
+}
+
+/// Why two nests are not one kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// Something outside both needs the one and is needed by the other.
+    Cycle,
+    /// They run on different devices.
+    Places,
+    /// Their iteration spaces do not match.
+    Spaces,
+    /// The result of a reduction or product is read at other points than its own.
+    ReadElsewhere,
+    /// The fused kernel would bind this many buffers.
+    Bindings(u32),
+    /// The producer would be computed this many times over.
+    Recompute(u64),
+    /// The fused body would have this many expressions.
+    Body(usize),
+    /// Fusion is switched off.
+    SwitchedOff,
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Why::Cycle => f.write_str("something between them needs the one and is needed by the other"),
+            Why::Places => f.write_str("they run on different devices"),
+            Why::Spaces => f.write_str("their iteration spaces differ"),
+            Why::ReadElsewhere => f.write_str("the result is read at other points than its own"),
+            Why::Bindings(count) => write!(f, "{count} buffers would be bound, more than the device allows"),
+            Why::Recompute(times) => write!(f, "the producer would be computed {times} times over"),
+            Why::Body(size) => write!(f, "the body would have {size} expressions"),
+            Why::SwitchedOff => f.write_str("fusion is switched off"),
+        }
+    }
+}
+
+impl Schedule {
+    /// Kernels that run on `place`.
+    pub fn count(&self, place: Place) -> usize {
+        self.kernels.iter().filter(|it| it.place == place).count()
+    }
+}
