@@ -96,7 +96,7 @@ impl Tensor {
     }
 
     pub fn to_f64(&self) -> Vec<f64> {
-        self.scalars().map(Scalar::as_f64).collect()
+        self.scalars().map(|it| it.cast(self.ty.dtype, DType::F64).as_f64()).collect()
     }
 
     /// The values of an f32 tensor, `None` for another dtype.

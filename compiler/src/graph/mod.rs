@@ -87,10 +87,13 @@ impl Graph {
         Ok(value)
     }
 
-    pub fn add_input(&mut self, name: impl Into<String>, ty: Type) -> Value {
+    /// One more input. A type that is larger than memory can be is an error.
+    pub fn add_input(&mut self, name: impl Into<String>, ty: Type) -> Result<Value, Error> {
+        let name = name.into();
+        infer::addressable(&ty).map_err(|what| Error::input(&*name, what))?;
         let slot = self.inputs.len() as u32;
-        self.inputs.push(Input { name: name.into(), ty });
-        self.add(Op::Input { slot }).expect("the slot exists")
+        self.inputs.push(Input { name, ty });
+        self.add(Op::Input { slot })
     }
 
     /// Constants that share their bytes and type share one node.
