@@ -1,19 +1,404 @@
 //! Schedule and shaders to a plan: what is bound where, in which order.
+//!
+//! In: kernels in their order, and the tensors that they name. Out: buffers, and steps whose slices lie in them. A tensor
+//! has one slice on each place where it is needed and crosses between them once. Outputs have buffers of their own; all
+//! else that kernels write shares the arenas. What always holds is listed in `verify`.
 
+mod keys;
+pub mod memory;
 pub mod step;
+mod text;
+pub mod verify;
+mod work;
 
-pub use step::{Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step};
+use std::{collections::HashMap, sync::Arc};
+
+use slotmap::{SecondaryMap, SlotMap};
+
+pub use keys::leaves;
+pub use step::{
+    Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step, alignment_on, bytes_on,
+    device_bytes,
+};
+pub use verify::verify;
 
 use crate::{
-    codegen::Shader, error::Error, options::Options, partition::Partition, schedule::Schedule, target::Target,
+    bug,
+    codegen::Shader,
+    error::Error,
+    lower::{Definition, TensorId, TensorInfo},
+    options::Options,
+    partition::Partition,
+    schedule::{Kernel, Schedule},
+    target::{Place, Target},
 };
+use memory::Life;
 
 pub fn plan(
-    _partition: &Partition,
-    _schedule: Schedule,
-    _shaders: Vec<Option<Shader>>,
-    _target: &Target,
-    _options: &Options,
+    partition: &Partition,
+    schedule: Schedule,
+    shaders: Vec<Option<Shader>>,
+    target: &Target,
+    options: &Options,
 ) -> Result<Plan, Error> {
-    todo!()
+    let Schedule { tensors, kernels, outputs, refusals } = schedule;
+    let order = order(&tensors, &kernels, &outputs);
+    let mut layout = Layout { tensors: &tensors, target, buffers: Vec::new(), homes: SecondaryMap::new() };
+
+    let inputs = inputs(partition, &mut layout, &order)?;
+    let constants = constants(partition, &mut layout, &order)?;
+    let mut row = None;
+    for &tensor in &outputs {
+        if let Some(place) = order.maker(tensor)
+            && layout.home(tensor, place).is_none()
+        {
+            layout.append(&mut row, tensor, place, BufferRole::Outputs)?;
+        }
+    }
+    let live_peak = activations(&order, &kernels, &mut layout)?;
+
+    let outputs = (outputs.iter().zip(&partition.graph.outputs))
+        .map(|(&tensor, output)| {
+            let lasting = |place| {
+                layout
+                    .home(tensor, place)
+                    .filter(|it| layout.buffers[it.buffer.0 as usize].role != BufferRole::Activations)
+            };
+            Port {
+                name: output.name.clone(),
+                ty: tensors[tensor].ty.clone(),
+                tensor: Some(tensor),
+                device: lasting(Place::Gpu),
+                host: lasting(Place::Cpu),
+            }
+        })
+        .collect();
+
+    let kernels: Vec<PlanKernel> = (kernels.into_iter().zip(shaders))
+        .map(|(kernel, shader)| PlanKernel {
+            bytes: work::bytes(&kernel, &tensors),
+            flops: work::flops(&kernel, &tensors),
+            kernel: Arc::new(kernel),
+            shader,
+        })
+        .collect();
+    let steps = steps(&order, &kernels, &layout);
+    let plan = Plan {
+        target: target.clone(),
+        buffers: layout.buffers,
+        inputs,
+        outputs,
+        constants,
+        constant_graph: partition.constants.clone(),
+        kernels,
+        steps,
+        cpu_parts: partition.reasons.clone(),
+        live_peak,
+        refusals,
+    };
+    let need = plan.buffers.iter().fold(0u64, |sum, it| sum.saturating_add(it.size));
+    if need > options.memory_limit {
+        return Err(Error::TooLarge { at: "the whole model".into(), need, have: options.memory_limit });
+    }
+    if cfg!(debug_assertions) {
+        let faults = verify(&plan);
+        if !faults.is_empty() {
+            bug!("{}\n{plan}", faults.join("\n"));
+        }
+    }
+    Ok(plan)
+}
+
+/// What happens, in order, before anything has a place in memory.
+struct Order {
+    moves: Vec<Move>,
+    /// For each tensor and place: the first and last of `moves` that needs it or makes it there; none for one that only
+    /// leaves.
+    spans: SecondaryMap<TensorId, [Option<(usize, usize)>; 2]>,
+    makers: SecondaryMap<TensorId, Place>,
+}
+
+#[derive(Clone, Copy)]
+enum Move {
+    Kernel(usize),
+    /// From the other place to this one.
+    Copy {
+        tensor: TensorId,
+        to: Place,
+    },
+}
+
+impl Order {
+    fn maker(&self, tensor: TensorId) -> Option<Place> {
+        self.makers.get(tensor).copied()
+    }
+
+    fn span(&self, tensor: TensorId, place: Place) -> Option<(usize, usize)> {
+        self.spans.get(tensor)?[place as usize]
+    }
+
+    fn touch(&mut self, tensor: TensorId, place: Place, at: usize) {
+        let spans = self.spans.entry(tensor).expect("never removed").or_default();
+        let span = spans[place as usize].get_or_insert((at, at));
+        span.1 = span.1.max(at);
+    }
+}
+
+fn order(tensors: &SlotMap<TensorId, TensorInfo>, kernels: &[Kernel], outputs: &[TensorId]) -> Order {
+    let mut order = Order { moves: Vec::new(), spans: SecondaryMap::new(), makers: SecondaryMap::new() };
+    for (number, kernel) in kernels.iter().enumerate() {
+        let writes = |tensor: TensorId| kernel.stores.iter().any(|it| it.tensor == tensor);
+        for &tensor in kernel.tensors.iter().filter(|&&it| !writes(it)) {
+            let from = match tensors[tensor].definition {
+                Definition::Input(_) | Definition::Constant(_) => continue,
+                Definition::Nest(_) => order.maker(tensor),
+            };
+            let Some(from) = from else {
+                bug!("kernel {} reads {tensor:?} before it is written", kernel.name)
+            };
+            if from != kernel.place && order.span(tensor, kernel.place).is_none() {
+                let at = order.moves.len();
+                order.moves.push(Move::Copy { tensor, to: kernel.place });
+                order.touch(tensor, from, at);
+                order.touch(tensor, kernel.place, at);
+            }
+        }
+        let at = order.moves.len();
+        order.moves.push(Move::Kernel(number));
+        for &tensor in &kernel.tensors {
+            order.touch(tensor, kernel.place, at);
+            if writes(tensor) {
+                order.makers.insert(tensor, kernel.place);
+            }
+        }
+    }
+    // Outputs that no kernel makes are handed out from the host's side.
+    for &tensor in outputs.iter().filter(|&&it| order.makers.get(it).is_none()).collect::<Vec<_>>() {
+        match tensors[tensor].definition {
+            Definition::Input(_) | Definition::Constant(_) => order.touch(tensor, Place::Cpu, 0),
+            Definition::Nest(_) => bug!("no kernel writes the output {tensor:?}"),
+        }
+    }
+    order
+}
+
+/// Where everything lies.
+struct Layout<'a> {
+    tensors: &'a SlotMap<TensorId, TensorInfo>,
+    target: &'a Target,
+    buffers: Vec<Buffer>,
+    homes: SecondaryMap<TensorId, [Option<Slice>; 2]>,
+}
+
+impl Layout<'_> {
+    fn home(&self, tensor: TensorId, place: Place) -> Option<Slice> {
+        self.homes.get(tensor)?[place as usize]
+    }
+
+    fn settle(&mut self, tensor: TensorId, place: Place, slice: Slice) {
+        let homes = self.homes.entry(tensor).expect("never removed").or_default();
+        homes[place as usize] = Some(slice);
+    }
+
+    fn largest(&self, place: Place) -> u64 {
+        match place {
+            Place::Gpu => self.target.max_buffer_size,
+            Place::Cpu => isize::MAX as u64,
+        }
+    }
+
+    fn too_large(&self, tensor: TensorId, place: Place) -> Error {
+        let info = &self.tensors[tensor];
+        let at = format!("a tensor {} of node '{}'", info.ty, info.origin);
+        Error::TooLarge { at, need: bytes_on(place, &info.ty), have: self.largest(place) }
+    }
+
+    /// A slice behind the last one of the same row of buffers; a new buffer where it does not fit.
+    fn append(
+        &mut self,
+        row: &mut Option<[Option<BufferId>; 2]>,
+        tensor: TensorId,
+        place: Place,
+        role: BufferRole,
+    ) -> Result<Slice, Error> {
+        let len = bytes_on(place, &self.tensors[tensor].ty);
+        let largest = self.largest(place);
+        if len > largest {
+            return Err(self.too_large(tensor, place));
+        }
+        let last = &mut row.get_or_insert_default()[place as usize];
+        let behind = last.and_then(|buffer: BufferId| {
+            let size = self.buffers[buffer.0 as usize].size;
+            let offset = size.next_multiple_of(alignment_on(place, self.target));
+            (offset.checked_add(len)? <= largest).then_some((buffer, offset))
+        });
+        let (buffer, offset) = behind.unwrap_or_else(|| {
+            self.buffers.push(Buffer { place, role, size: 0 });
+            (BufferId(self.buffers.len() as u32 - 1), 0)
+        });
+        *last = Some(buffer);
+        self.buffers[buffer.0 as usize].size = offset + len;
+        let slice = Slice { buffer, offset, len };
+        self.settle(tensor, place, slice);
+        Ok(slice)
+    }
+
+    fn port(&self, name: &str, ty: crate::shape::Type, tensor: Option<TensorId>) -> Port {
+        let at = |place| tensor.and_then(|it| self.home(it, place));
+        Port { name: name.to_owned(), ty, tensor, device: at(Place::Gpu), host: at(Place::Cpu) }
+    }
+}
+
+fn inputs(partition: &Partition, layout: &mut Layout, order: &Order) -> Result<Vec<Port>, Error> {
+    let mut entering: Vec<Option<TensorId>> = vec![None; partition.arguments];
+    for (tensor, info) in layout.tensors {
+        if let Definition::Input(slot) = info.definition {
+            entering[slot as usize] = Some(tensor);
+        }
+    }
+    let mut row = None;
+    for &tensor in entering.iter().flatten() {
+        for place in [Place::Gpu, Place::Cpu] {
+            if order.span(tensor, place).is_some() {
+                layout.append(&mut row, tensor, place, BufferRole::Inputs)?;
+            }
+        }
+    }
+    let named = partition.graph.inputs().iter().zip(entering);
+    Ok(named.map(|(input, tensor)| layout.port(&input.name, input.ty.clone(), tensor)).collect())
+}
+
+/// Constants with equal keys share their slices.
+fn constants(partition: &Partition, layout: &mut Layout, order: &Order) -> Result<Vec<Constant>, Error> {
+    let keys = keys::keys(&partition.constants);
+    let mut row = None;
+    let mut seen: HashMap<(u128, Place), Slice> = HashMap::new();
+    let mut constants: Vec<Constant> = Vec::new();
+    for (tensor, info) in layout.tensors {
+        let Definition::Constant(number) = info.definition else { continue };
+        let output = &partition.constants.outputs[number as usize];
+        let key = keys[output.value];
+        let mut needed = false;
+        for place in [Place::Gpu, Place::Cpu] {
+            if order.span(tensor, place).is_none() {
+                continue;
+            }
+            needed = true;
+            match seen.get(&(key, place)) {
+                Some(&slice) => layout.settle(tensor, place, slice),
+                None => {
+                    let slice = layout.append(&mut row, tensor, place, BufferRole::Weights)?;
+                    seen.insert((key, place), slice);
+                }
+            }
+        }
+        if needed {
+            let port = layout.port(&output.name, info.ty.clone(), Some(tensor));
+            constants.push(Constant { key, value: output.value, port });
+        }
+    }
+    Ok(constants)
+}
+
+/// Everything that kernels write and that is not an output; returns the live peak.
+fn activations(order: &Order, kernels: &[Kernel], layout: &mut Layout) -> Result<u64, Error> {
+    let mut live_peak = 0;
+    for place in [Place::Gpu, Place::Cpu] {
+        let mut held: Vec<TensorId> = Vec::new();
+        for it in &order.moves {
+            match *it {
+                Move::Kernel(number) => held.extend(kernels[number].stores.iter().map(|it| it.tensor)),
+                Move::Copy { tensor, .. } => held.push(tensor),
+            }
+        }
+        let mut seen = SecondaryMap::new();
+        held.retain(|&it| {
+            let own = order.span(it, place).is_some() && layout.home(it, place).is_none();
+            own && seen.insert(it, ()).is_none()
+        });
+        let lives: Vec<Life> = (held.iter())
+            .map(|&tensor| {
+                let (first, last) = order.span(tensor, place).expect("only those were kept");
+                Life { bytes: bytes_on(place, &layout.tensors[tensor].ty), first, last }
+            })
+            .collect();
+        let alignment = alignment_on(place, layout.target);
+        let packing = memory::pack(&lives, alignment, layout.largest(place))
+            .map_err(|at| layout.too_large(held[at], place))?;
+        let base = layout.buffers.len();
+        layout.buffers.extend(packing.sizes.iter().map(|&size| Buffer {
+            place,
+            role: BufferRole::Activations,
+            size,
+        }));
+        for ((tensor, life), (buffer, offset)) in held.into_iter().zip(&lives).zip(packing.spots) {
+            let buffer = BufferId((base + buffer) as u32);
+            layout.settle(tensor, place, Slice { buffer, offset, len: life.bytes });
+        }
+        live_peak += memory::peak(&lives, alignment);
+    }
+    Ok(live_peak)
+}
+
+fn steps(order: &Order, kernels: &[PlanKernel], layout: &Layout) -> Vec<Step> {
+    let home = |tensor: TensorId, place: Place| match layout.home(tensor, place) {
+        Some(slice) => slice,
+        None => bug!("{tensor:?} has no memory on {place:?}"),
+    };
+    let mut hazards = Hazards::default();
+    let step = |it: &Move| match *it {
+        Move::Copy { tensor, to } => {
+            hazards = Hazards::default();
+            let ty = layout.tensors[tensor].ty.clone();
+            let (gpu, cpu) = (home(tensor, Place::Gpu), home(tensor, Place::Cpu));
+            match to {
+                Place::Cpu => Step::Download { tensor, ty, from: gpu, to: cpu },
+                Place::Gpu => Step::Upload { tensor, ty, from: cpu, to: gpu },
+            }
+        }
+        Move::Kernel(number) => match &kernels[number].shader {
+            None => {
+                hazards = Hazards::default();
+                let tensors = kernels[number].kernel.tensors.iter();
+                Step::Host { kernel: number, tensors: tensors.map(|&it| home(it, Place::Cpu)).collect() }
+            }
+            Some(shader) => {
+                let bindings: Vec<Slice> = (shader.bindings.iter())
+                    .map(|part| {
+                        let whole = home(part.tensor, Place::Gpu);
+                        Slice { offset: whole.offset + part.offset, len: part.len, ..whole }
+                    })
+                    .collect();
+                let barrier = hazards.dispatch(&kernels[number].kernel, shader, &bindings);
+                Step::Dispatch { kernel: number, bindings, groups: shader.groups, barrier }
+            }
+        },
+    };
+    order.moves.iter().map(step).collect()
+}
+
+/// What was read and written since the last barrier.
+#[derive(Default)]
+struct Hazards {
+    reads: Vec<Slice>,
+    writes: Vec<Slice>,
+}
+
+impl Hazards {
+    /// Whether this dispatch needs a barrier before it; from then on it counts as done.
+    fn dispatch(&mut self, kernel: &Kernel, shader: &Shader, bindings: &[Slice]) -> bool {
+        let written = |at: usize| kernel.stores.iter().any(|it| it.tensor == shader.bindings[at].tensor);
+        let meets = |those: &[Slice], it: &Slice| those.iter().any(|that| that.overlaps(it));
+        let barrier = bindings
+            .iter()
+            .enumerate()
+            .any(|(at, it)| meets(&self.writes, it) || written(at) && meets(&self.reads, it));
+        if barrier {
+            *self = Hazards::default();
+        }
+        for (at, slice) in bindings.iter().enumerate() {
+            if written(at) { self.writes.push(*slice) } else { self.reads.push(*slice) }
+        }
+        barrier
+    }
 }

@@ -45,13 +45,15 @@ pub struct Slice {
     pub len: u64,
 }
 
-/// A tensor that enters or leaves, or is a constant, and where it lies. A tensor may be needed on both sides.
+/// A tensor that enters or leaves, or is a constant, and where it lies. One that enters lies wherever it is needed, maybe
+/// nowhere; one that leaves lies on one side at least, and where it is an input or a constant its slices are theirs.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Port {
     pub name: String,
     /// As the model states it.
     pub ty: Type,
-    pub tensor: TensorId,
+    /// `None` for an input that nothing reads.
+    pub tensor: Option<TensorId>,
     pub device: Option<Slice>,
     pub host: Option<Slice>,
 }
@@ -70,22 +72,23 @@ pub struct PlanKernel {
     pub kernel: Arc<Kernel>,
     /// Present exactly for kernels on the GPU.
     pub shader: Option<Shader>,
-    /// Bytes read and written, each tensor once.
+    /// Bytes read and written, each tensor once, and of a tensor no more than there are reads.
     pub bytes: u64,
-    /// Floating-point operations; a multiply-add counts two.
+    /// Floating-point operations; a multiply-add counts two, a function of one argument one.
     pub flops: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Step {
-    /// `bindings[i]` is for `Shader::bindings[i]`. With `barrier`, everything written before is visible.
+    /// `bindings[i]` is for `Shader::bindings[i]`. With `barrier`, everything before is complete and visible; so it is
+    /// for the first dispatch and for every one that follows another kind of step.
     Dispatch { kernel: usize, bindings: Vec<Slice>, groups: [u32; 3], barrier: bool },
     /// `tensors[i]` is the host memory of `Kernel::tensors[i]`.
     Host { kernel: usize, tensors: Vec<Slice> },
     /// Device to host: from the device form to the host's bytes.
-    Download { ty: Type, from: Slice, to: Slice },
+    Download { tensor: TensorId, ty: Type, from: Slice, to: Slice },
     /// Host to device.
-    Upload { ty: Type, from: Slice, to: Slice },
+    Upload { tensor: TensorId, ty: Type, from: Slice, to: Slice },
 }
 
 #[derive(Clone, Debug)]
@@ -94,17 +97,61 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
+    /// Those that are read.
     pub constants: Vec<Constant>,
-    /// Computes the constants from the model's weights. It has no inputs; its outputs are `constants`, in order.
+    /// Computes the constants from the model's weights. It has no inputs.
     pub constant_graph: Graph,
     pub kernels: Vec<PlanKernel>,
     pub steps: Vec<Step>,
     /// Parts that run on the CPU although the target is a GPU: node and reason.
     pub cpu_parts: Vec<(Arc<str>, String)>,
-    /// Largest sum of bytes of activations that are live at one step.
+    /// Largest sum of bytes of activations that are live at one step, each rounded up to the alignment that it needs
+    /// anyway; of each place by itself, added.
     pub live_peak: u64,
     /// Fusions considered and not done.
     pub refusals: Vec<crate::schedule::Refusal>,
+}
+
+impl Plan {
+    /// Bytes of all buffers of this role, on both places.
+    pub fn bytes(&self, role: BufferRole) -> u64 {
+        self.buffers.iter().filter(|it| it.role == role).map(|it| it.size).sum()
+    }
+
+    /// Steps that launch something on the GPU.
+    pub fn dispatches(&self) -> usize {
+        self.steps.iter().filter(|it| matches!(it, Step::Dispatch { .. })).count()
+    }
+
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0 as usize]
+    }
+}
+
+impl Slice {
+    pub fn end(&self) -> u64 {
+        self.offset + self.len
+    }
+
+    pub fn overlaps(&self, other: &Slice) -> bool {
+        self.buffer == other.buffer && self.offset < other.end() && other.offset < self.end()
+    }
+}
+
+/// Bytes of `ty` as it lies in the memory of `place`.
+pub fn bytes_on(place: Place, ty: &Type) -> u64 {
+    match place {
+        Place::Gpu => device_bytes(ty),
+        Place::Cpu => ty.bytes() as u64,
+    }
+}
+
+/// Slices of a buffer of `place` start at multiples of this.
+pub fn alignment_on(place: Place, target: &Target) -> u64 {
+    match place {
+        Place::Gpu => target.offset_alignment.max(4),
+        Place::Cpu => 64,
+    }
 }
 
 /// Bytes of the device form of `ty`: a multiple of 4, at least 4.
