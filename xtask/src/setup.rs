@@ -1,0 +1,87 @@
+//! What the tests need of the machine: an adapter to run kernels on, and the WebAssembly target.
+//!
+//! Both functions change the machine only where something is missing and can be had without a question; otherwise they
+//! return one sentence that says what to do.
+
+use std::process::{Command, Stdio};
+
+const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
+const WASM: &str = "wasm32-unknown-unknown";
+
+/// A Vulkan, Metal or DX12 adapter, or the reason why there is none.
+pub fn adapter() -> Result<(), String> {
+    if has_adapter()? {
+        return Ok(());
+    }
+    let advice = "install a Vulkan driver (Debian, Ubuntu: apt-get install mesa-vulkan-drivers libvulkan1)";
+    let Some(apt) = apt_get() else {
+        return Err(format!("no adapter found and packages cannot be installed from here: {advice}"));
+    };
+    println!("xtask: no adapter found, installing {}", PACKAGES.join(" and "));
+    let install = [&["install", "--yes", "--no-install-recommends"], &PACKAGES[..]].concat();
+    // Package lists are refreshed only where the ones at hand do not lead to the packages.
+    let installed = run(&apt, &install) || (run(&apt, &["update"]) && run(&apt, &install));
+    match installed && has_adapter()? {
+        true => Ok(()),
+        false => Err(format!("no adapter found and installing one did not help: {advice}")),
+    }
+}
+
+/// The WebAssembly target of the toolchain, or the reason why there is none.
+pub fn wasm_target() -> Result<&'static str, String> {
+    let advice = format!("get the target with: rustup target add {WASM}");
+    let libdir = Command::new(crate::test::cargo_sibling("rustc"))
+        .args(["--print", "target-libdir", "--target", WASM])
+        .stderr(Stdio::null())
+        .output();
+    let present = libdir.is_ok_and(|it| {
+        it.status.success() && std::path::Path::new(String::from_utf8_lossy(&it.stdout).trim()).is_dir()
+    });
+    if present {
+        return Ok(WASM);
+    }
+    println!("xtask: adding the target {WASM}");
+    let added = Command::new("rustup").args(["target", "add", WASM]).status();
+    match added {
+        Ok(status) if status.success() => Ok(WASM),
+        Ok(_) => Err(format!("rustup could not add it; {advice}")),
+        Err(_) => Err(format!("rustup is not installed; {advice}")),
+    }
+}
+
+/// Asks the command line tool, which looks for adapters as every program that uses wgfuse does.
+fn has_adapter() -> Result<bool, String> {
+    let failed =
+        |it: String| format!("looking for an adapter failed ({it}): `cargo run -- devices` says more");
+    let out = Command::new(crate::test::cargo_sibling("cargo"))
+        .args(["run", "--quiet", "--package", "wgfuse-cli", "--", "devices", "--json"])
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|it| failed(it.to_string()))?;
+    let report: serde_json::Value =
+        serde_json::from_slice(&out.stdout).map_err(|it| failed(it.to_string()))?;
+    let adapters = report["adapters"].as_array().ok_or_else(|| failed("no list of adapters".into()))?;
+    Ok(!adapters.is_empty())
+}
+
+/// The command that installs packages without asking, if there is one.
+fn apt_get() -> Option<Vec<&'static str>> {
+    let works = |program: &str, args: &[&str]| {
+        let status = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|it| it.success())
+    };
+    if !works("apt-get", &["--version"]) {
+        return None;
+    }
+    let id = Command::new("id").arg("-u").output().ok()?;
+    if id.stdout.trim_ascii() == b"0" {
+        return Some(vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    }
+    let sudo = ["-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
+    works("sudo", &[&sudo[..], &["--version"]].concat()).then(|| [&["sudo"], &sudo[..]].concat())
+}
+
+fn run(program: &[&str], args: &[&str]) -> bool {
+    let status = Command::new(program[0]).args(&program[1..]).args(args).status();
+    status.is_ok_and(|it| it.success())
+}

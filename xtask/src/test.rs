@@ -1,0 +1,146 @@
+//! `cargo xtask test`: everything that must pass, and a summary of what ran, what did not, and what it took.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::setup;
+
+enum Outcome {
+    /// Counts of tests, where the step has tests.
+    Ran { passed: bool, tests: Tests },
+    /// The machine lacks something; the text says what.
+    NotRun(String),
+}
+
+#[derive(Default)]
+struct Tests {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+/// Runs all; `false` where something failed.
+pub fn test() -> Result<bool> {
+    let mut steps: Vec<(&str, Outcome, Duration)> = Vec::new();
+    let mut step = |name, run: &mut dyn FnMut() -> Result<Outcome>| -> Result<()> {
+        println!("\nxtask: {name}");
+        let start = Instant::now();
+        let outcome = run()?;
+        if let Outcome::NotRun(why) = &outcome {
+            println!("xtask: not run: {why}");
+        }
+        steps.push((name, outcome, start.elapsed()));
+        Ok(())
+    };
+
+    step("an adapter for the kernels", &mut || {
+        Ok(match setup::adapter() {
+            Ok(()) => Outcome::Ran { passed: true, tests: Tests::default() },
+            Err(why) => Outcome::NotRun(format!("kernels are tested on the CPU only: {why}")),
+        })
+    })?;
+    step("WebAssembly build of compiler and runtime", &mut || {
+        Ok(match setup::wasm_target() {
+            Ok(target) => {
+                cargo(&["check", "--target", target, "-p", "wgfuse-compiler", "-p", "wgfuse"], &[])?
+            }
+            Err(why) => Outcome::NotRun(why),
+        })
+    })?;
+    step("all tests", &mut || cargo(&["test", "--workspace", "--no-fail-fast"], &[]))?;
+    step("tests of kernels, checked kernels", &mut || {
+        cargo(&["test", "-p", "wgfuse-tests", "--no-fail-fast"], &[("WGFUSE_CHECKED", "1")])
+    })?;
+
+    println!("\nsummary");
+    for (name, outcome, time) in &steps {
+        let (state, more) = match outcome {
+            Outcome::Ran { passed, tests } => (
+                if *passed { "ok" } else { "FAILED" },
+                if tests.any() { tests.text() } else { String::new() },
+            ),
+            Outcome::NotRun(why) => ("NOT RUN", why.clone()),
+        };
+        println!("  {state:<8}{:>6.0} s  {name:<44}{more}", time.as_secs_f64());
+    }
+    let failed = |it: &Outcome| matches!(it, Outcome::Ran { passed: false, .. });
+    let ok = !steps.iter().any(|(_, it, _)| failed(it));
+    println!("{}", if ok { "test result: ok" } else { "test result: FAILED" });
+    Ok(ok)
+}
+
+/// Runs cargo, shows what it prints, and adds up the test runners' results.
+fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<Outcome> {
+    let mut child = Command::new(cargo_sibling("cargo"))
+        .args(args)
+        // Small dispatches of the software Vulkan driver are many times faster on the calling thread.
+        .env("LP_NUM_THREADS", "0")
+        .env_remove("WGFUSE_CHECKED")
+        .envs(env.iter().copied())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo did not start")?;
+    let mut tests = Tests::default();
+    let mut out = std::io::stdout().lock();
+    for line in BufReader::new(child.stdout.take().expect("piped")).split(b'\n') {
+        let mut line = line?;
+        tests.add(&String::from_utf8_lossy(&line));
+        line.push(b'\n');
+        out.write_all(&line)?;
+    }
+    Ok(Outcome::Ran { passed: child.wait()?.success(), tests })
+}
+
+/// A program of the toolchain that runs this one.
+pub fn cargo_sibling(name: &str) -> OsString {
+    std::env::var_os(name.to_uppercase()).unwrap_or_else(|| name.into())
+}
+
+impl Tests {
+    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 0 ignored; ...`.
+    fn add(&mut self, line: &str) {
+        let Some(counts) = line.strip_prefix("test result: ") else { return };
+        let words: Vec<&str> = counts.split([' ', ';']).filter(|it| !it.is_empty()).collect();
+        for pair in words.windows(2) {
+            let Ok(count) = pair[0].parse::<u64>() else { continue };
+            match pair[1] {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+
+    fn any(&self) -> bool {
+        self.passed + self.failed + self.ignored > 0
+    }
+
+    fn text(&self) -> String {
+        format!("{} passed, {} failed, {} ignored", self.passed, self.failed, self.ignored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tests;
+
+    #[test]
+    fn results_add_up() {
+        let mut tests = Tests::default();
+        tests.add("running 3 tests");
+        tests.add(
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s",
+        );
+        tests.add(
+            "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s",
+        );
+        assert_eq!(tests.text(), "7 passed, 2 failed, 1 ignored");
+    }
+}
