@@ -62,6 +62,7 @@ fn wrap(to: DType, value: i64) -> i64 {
 
 impl UnaryOp {
     /// The result for an operand of type `of`, for which the operator has a meaning.
+    #[inline]
     pub fn eval(self, of: DType, x: Scalar) -> Scalar {
         match (self, x) {
             (UnaryOp::IsNan, x) => Scalar::Int(x.as_f64().is_nan() as i64),
@@ -72,6 +73,7 @@ impl UnaryOp {
         }
     }
 
+    #[inline]
     fn eval_float(self, x: f64) -> f64 {
         match self {
             UnaryOp::Neg => -x,
@@ -166,6 +168,7 @@ impl UnaryOp {
 
 impl BinaryOp {
     /// The result for operands of type `of`, for which the operator has a meaning.
+    #[inline]
     pub fn eval(self, of: DType, a: Scalar, b: Scalar) -> Scalar {
         match (a, b) {
             (Scalar::Float(a), Scalar::Float(b)) => self.eval_float(of, a, b),
@@ -181,6 +184,7 @@ impl BinaryOp {
         }
     }
 
+    #[inline]
     fn eval_float(self, of: DType, a: f64, b: f64) -> Scalar {
         let value = match self {
             BinaryOp::Add => a + b,

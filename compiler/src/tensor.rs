@@ -105,6 +105,7 @@ impl Tensor {
     }
 }
 
+#[inline]
 fn read_scalar(dtype: DType, bytes: &[u8]) -> Scalar {
     macro_rules! read {
         ($t:ty) => {
@@ -128,6 +129,7 @@ fn read_scalar(dtype: DType, bytes: &[u8]) -> Scalar {
     }
 }
 
+#[inline]
 fn write_scalar(dtype: DType, value: Scalar, out: &mut Vec<u8>) {
     match dtype {
         DType::Bool => out.push(value.as_bool() as u8),
