@@ -25,6 +25,9 @@ pub enum Error {
     /// A part would have to run on the CPU and the options forbid it.
     #[error("node '{node}' cannot run on the GPU: {reason} (allow it with the fallback option `cpu`)")]
     Fallback { node: String, reason: String },
+    /// A pass that the options name and that does not exist, or a pass of the user's own that broke the graph.
+    #[error("pass '{pass}': {what}")]
+    Pass { pass: String, what: String },
 }
 
 impl Error {

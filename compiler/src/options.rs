@@ -1,5 +1,9 @@
 //! What the user decides about a compilation.
 
+use std::{fmt, sync::Arc};
+
+use crate::{error::Error, graph::Graph};
+
 /// What happens to a part that the GPU cannot run.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Fallback {
@@ -19,6 +23,10 @@ pub struct Options {
     pub fuse: bool,
     /// Names of passes to leave out. For finding faults.
     pub without_passes: Vec<String>,
+    /// Only rewrites that keep every bit of the result. For finding faults.
+    pub exact: bool,
+    /// The user's own passes; those at one place run in this order.
+    pub passes: Vec<UserPass>,
     /// Largest sum of bytes that one compiled shape may ask for.
     pub memory_limit: u64,
 }
@@ -30,7 +38,33 @@ impl Default for Options {
             checked: false,
             fuse: true,
             without_passes: Vec::new(),
+            exact: false,
+            passes: Vec::new(),
             memory_limit: 64 << 30,
         }
+    }
+}
+
+/// Where in the pipeline a user's pass runs: beside a pass, or beside all passes of a stage, by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hook {
+    Before(String),
+    After(String),
+}
+
+/// A graph to a graph of the same inputs and outputs.
+pub type PassFn = dyn Fn(&Graph) -> Result<Graph, Error> + Send + Sync;
+
+/// A pass of the user's own. What it returns is verified; a broken graph is an error that names the pass.
+#[derive(Clone)]
+pub struct UserPass {
+    pub name: String,
+    pub at: Hook,
+    pub run: Arc<PassFn>,
+}
+
+impl fmt::Debug for UserPass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserPass").field("name", &self.name).field("at", &self.at).finish_non_exhaustive()
     }
 }

@@ -160,6 +160,14 @@ impl Graph {
         &self,
         mut add: impl FnMut(&mut Graph, Op) -> Result<Value, Error>,
     ) -> Result<Graph, Error> {
+        self.rebuild_with(|to, _, op| add(to, op))
+    }
+
+    /// As `rebuild`; `add` also sees which node of `self` the op was.
+    pub fn rebuild_with(
+        &self,
+        mut add: impl FnMut(&mut Graph, Value, Op) -> Result<Value, Error>,
+    ) -> Result<Graph, Error> {
         let mut live = slotmap::SecondaryMap::new();
         for output in &self.outputs {
             live.insert(output.value, ());
@@ -178,7 +186,7 @@ impl Graph {
                 Op::Constant(id) => to.add_constant(self.constants[id].clone()),
                 _ => {
                     let op = node.op.clone().map_operands(|it| moved[it]);
-                    add(&mut to, op)?
+                    add(&mut to, value, op)?
                 }
             };
             moved.insert(value, new);

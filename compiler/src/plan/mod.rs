@@ -92,7 +92,11 @@ pub fn plan(
         constant_graph: partition.constants.clone(),
         kernels,
         steps,
-        cpu_parts: partition.reasons.clone(),
+        cpu_parts: partition
+            .reasons
+            .iter()
+            .map(|(node, reason)| (node.clone(), reason.to_string()))
+            .collect(),
         live_peak,
         refusals,
     };

@@ -1,0 +1,166 @@
+//! Where each node runs: on the GPU, unless there is a reason.
+
+use std::{fmt, sync::Arc};
+
+use slotmap::SecondaryMap;
+
+use super::range::{Range, Ranges};
+use crate::{
+    dtype::DType,
+    graph::{Graph, Node, Op, Value},
+    shape::Type,
+    target::{Place, Target},
+};
+
+/// Largest result of a node that goes along with its neighbours on the CPU.
+const TINY: usize = 4 << 10;
+
+/// Why a node runs on the CPU although the target is a GPU.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CpuReason {
+    /// Arithmetic on 64-bit floats.
+    Double { op: &'static str },
+    /// 64-bit integers whose values may not fit 32 bits.
+    Wide { op: &'static str, dtype: DType },
+    /// A tensor larger than one binding.
+    Large { op: &'static str, need: u64, have: u64 },
+    /// Small, and its neighbours run on the CPU.
+    Seam { op: &'static str },
+}
+
+impl fmt::Display for CpuReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CpuReason::Double { op } => write!(f, "{op} works on 64-bit floats"),
+            CpuReason::Wide { op, dtype } => {
+                write!(f, "{op} works on {dtype} values that may not fit 32 bits")
+            }
+            CpuReason::Large { op, need, have } => {
+                write!(f, "{op} needs a tensor of {need} bytes, a binding holds {have}")
+            }
+            CpuReason::Seam { op } => write!(f, "{op} is small and its neighbours run on the CPU"),
+        }
+    }
+}
+
+/// The place of every node, and the nodes that are on the CPU of a GPU target for a reason.
+pub fn places(
+    graph: &Graph,
+    ranges: &Ranges,
+    target: &Target,
+) -> (SecondaryMap<Value, Place>, Vec<(Arc<str>, CpuReason)>) {
+    let mut reasons: SecondaryMap<Value, CpuReason> = SecondaryMap::new();
+    if target.place == Place::Gpu {
+        for (value, node) in graph.nodes().filter(|(_, node)| !is_source(&node.op)) {
+            if let Some(reason) = reason(graph, ranges, target, value, node) {
+                reasons.insert(value, reason);
+            }
+        }
+        along(graph, &mut reasons);
+    }
+
+    let users = users(graph);
+    let mut places = SecondaryMap::new();
+    for (value, node) in graph.nodes() {
+        let on_cpu = match node.op {
+            Op::Input { .. } | Op::Constant(_) => {
+                node.ty.dtype == DType::F64
+                    || !users[value].is_empty() && users[value].iter().all(|it| reasons.contains_key(*it))
+            }
+            _ => reasons.contains_key(value),
+        };
+        places.insert(value, if on_cpu { Place::Cpu } else { target.place });
+    }
+    let listed = graph
+        .nodes()
+        .filter_map(|(value, node)| Some((node.origin.clone(), reasons.get(value)?.clone())))
+        .collect();
+    (places, listed)
+}
+
+/// Why the GPU cannot run a node, if it cannot.
+fn reason(graph: &Graph, ranges: &Ranges, target: &Target, value: Value, node: &Node) -> Option<CpuReason> {
+    let op = node.op.name();
+    let touched: Vec<Value> = node.op.operands().into_iter().chain([value]).collect();
+    let types = || touched.iter().map(|it| (*it, graph.ty(*it)));
+    if types().any(|(_, ty)| ty.dtype == DType::F64) {
+        return Some(CpuReason::Double { op });
+    }
+    let wide = types().find(|(it, ty)| {
+        matches!(ty.dtype, DType::I64 | DType::U64) && !Range::of_device(ty.dtype).holds(ranges[*it])
+    });
+    if let Some((_, ty)) = wide {
+        return Some(CpuReason::Wide { op, dtype: ty.dtype });
+    }
+    let have = target.max_binding_size.min(target.max_buffer_size);
+    let need = types().filter(|(it, _)| !is_view(graph.op(*it))).map(|(_, ty)| device_size(ty)).max()?;
+    (need > have).then_some(CpuReason::Large { op, need, have })
+}
+
+/// Bytes of the device form: 16-bit floats are packed, all else takes a word.
+fn device_size(ty: &Type) -> u64 {
+    let width = match ty.dtype {
+        DType::F16 | DType::BF16 => 2,
+        DType::F64 => 8,
+        DType::Bool
+        | DType::I8
+        | DType::U8
+        | DType::I16
+        | DType::U16
+        | DType::I32
+        | DType::U32
+        | DType::I64
+        | DType::U64
+        | DType::F32 => 4,
+    };
+    (ty.shape.count() as u64).saturating_mul(width)
+}
+
+/// Views and tiny nodes all of whose neighbours are on the CPU, or the graph's border, join them: each would cost a
+/// copy there and one back.
+fn along(graph: &Graph, reasons: &mut SecondaryMap<Value, CpuReason>) {
+    if reasons.is_empty() {
+        return;
+    }
+    // May move, as far as operands tell; true where something before it is on the CPU.
+    let mut may: SecondaryMap<Value, bool> = SecondaryMap::new();
+    for (value, node) in graph.nodes() {
+        let small = is_view(&node.op) || node.ty.bytes() <= TINY;
+        if is_source(&node.op) || reasons.contains_key(value) || !small {
+            continue;
+        }
+        let operands = node.op.operands();
+        let here = |it: Value| reasons.contains_key(it) || may.contains_key(it);
+        if operands.iter().all(|it| here(*it) || is_source(graph.op(*it))) {
+            let rooted = operands.iter().any(|it| reasons.contains_key(*it) || may.get(*it) == Some(&true));
+            may.insert(value, rooted);
+        }
+    }
+    let users = users(graph);
+    for (value, node) in graph.nodes().rev() {
+        let Some(&rooted) = may.get(value) else { continue };
+        let users = &users[value];
+        if users.iter().all(|it| reasons.contains_key(*it)) && (rooted || !users.is_empty()) {
+            reasons.insert(value, CpuReason::Seam { op: node.op.name() });
+        }
+    }
+}
+
+fn users(graph: &Graph) -> SecondaryMap<Value, Vec<Value>> {
+    let mut users: SecondaryMap<Value, Vec<Value>> = SecondaryMap::new();
+    for (value, node) in graph.nodes() {
+        users.insert(value, Vec::new());
+        for operand in node.op.operands() {
+            users[operand].push(value);
+        }
+    }
+    users
+}
+
+fn is_source(op: &Op) -> bool {
+    matches!(op, Op::Input { .. } | Op::Constant(_))
+}
+
+fn is_view(op: &Op) -> bool {
+    matches!(op, Op::Reshape { .. } | Op::Permute { .. } | Op::Expand { .. } | Op::Slice { .. })
+}
