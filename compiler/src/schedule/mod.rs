@@ -1,6 +1,15 @@
-//! Loops to schedule: fusion, tiles, order.
+//! Loops to schedule: which nests are one kernel, how each kernel runs, in which order.
+//!
+//! In: `Loops`, one nest a node. Out: `Schedule`, in which every nest that anything needs is computed by exactly one
+//! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
 pub mod kernel;
+mod build;
+mod cost;
+mod fuse;
+mod group;
+mod splice;
+mod tile;
 
 pub use kernel::{
     AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Tile, Vars, Why,
@@ -8,6 +17,9 @@ pub use kernel::{
 
 use crate::{lower::Loops, options::Options, target::Target};
 
-pub fn schedule(_loops: Loops, _target: &Target, _options: &Options) -> Schedule {
-    todo!()
+pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
+    let fused = fuse::fuse(&loops, target, options);
+    let kernels = build::kernels(&loops, &fused, target);
+    let kernels = build::ordered(kernels);
+    Schedule { tensors: loops.tensors, kernels, outputs: loops.outputs, refusals: fused.refusals }
 }

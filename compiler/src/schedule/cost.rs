@@ -1,0 +1,32 @@
+//! What fusing saves and costs. Every tuned number of the scheduler's fusion is here.
+
+use crate::lower::{Body, Expr, ExprId};
+
+/// Work of one evaluation of `roots`, in simple operations.
+pub fn weight(body: &Body, roots: &[ExprId]) -> u64 {
+    let needed = body.needed(roots.iter().copied());
+    body.iter()
+        .filter(|(id, ..)| needed[id.0 as usize])
+        .map(|(_, expr, _)| match expr {
+            Expr::Const(_) | Expr::Coord(_) | Expr::Param(_) => 0,
+            Expr::Load { .. } => 2,
+            Expr::Unary(op, _) if op.is_costly() => 8,
+            Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => 1,
+        })
+        .sum()
+}
+
+/// Up to this weight, and with one read at most, a value is computed wherever it is read rather than stored.
+pub const CHEAP: u64 = 6;
+
+/// Up to this weight a value may be computed again for every tile of a product that reads it.
+pub const CHEAP_IN_PRODUCT: u64 = 12;
+
+/// Simple operations that cost no more than storing, launching and loading: a launch is about two microseconds.
+pub const WORTH_A_LAUNCH: u64 = 1 << 24;
+
+/// How often a value may be computed over whatever it costs.
+pub const FEW_TIMES: u64 = 4;
+
+/// Expressions in one kernel; beyond, drivers take long to compile it.
+pub const BODY: usize = 1024;

@@ -1,0 +1,452 @@
+//! Which nests become one kernel. Legality is `can_join` and `can_inline`; what is worth it is `cost`'s to say.
+//!
+//! Three moves, in this order. A value that is cheap is computed wherever it is read, and so is every view. A map joins
+//! the kernel that makes what it reads, if it reads it at its own points: epilogues, normalised rows, chains. A kernel
+//! of maps alone that one other kernel reads is computed inside that one.
+
+use std::collections::{BTreeSet, HashSet};
+
+use slotmap::SecondaryMap;
+
+use super::{
+    cost,
+    group::{Form, Group, Level, Member},
+    kernel::{Refusal, Why},
+    splice::splice,
+};
+use crate::{
+    index::Index,
+    lower::{Body, Coords, Expr, ExprId, Loops, Nest, NestKind, TensorId},
+    options::Options,
+    shape::Shape,
+    target::Target,
+};
+
+/// A value computed where it is read.
+#[derive(Clone, Debug)]
+pub struct Pure {
+    pub body: Body,
+    pub value: ExprId,
+}
+
+/// One nest's body with every pure value inside it, in the nest's own variables.
+#[derive(Debug)]
+pub struct Expanded {
+    pub body: Body,
+    pub roots: Vec<ExprId>,
+}
+
+#[derive(Debug)]
+pub struct Fused {
+    pub groups: Vec<Group>,
+    /// One a nest.
+    pub expanded: Vec<Expanded>,
+    pub refusals: Vec<Refusal>,
+}
+
+pub fn fuse(loops: &Loops, target: &Target, options: &Options) -> Fused {
+    let mut fusion = Fusion {
+        loops,
+        target,
+        groups: Vec::new(),
+        group_of: SecondaryMap::new(),
+        pure: SecondaryMap::new(),
+        expanded: Vec::new(),
+        users: users(loops),
+        refusals: Vec::new(),
+    };
+    for nest in 0..loops.nests.len() {
+        fusion.add(nest, options.fuse);
+    }
+    if options.fuse {
+        fusion.inline_groups();
+    }
+    let groups = fusion.groups.into_iter().flatten().collect();
+    Fused { groups, expanded: fusion.expanded, refusals: fusion.refusals }
+}
+
+struct Fusion<'a> {
+    loops: &'a Loops,
+    target: &'a Target,
+    /// `None` where a group was computed inside another.
+    groups: Vec<Option<Group>>,
+    group_of: SecondaryMap<TensorId, usize>,
+    pure: SecondaryMap<TensorId, Pure>,
+    expanded: Vec<Expanded>,
+    /// Nests that read each tensor, before any fusion.
+    users: SecondaryMap<TensorId, Vec<usize>>,
+    refusals: Vec<Refusal>,
+}
+
+impl Fusion<'_> {
+    /// Places the next nest: pure, in a group, or in a group of its own.
+    fn add(&mut self, nest: usize, fuse: bool) {
+        let it = &self.loops.nests[nest];
+        let expanded = expand(self.loops, it, &self.pure);
+        self.expanded.push(expanded);
+        if fuse {
+            if self.is_pure(nest) {
+                let Expanded { body, roots } = &self.expanded[nest];
+                self.pure.insert(it.tensor, Pure { body: body.clone(), value: roots[0] });
+                return;
+            }
+            for candidate in self.candidates(nest) {
+                match self.can_join(nest, candidate) {
+                    Ok(member) => {
+                        let group = self.groups[candidate].as_mut().expect("a candidate is a group");
+                        group.members.push(member);
+                        self.group_of.insert(it.tensor, candidate);
+                        return;
+                    }
+                    Err(why) => self.refuse(candidate, nest, why),
+                }
+            }
+        }
+        self.group_of.insert(it.tensor, self.groups.len());
+        self.groups.push(Some(Group::new(self.loops, nest)));
+    }
+
+    fn refuse(&mut self, producer: usize, consumer: usize, why: Why) {
+        let producer = self.group(producer).origins(self.loops).pop().unwrap_or_default();
+        let consumer = self.loops.nests[consumer].origin.clone();
+        let refusal = Refusal { producer, consumer, why };
+        if !self.refusals.contains(&refusal) {
+            self.refusals.push(refusal);
+        }
+    }
+
+    fn group(&self, at: usize) -> &Group {
+        self.groups[at].as_ref().expect("the group stands")
+    }
+
+    fn loads(&self, nest: usize) -> Vec<(TensorId, Coords)> {
+        loads(&self.expanded[nest].body, &self.expanded[nest].roots)
+    }
+
+    /// Whether `nest` is a view, or so cheap that it is computed wherever it is read.
+    fn is_pure(&self, nest: usize) -> bool {
+        let it = &self.loops.nests[nest];
+        let Expanded { body, roots } = &self.expanded[nest];
+        let NestKind::Map { .. } = it.kind else { return false };
+        if self.loops.outputs.contains(&it.tensor) {
+            return false;
+        }
+        if let Expr::Load { guard: None, .. } | Expr::Const(_) = body.expr(roots[0]) {
+            return true;
+        }
+        let place = self.loops.places[nest];
+        let loads = self.loads(nest);
+        if cost::weight(body, roots) > cost::CHEAP
+            || loads.len() > 1
+            || self.users[it.tensor].iter().any(|&user| self.loops.places[user] != place)
+        {
+            return false;
+        }
+        // What can be computed where the value is made need not be computed by each reader.
+        !loads.iter().filter_map(|(tensor, _)| self.group_of.get(*tensor)).any(|&group| {
+            !self.group(group).is_map() && self.can_join(nest, group).is_ok()
+        })
+    }
+
+    /// Groups that `nest` might join, the most promising first.
+    fn candidates(&self, nest: usize) -> Vec<usize> {
+        let read: BTreeSet<TensorId> = self.loads(nest).into_iter().map(|(tensor, _)| tensor).collect();
+        let mut found: BTreeSet<usize> =
+            read.iter().filter_map(|&it| self.group_of.get(it).copied()).collect();
+        let it = &self.loops.nests[nest];
+        match &it.kind {
+            NestKind::Map { .. } => {}
+            // A reduction may also join one that reads the same tensors.
+            NestKind::Reduce { .. } => found.extend((0..self.groups.len()).filter(|&group| {
+                self.groups[group].as_ref().is_some_and(|it| !it.is_map())
+                    && self.reads(group).iter().any(|it| read.contains(it))
+            })),
+            NestKind::Contract { .. } | NestKind::Attention { .. } => found.clear(),
+        }
+        let mut found: Vec<usize> = found.into_iter().collect();
+        // What makes its values at some cost first, then what comes last.
+        found.sort_by_key(|&group| (self.group(group).is_map(), usize::MAX - group));
+        found
+    }
+
+    /// Where `nest` would stand in the group, or why it may not.
+    fn can_join(&self, nest: usize, group: usize) -> Result<Member, Why> {
+        let it = &self.loops.nests[nest];
+        let host = self.group(group);
+        if host.place != self.loops.places[nest] {
+            return Err(Why::Places);
+        }
+        let reads = self.loads(nest);
+        let (at, level) = match (&it.kind, &host.form) {
+            (NestKind::Map { .. }, _) => self.place_map(&reads, &it.space, host)?,
+            (NestKind::Reduce { depth, .. }, Form::Rows { outer, inner })
+                if it.space == *outer && depth == inner =>
+            {
+                let at = (outer.iter().enumerate()).map(|(axis, &extent)| Index::var(axis, extent)).collect();
+                (at, Level::Row)
+            }
+            (NestKind::Reduce { .. } | NestKind::Contract { .. } | NestKind::Attention { .. }, _) => {
+                return Err(Why::Spaces);
+            }
+        };
+        if host.points(level) != it.space.count() {
+            return Err(Why::Spaces);
+        }
+        // The reader's variables beyond its space are those along the row, numbered alike in nest and group.
+        let point: Vec<Index> = match (&it.kind, &host.form) {
+            (NestKind::Reduce { .. }, Form::Rows { outer, inner }) => (outer.iter().chain(inner.iter()))
+                .enumerate()
+                .map(|(axis, &extent)| Index::var(axis, extent))
+                .collect(),
+            (_, _) => at.to_vec(),
+        };
+        for (tensor, read) in &reads {
+            let Some(member) = host.member(*tensor) else { continue };
+            let seen = (read.iter()).all(|it| !reads_data(it)) && moved(read, &point) == member.at;
+            if !seen {
+                return Err(Why::ReadElsewhere);
+            }
+        }
+        let outside = reads.iter().filter_map(|(tensor, _)| self.group_of.get(*tensor));
+        if outside.into_iter().any(|&it| it != group && self.depends(it, group)) {
+            return Err(Why::Cycle);
+        }
+        let size: usize = host.members.iter().map(|it| self.expanded[it.nest].body.len()).sum();
+        let size = size + self.expanded[nest].body.len();
+        if size > cost::BODY {
+            return Err(Why::Body(size));
+        }
+        let mut nests: Vec<usize> = host.members.iter().map(|it| it.nest).collect();
+        nests.push(nest);
+        self.bindings_fit(&nests)?;
+        Ok(Member { nest, tensor: it.tensor, at, level })
+    }
+
+    fn place_map(
+        &self,
+        reads: &[(TensorId, Coords)],
+        space: &Shape,
+        host: &Group,
+    ) -> Result<(Coords, Level), Why> {
+        let placed = reads.iter().filter_map(|(tensor, read)| {
+            let member = host.member(*tensor)?;
+            if read.iter().any(reads_data) {
+                return None;
+            }
+            host.place_reader(member, &self.loops.tensors[*tensor].ty.shape, read, space)
+        });
+        // Where a row's value is read next to its points, the points say more.
+        placed.min_by_key(|(_, level)| *level == Level::Row).ok_or(Why::Spaces)
+    }
+
+    /// Whether `group` needs anything that `on` makes.
+    fn depends(&self, group: usize, on: usize) -> bool {
+        let mut open = vec![group];
+        let mut seen = HashSet::new();
+        while let Some(it) = open.pop() {
+            if it == on {
+                return true;
+            }
+            if seen.insert(it) {
+                open.extend(self.reads(it).iter().filter_map(|tensor| self.group_of.get(*tensor)));
+            }
+        }
+        false
+    }
+
+    /// What the group reads of other groups, of inputs and of constants.
+    fn reads(&self, group: usize) -> BTreeSet<TensorId> {
+        let host = self.group(group);
+        let all = host.members.iter().flat_map(|it| self.loads(it.nest));
+        all.map(|(tensor, _)| tensor).filter(|&it| host.member(it).is_none()).collect()
+    }
+
+    /// Whether a kernel of `nests` would bind no more buffers than the target allows.
+    fn bindings_fit(&self, nests: &[usize]) -> Result<(), Why> {
+        let made: Vec<TensorId> = nests.iter().map(|&it| self.loops.nests[it].tensor).collect();
+        let mut bound: BTreeSet<TensorId> = nests
+            .iter()
+            .flat_map(|&it| self.loads(it))
+            .map(|(tensor, _)| tensor)
+            .filter(|it| !made.contains(it))
+            .collect();
+        bound.extend(made.iter().filter(|&&it| self.escapes(it, nests)));
+        let count = bound.into_iter().map(|it| self.parts(it)).sum();
+        if count > self.target.max_storage_buffers { Err(Why::Bindings(count)) } else { Ok(()) }
+    }
+
+    /// Bindings that one tensor takes.
+    fn parts(&self, tensor: TensorId) -> u32 {
+        let bytes = self.loops.tensors[tensor].ty.bytes() as u64;
+        bytes.div_ceil(self.target.max_binding_size).clamp(1, u32::MAX.into()) as u32
+    }
+
+    /// Whether anything but `nests` may read `tensor`.
+    fn escapes(&self, tensor: TensorId, nests: &[usize]) -> bool {
+        self.loops.outputs.contains(&tensor)
+            || self.users[tensor].iter().any(|user| {
+                let own = self.loops.nests[*user].tensor;
+                !nests.contains(user) && (!self.pure.contains_key(own) || self.escapes(own, nests))
+            })
+    }
+
+    /// Groups of maps that one other group reads are computed inside it.
+    fn inline_groups(&mut self) {
+        for group in self.topological() {
+            let Some(host) = &self.groups[group] else { continue };
+            if !host.is_map() || host.members.iter().any(|it| self.loops.outputs.contains(&it.tensor)) {
+                continue;
+            }
+            let readers: Vec<usize> = (0..self.groups.len())
+                .filter(|&it| it != group && self.groups[it].is_some())
+                .filter(|&it| self.reads(it).iter().any(|tensor| host.member(*tensor).is_some()))
+                .collect();
+            let [reader] = readers[..] else { continue };
+            match self.can_inline(group, reader) {
+                Ok(()) => self.inline(group, reader),
+                Err(why) => {
+                    let consumer = self.group(reader).members[0].nest;
+                    self.refuse(group, consumer, why);
+                }
+            }
+        }
+    }
+
+    fn topological(&self) -> Vec<usize> {
+        let (mut order, mut done) = (Vec::new(), HashSet::new());
+        let mut open: Vec<(usize, bool)> = (0..self.groups.len()).rev().map(|it| (it, false)).collect();
+        while let Some((group, ready)) = open.pop() {
+            if ready {
+                order.push(group);
+            } else if self.groups[group].is_some() && done.insert(group) {
+                open.push((group, true));
+                let needs: BTreeSet<usize> =
+                    self.reads(group).iter().filter_map(|it| self.group_of.get(*it).copied()).collect();
+                open.extend(needs.into_iter().map(|it| (it, false)));
+            }
+        }
+        order
+    }
+
+    fn can_inline(&self, group: usize, reader: usize) -> Result<(), Why> {
+        let (host, into) = (self.group(group), self.group(reader));
+        if host.place != into.place {
+            return Err(Why::Places);
+        }
+        let weight: u64 = (host.members.iter())
+            .map(|it| cost::weight(&self.expanded[it.nest].body, &self.expanded[it.nest].roots))
+            .sum();
+        let mut read = HashSet::new();
+        for member in &into.members {
+            let all = self.loads(member.nest);
+            read.extend(all.into_iter().filter(|(tensor, _)| host.member(*tensor).is_some()));
+        }
+        let made = host.points(Level::Point).max(1) as u64;
+        match &into.form {
+            Form::Map { .. } | Form::Rows { .. } => {
+                let wanted = (into.points(Level::Point) * read.len()) as u64;
+                let times = wanted / made;
+                let extra = weight.saturating_mul(wanted.saturating_sub(made));
+                if times > cost::FEW_TIMES && extra > cost::WORTH_A_LAUNCH {
+                    return Err(Why::Recompute(times));
+                }
+            }
+            Form::Contract { .. } | Form::Attention { .. } => {
+                if weight * read.len() as u64 > cost::CHEAP_IN_PRODUCT {
+                    return Err(Why::Recompute(weight));
+                }
+            }
+        }
+        let size: usize = host.members.iter().map(|it| self.expanded[it.nest].body.len()).sum();
+        let own: usize = into.members.iter().map(|it| self.expanded[it.nest].body.len()).sum();
+        let size = own + size * read.len();
+        if size > cost::BODY {
+            return Err(Why::Body(size));
+        }
+        let nests: Vec<usize> = host.members.iter().chain(&into.members).map(|it| it.nest).collect();
+        self.bindings_fit(&nests)
+    }
+
+    fn inline(&mut self, group: usize, reader: usize) {
+        let host = self.groups[group].take().expect("the group stands");
+        for member in &host.members {
+            let Expanded { body, roots } = expand_again(self.loops, &self.expanded[member.nest], &self.pure);
+            self.pure.insert(member.tensor, Pure { body, value: roots[0] });
+            self.group_of.remove(member.tensor);
+        }
+        let readers: Vec<usize> = self.group(reader).members.iter().map(|it| it.nest).collect();
+        for nest in readers {
+            self.expanded[nest] = expand_again(self.loops, &self.expanded[nest], &self.pure);
+        }
+        // The reader's kernel computes these nodes too.
+        let into = self.groups[reader].as_mut().expect("the group stands");
+        into.inlined.extend(host.inlined);
+        into.inlined.extend(host.members.iter().map(|it| it.nest));
+    }
+}
+
+fn reads_data(index: &Index) -> bool {
+    let mut found = false;
+    index.leaves(&mut |leaf| found |= matches!(leaf, crate::index::Atom::Data { .. }));
+    found
+}
+
+/// `coords` with variable `i` replaced by `point[i]`.
+fn moved(coords: &[Index], point: &[Index]) -> Coords {
+    let mut to = |leaf: &crate::index::Atom| match leaf {
+        crate::index::Atom::Var { axis, .. } => point[*axis as usize].clone(),
+        other => Index::atom(other.clone()),
+    };
+    coords.iter().map(|it| it.substitute(&mut to)).collect()
+}
+
+fn expand(loops: &Loops, nest: &Nest, pure: &SecondaryMap<TensorId, Pure>) -> Expanded {
+    expand_body(loops, &nest.body, &nest.kind.roots(), pure)
+}
+
+fn expand_again(loops: &Loops, it: &Expanded, pure: &SecondaryMap<TensorId, Pure>) -> Expanded {
+    expand_body(loops, &it.body, &it.roots, pure)
+}
+
+fn expand_body(
+    loops: &Loops,
+    from: &Body,
+    roots: &[ExprId],
+    pure: &SecondaryMap<TensorId, Pure>,
+) -> Expanded {
+    let mut body = Body::default();
+    let roots = splice(&mut body, from, roots, None, None, &mut |out, tensor, at, guard| {
+        read_or_compute(loops, pure, out, tensor, at, guard)
+    });
+    Expanded { body, roots }
+}
+
+/// The element of a tensor: computed on the spot if it is pure, else read. What pure values read is not pure.
+fn read_or_compute(
+    loops: &Loops,
+    pure: &SecondaryMap<TensorId, Pure>,
+    out: &mut Body,
+    tensor: TensorId,
+    at: Coords,
+    guard: Option<ExprId>,
+) -> ExprId {
+    let Some(it) = pure.get(tensor) else {
+        let dtype = loops.tensors[tensor].ty.dtype;
+        return out.add(Expr::Load { tensor, at, guard }, dtype);
+    };
+    let made = splice(out, &it.body, &[it.value], Some(&at), guard, &mut |out, tensor, at, guard| {
+        read_or_compute(loops, pure, out, tensor, at, guard)
+    });
+    guarded(out, made[0], guard)
+}
+
+/// `value`, or 0 where `guard` is false, unless it is a read, which is so by itself.
+fn guarded(out: &mut Body, value: ExprId, guard: Option<ExprId>) -> ExprId {
+    match (guard, out.expr(value)) {
+        (None, _) | (_, Expr::Load { .. }) => value,
+        (Some(guard), _) => {
+            let zero = out.constant(out.dtype(value), 0.0);
+            out.select(guard, value, zero)
+        }
+    }
+}
