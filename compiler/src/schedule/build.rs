@@ -21,7 +21,11 @@ use crate::{
 pub fn kernels(loops: &Loops, fused: &Fused, target: &Target) -> Vec<Kernel> {
     let parts: Vec<Computed> = fused.groups.iter().map(|it| compute(loops, fused, it)).collect();
     let needed = needed(loops, fused, &parts);
-    let kept = fused.groups.iter().zip(parts).filter(|(group, _)| group.members.iter().any(|it| needed.contains(&it.tensor)));
+    let kept = fused
+        .groups
+        .iter()
+        .zip(parts)
+        .filter(|(group, _)| group.members.iter().any(|it| needed.contains(&it.tensor)));
     kept.map(|(group, part)| kernel(loops, group, part, &needed, target)).collect()
 }
 
@@ -36,7 +40,8 @@ struct Computed {
 }
 
 fn compute(loops: &Loops, fused: &Fused, group: &Group) -> Computed {
-    let mut part = Computed { body: Body::default(), values: Vec::new(), stages: Vec::new(), operands: Vec::new() };
+    let mut part =
+        Computed { body: Body::default(), values: Vec::new(), stages: Vec::new(), operands: Vec::new() };
     let mut held: SecondaryMap<TensorId, (Coords, ExprId)> = SecondaryMap::new();
     for member in &group.members {
         let nest = &loops.nests[member.nest];
@@ -92,7 +97,8 @@ fn needed(loops: &Loops, fused: &Fused, parts: &[Computed]) -> BTreeSet<TensorId
     let reads: Vec<BTreeSet<TensorId>> = (fused.groups.iter().zip(parts))
         .map(|(group, part)| {
             let stages = part.stages.iter().map(|it| it.value);
-            let roots: Vec<ExprId> = part.values.iter().copied().chain(stages).chain(part.operands.iter().copied()).collect();
+            let roots: Vec<ExprId> =
+                part.values.iter().copied().chain(stages).chain(part.operands.iter().copied()).collect();
             let all = loads(&part.body, &roots).into_iter().map(|(tensor, _)| tensor);
             all.filter(|it| group.member(*it).is_none()).collect()
         })
@@ -100,8 +106,9 @@ fn needed(loops: &Loops, fused: &Fused, parts: &[Computed]) -> BTreeSet<TensorId
     let mut needed: BTreeSet<TensorId> = loops.outputs.iter().copied().collect();
     let mut open: Vec<usize> = (0..parts.len()).collect();
     loop {
-        let (now, later): (Vec<usize>, Vec<usize>) =
-            open.iter().partition(|&&it| fused.groups[it].members.iter().any(|it| needed.contains(&it.tensor)));
+        let (now, later): (Vec<usize>, Vec<usize>) = open
+            .iter()
+            .partition(|&&it| fused.groups[it].members.iter().any(|it| needed.contains(&it.tensor)));
         if now.is_empty() {
             return needed;
         }
@@ -110,7 +117,13 @@ fn needed(loops: &Loops, fused: &Fused, parts: &[Computed]) -> BTreeSet<TensorId
     }
 }
 
-fn kernel(loops: &Loops, group: &Group, part: Computed, needed: &BTreeSet<TensorId>, target: &Target) -> Kernel {
+fn kernel(
+    loops: &Loops,
+    group: &Group,
+    part: Computed,
+    needed: &BTreeSet<TensorId>,
+    target: &Target,
+) -> Kernel {
     let Computed { body, values, stages, operands } = part;
     let stores: Vec<Store> = (group.members.iter().zip(&values))
         .filter(|(member, _)| needed.contains(&member.tensor))
@@ -118,7 +131,9 @@ fn kernel(loops: &Loops, group: &Group, part: Computed, needed: &BTreeSet<Tensor
         .collect();
     let anchor = &loops.nests[group.members[0].nest];
     let skeleton = match (&group.form, &anchor.kind) {
-        (Form::Map { space }, _) => Skeleton::Map { space: space.clone(), workgroup: tile::map_workgroup(space, target) },
+        (Form::Map { space }, _) => {
+            Skeleton::Map { space: space.clone(), workgroup: tile::map_workgroup(space, target) }
+        }
         (Form::Rows { outer, inner }, _) => {
             // Results of points, not of rows, are stored as the row runs.
             let writes_points =
@@ -157,7 +172,16 @@ fn kernel(loops: &Loops, group: &Group, part: Computed, needed: &BTreeSet<Tensor
     }
     tensors.extend(stores.iter().map(|it| it.tensor));
     let ops = ops(loops, group);
-    Kernel { name: name(&group.form, &ops), place: group.place, origins: group.origins(loops), ops, body, skeleton, stores, tensors }
+    Kernel {
+        name: name(&group.form, &ops),
+        place: group.place,
+        origins: group.origins(loops),
+        ops,
+        body,
+        skeleton,
+        stores,
+        tensors,
+    }
 }
 
 /// What was fused: op names in order, each run of nests of one node once.
@@ -195,7 +219,7 @@ fn name(form: &Form, ops: &[&'static str]) -> String {
 pub fn ordered(kernels: Vec<Kernel>) -> Vec<Kernel> {
     let mut writer: SecondaryMap<TensorId, usize> = SecondaryMap::new();
     for (at, kernel) in kernels.iter().enumerate() {
-        kernel.stores.iter().for_each(|it| drop(writer.insert(it.tensor, at)));
+        writer.extend(kernel.stores.iter().map(|it| (it.tensor, at)));
     }
     let mut order: Vec<usize> = Vec::new();
     let mut done = vec![false; kernels.len()];
@@ -205,7 +229,10 @@ pub fn ordered(kernels: Vec<Kernel>) -> Vec<Kernel> {
             order.push(at);
         } else if !std::mem::replace(&mut done[at], true) {
             open.push((at, true));
-            let reads = kernels[at].tensors.iter().filter(|it| kernels[at].stores.iter().all(|store| store.tensor != **it));
+            let reads = kernels[at]
+                .tensors
+                .iter()
+                .filter(|it| kernels[at].stores.iter().all(|store| store.tensor != **it));
             let needs: BTreeSet<usize> = reads.filter_map(|it| writer.get(*it).copied()).collect();
             open.extend(needs.into_iter().rev().map(|it| (it, false)));
         }

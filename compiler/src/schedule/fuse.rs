@@ -143,9 +143,10 @@ impl Fusion<'_> {
             return false;
         }
         // What can be computed where the value is made need not be computed by each reader.
-        !loads.iter().filter_map(|(tensor, _)| self.group_of.get(*tensor)).any(|&group| {
-            !self.group(group).is_map() && self.can_join(nest, group).is_ok()
-        })
+        !loads
+            .iter()
+            .filter_map(|(tensor, _)| self.group_of.get(*tensor))
+            .any(|&group| !self.group(group).is_map() && self.can_join(nest, group).is_ok())
     }
 
     /// Groups that `nest` might join, the most promising first.
@@ -449,4 +450,34 @@ fn guarded(out: &mut Body, value: ExprId, guard: Option<ExprId>) -> ExprId {
             out.select(guard, value, zero)
         }
     }
+}
+
+fn users(loops: &Loops) -> SecondaryMap<TensorId, Vec<usize>> {
+    let mut users: SecondaryMap<TensorId, Vec<usize>> =
+        loops.tensors.keys().map(|it| (it, Vec::new())).collect();
+    for (at, nest) in loops.nests.iter().enumerate() {
+        for (tensor, _) in loads(&nest.body, &nest.kind.roots()) {
+            if users[tensor].last() != Some(&at) {
+                users[tensor].push(at);
+            }
+        }
+    }
+    users
+}
+
+/// Every read that `roots` need.
+pub fn loads(body: &Body, roots: &[ExprId]) -> Vec<(TensorId, Coords)> {
+    let needed = body.needed(roots.iter().copied());
+    (body.iter().filter(|(id, ..)| needed[id.0 as usize]))
+        .filter_map(|(_, expr, _)| match expr {
+            Expr::Load { tensor, at, .. } => Some((*tensor, at.clone())),
+            Expr::Const(_)
+            | Expr::Coord(_)
+            | Expr::Param(_)
+            | Expr::Unary(..)
+            | Expr::Binary(..)
+            | Expr::Select(..)
+            | Expr::Cast(_) => None,
+        })
+        .collect()
 }

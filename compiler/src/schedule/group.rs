@@ -84,7 +84,8 @@ impl Group {
 
     /// Every nest that is computed here, in the order of the graph.
     pub fn nests(&self) -> Vec<usize> {
-        let mut all: Vec<usize> = self.members.iter().map(|it| it.nest).chain(self.inlined.iter().copied()).collect();
+        let mut all: Vec<usize> =
+            self.members.iter().map(|it| it.nest).chain(self.inlined.iter().copied()).collect();
         all.sort_unstable();
         all
     }
@@ -103,8 +104,15 @@ impl Group {
 
     /// The point of a space that reads `member`'s tensor at `read`, as a function of the group's point, if every point of
     /// that space belongs to exactly one point of the group (or of its rows).
-    pub fn place_reader(&self, member: &Member, shape: &Shape, read: &[Index], space: &Shape) -> Option<(Coords, Level)> {
-        self.place_by_variables(member, shape, read, space).or_else(|| self.place_by_order(member, shape, read, space))
+    pub fn place_reader(
+        &self,
+        member: &Member,
+        shape: &Shape,
+        read: &[Index],
+        space: &Shape,
+    ) -> Option<(Coords, Level)> {
+        self.place_by_variables(member, shape, read, space)
+            .or_else(|| self.place_by_order(member, shape, read, space))
     }
 
     /// Every coordinate that is read is one variable of the reader: the reader's axes are the member's, permuted.

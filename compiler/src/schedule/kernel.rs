@@ -148,8 +148,6 @@ pub enum Why {
     Recompute(u64),
     /// The fused body would have this many expressions.
     Body(usize),
-    /// Fusion is switched off.
-    SwitchedOff,
 }
 
 impl std::fmt::Display for Why {
@@ -162,7 +160,6 @@ impl std::fmt::Display for Why {
             Why::Bindings(count) => write!(f, "{count} buffers would be bound, more than the device allows"),
             Why::Recompute(times) => write!(f, "the producer would be computed {times} times over"),
             Why::Body(size) => write!(f, "the body would have {size} expressions"),
-            Why::SwitchedOff => f.write_str("fusion is switched off"),
         }
     }
 }

@@ -3,11 +3,11 @@
 //! In: `Loops`, one nest a node. Out: `Schedule`, in which every nest that anything needs is computed by exactly one
 //! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
-pub mod kernel;
 mod build;
 mod cost;
 mod fuse;
 mod group;
+pub mod kernel;
 mod splice;
 mod tile;
 

@@ -64,7 +64,14 @@ fn runs_along(body: &Body, root: ExprId, first_inner: usize, inner: &Shape) -> b
     })
 }
 
-pub fn contract(space: &Shape, depth: &Shape, body: &Body, a: ExprId, b: ExprId, target: &Target) -> Skeleton {
+pub fn contract(
+    space: &Shape,
+    depth: &Shape,
+    body: &Body,
+    a: ExprId,
+    b: ExprId,
+    target: &Target,
+) -> Skeleton {
     let (mut a, mut b) = (a, b);
     let (by_a, by_b) = (variables(body, a, space.rank()), variables(body, b, space.rank()));
     let (mut batch, mut rows, mut cols) = (Vars::new(), Vars::new(), Vars::new());
@@ -173,7 +180,9 @@ pub fn attention(space: &Shape, keys: usize, channels: usize, target: &Target) -
     let widest = channels.max(value_channels) as u32;
     let mut tile = AttentionTile { size: limited(128, target), queries: 16, keys: 32 };
     // Query rows, one step of keys or values, and the scores between them.
-    let memory = |it: &AttentionTile| 4 * (it.queries * (widest + 1) + it.keys * (widest + 1) + it.queries * (it.keys + 4));
+    let memory = |it: &AttentionTile| {
+        4 * (it.queries * (widest + 1) + it.keys * (widest + 1) + it.queries * (it.keys + 4))
+    };
     while memory(&tile) > target.max_workgroup_memory && (tile.keys > 1 || tile.queries > 1) {
         if tile.keys > 1 && tile.keys >= tile.queries { tile.keys /= 2 } else { tile.queries /= 2 }
     }
