@@ -1,1 +1,670 @@
+//! Models written in Rust.
+//!
+//! Methods take and give `Value`s under the names that the field uses. Axes may be negative and then count from the end;
+//! elementwise operands broadcast under NumPy's rules. Every mistake is an error that names the node: the name given by
+//! [`GraphBuilder::name`], or else the method's and a number.
 
+use smallvec::SmallVec;
+
+use super::{Graph, Op, Output, PadMode, PoolKind, Real, Value, Window};
+use crate::{
+    dtype::DType,
+    error::Error,
+    scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
+    shape::{Axes, Shape, Type},
+    tensor::Tensor,
+};
+
+/// Builds a [`Graph`] node by node.
+///
+/// ```
+/// use wgfuse_compiler::{dtype::DType, graph::{builder::GraphBuilder, eval::eval}, tensor::Tensor};
+///
+/// # fn main() -> Result<(), wgfuse_compiler::error::Error> {
+/// let mut b = GraphBuilder::new();
+/// let x = b.input("x", DType::F32, [2, 3])?;
+/// let weight = b.constant(Tensor::f32([2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, -1.0]).unwrap());
+/// let bias = b.constant(Tensor::f32([2], &[0.5, 0.0]).unwrap());
+/// let hidden = b.name("first").linear(x, weight, Some(bias))?;
+/// let y = b.relu(hidden)?;
+/// b.output("y", y)?;
+/// let graph = b.finish()?;
+///
+/// let x = Tensor::f32([2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+/// let y = eval(&graph, &[x])?;
+/// assert_eq!(y[0].to_f32().unwrap(), [1.5, 0.0, 4.5, 0.0]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default, Debug)]
+pub struct GraphBuilder {
+    graph: Graph,
+    name: Option<String>,
+    made: usize,
+}
+
+/// Geometry of a convolution or pooling, the same along every spatial axis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    pub stride: usize,
+    /// Before and after.
+    pub padding: usize,
+    pub dilation: usize,
+    /// Of convolutions only.
+    pub groups: usize,
+}
+
+impl Default for Geometry {
+    fn default() -> Geometry {
+        Geometry { stride: 1, padding: 0, dilation: 1, groups: 1 }
+    }
+}
+
+/// Methods that are one operator.
+macro_rules! operators {
+    (unary $($(#[$doc:meta])* $name:ident $op:ident;)+) => {
+        impl GraphBuilder {
+            $($(#[$doc])* pub fn $name(&mut self, x: Value) -> Result<Value, Error> {
+                self.unary(UnaryOp::$op, x)
+            })+
+        }
+    };
+    (binary $($(#[$doc:meta])* $name:ident $op:ident;)+) => {
+        impl GraphBuilder {
+            $($(#[$doc])* pub fn $name(&mut self, a: Value, b: Value) -> Result<Value, Error> {
+                self.binary(BinaryOp::$op, a, b)
+            })+
+        }
+    };
+}
+
+operators! { unary
+    neg Neg; abs Abs; sign Sign; exp Exp; log Log; sqrt Sqrt; rsqrt Rsqrt; reciprocal Recip; sin Sin; cos Cos; tanh Tanh;
+    erf Erf; floor Floor; ceil Ceil;
+    /// Halfway cases to even.
+    round Round;
+    logical_not Not; isnan IsNan; isinf IsInf; relu Relu; sigmoid Sigmoid; silu Silu; gelu Gelu;
+    /// The tanh approximation of gelu.
+    gelu_tanh GeluTanh;
+    hardswish HardSwish; softplus Softplus;
+}
+
+operators! { binary
+    add Add; sub Sub; mul Mul; div Div;
+    /// With the sign of the divisor.
+    remainder Mod;
+    pow Pow; maximum Max; minimum Min; logical_and And; logical_or Or; eq Eq; ne Ne; lt Lt; le Le; gt Gt; ge Ge;
+}
+
+/// Leaves, elementwise ops and reductions.
+impl GraphBuilder {
+    pub fn new() -> GraphBuilder {
+        GraphBuilder::default()
+    }
+
+    /// The next node is called `name` in errors and reports.
+    pub fn name(&mut self, name: impl Into<String>) -> &mut GraphBuilder {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The type of a value made by this builder.
+    pub fn ty(&self, value: Value) -> Result<&Type, Error> {
+        ty(&self.graph, value)
+    }
+
+    /// Any op, whole.
+    pub fn op(&mut self, op: Op) -> Result<Value, Error> {
+        self.node(op.name(), |graph| graph.add(op))
+    }
+
+    pub fn input(
+        &mut self,
+        name: impl Into<String>,
+        dtype: DType,
+        shape: impl Into<Shape>,
+    ) -> Result<Value, Error> {
+        let name = name.into();
+        if self.graph.inputs().iter().any(|it| it.name == name) {
+            return Err(Error::input(name, "there is already an input of this name"));
+        }
+        self.graph.set_origin(&*name);
+        self.graph.add_input(name, Type::new(dtype, shape))
+    }
+
+    pub fn constant(&mut self, tensor: Tensor) -> Value {
+        let name = self.next_name("constant");
+        self.graph.set_origin(name);
+        self.graph.add_constant(tensor)
+    }
+
+    /// A scalar of `value`, rounded to `dtype`.
+    pub fn scalar(&mut self, dtype: DType, value: f64) -> Value {
+        self.constant(Tensor::scalar(dtype, Scalar::of(dtype, value)))
+    }
+
+    /// `value` everywhere.
+    pub fn full(&mut self, dtype: DType, shape: impl Into<Shape>, value: f64) -> Result<Value, Error> {
+        let shape = shape.into();
+        self.node("full", |graph| {
+            let x = graph.add_constant(Tensor::scalar(dtype, Scalar::of(dtype, value)));
+            graph.add(Op::Expand { shape, x })
+        })
+    }
+
+    pub fn unary(&mut self, op: UnaryOp, x: Value) -> Result<Value, Error> {
+        self.op(Op::Unary(op, x))
+    }
+
+    pub fn binary(&mut self, op: BinaryOp, a: Value, b: Value) -> Result<Value, Error> {
+        self.op(Op::Binary(op, a, b))
+    }
+
+    /// `op` of `x` and a scalar of its dtype.
+    pub fn with_scalar(&mut self, op: BinaryOp, x: Value, scalar: f64) -> Result<Value, Error> {
+        self.node(op.name(), |graph| {
+            let dtype = ty(graph, x)?.dtype;
+            let scalar = graph.add_constant(Tensor::scalar(dtype, Scalar::of(dtype, scalar)));
+            graph.add(Op::Binary(op, x, scalar))
+        })
+    }
+
+    pub fn add_scalar(&mut self, x: Value, scalar: f64) -> Result<Value, Error> {
+        self.with_scalar(BinaryOp::Add, x, scalar)
+    }
+
+    pub fn mul_scalar(&mut self, x: Value, scalar: f64) -> Result<Value, Error> {
+        self.with_scalar(BinaryOp::Mul, x, scalar)
+    }
+
+    /// `yes` where `cond`, else `no`.
+    pub fn select(&mut self, cond: Value, yes: Value, no: Value) -> Result<Value, Error> {
+        self.op(Op::Select { cond, yes, no })
+    }
+
+    pub fn cast(&mut self, x: Value, to: DType) -> Result<Value, Error> {
+        self.op(Op::Cast { to, x })
+    }
+
+    pub fn reduce(&mut self, op: ReduceOp, x: Value, axes: &[isize], keep: bool) -> Result<Value, Error> {
+        self.node("reduce", |graph| {
+            let axes = all_axes(graph, x, axes)?;
+            graph.add(Op::Reduce { op, axes, keep, x })
+        })
+    }
+
+    pub fn sum(&mut self, x: Value, axes: &[isize], keep: bool) -> Result<Value, Error> {
+        self.reduce(ReduceOp::Sum, x, axes, keep)
+    }
+
+    pub fn max(&mut self, x: Value, axes: &[isize], keep: bool) -> Result<Value, Error> {
+        self.reduce(ReduceOp::Max, x, axes, keep)
+    }
+
+    pub fn min(&mut self, x: Value, axes: &[isize], keep: bool) -> Result<Value, Error> {
+        self.reduce(ReduceOp::Min, x, axes, keep)
+    }
+
+    pub fn mean(&mut self, x: Value, axes: &[isize], keep: bool) -> Result<Value, Error> {
+        self.node("mean", |graph| {
+            let axes = all_axes(graph, x, axes)?;
+            graph.add(Op::Mean { axes, keep, x })
+        })
+    }
+
+    /// The first of the largest.
+    pub fn argmax(&mut self, x: Value, axis: isize, keep: bool) -> Result<Value, Error> {
+        self.node("argmax", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::ArgReduce { largest: true, last: false, axis, keep, x })
+        })
+    }
+
+    /// The first of the smallest.
+    pub fn argmin(&mut self, x: Value, axis: isize, keep: bool) -> Result<Value, Error> {
+        self.node("argmin", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::ArgReduce { largest: false, last: false, axis, keep, x })
+        })
+    }
+
+    pub fn cumsum(&mut self, x: Value, axis: isize) -> Result<Value, Error> {
+        self.node("cumsum", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::CumSum { axis, exclusive: false, reverse: false, x })
+        })
+    }
+}
+
+/// Views and reads.
+impl GraphBuilder {
+    /// At most one size may be -1 and then follows from the others.
+    pub fn reshape(&mut self, x: Value, sizes: &[isize]) -> Result<Value, Error> {
+        self.node("reshape", |graph| {
+            let wrong = |graph: &Graph, what| Error::node(&*graph.origin(), what);
+            let from = ty(graph, x)?.shape.clone();
+            let known = sizes.iter().filter(|&&it| it != -1);
+            let open = sizes.len() - known.clone().count();
+            let known = known.map(|&it| usize::try_from(it).ok());
+            let product = known.fold(Some(1usize), |a, b| a?.checked_mul(b?));
+            let (Some(product), 0..=1) = (product, open) else {
+                return Err(wrong(graph, format!("{sizes:?} is not a shape for {from}")));
+            };
+            let rest = from.count().checked_div(product);
+            if open == 1 && rest.is_none() {
+                return Err(wrong(graph, format!("the size that is -1 in {sizes:?} cannot be told")));
+            }
+            let size = |&it: &isize| usize::try_from(it).ok().or(rest).unwrap_or(0);
+            let shape = sizes.iter().map(size).collect();
+            graph.add(Op::Reshape { shape, x })
+        })
+    }
+
+    /// All axes from `axis` on become one.
+    pub fn flatten(&mut self, x: Value, axis: isize) -> Result<Value, Error> {
+        self.node("flatten", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            let from = &ty(graph, x)?.shape;
+            let last: usize = from[axis..].iter().product();
+            let shape = from[..axis].iter().copied().chain([last]).collect();
+            graph.add(Op::Reshape { shape, x })
+        })
+    }
+
+    /// An axis of size 1 becomes axis `axis` of the result.
+    pub fn unsqueeze(&mut self, x: Value, axis: isize) -> Result<Value, Error> {
+        self.node("unsqueeze", |graph| {
+            let mut shape = ty(graph, x)?.shape.clone();
+            let at = resolve(graph, axis, shape.rank() + 1)?;
+            shape.0.insert(at, 1);
+            graph.add(Op::Reshape { shape, x })
+        })
+    }
+
+    /// Drops an axis of size 1.
+    pub fn squeeze(&mut self, x: Value, axis: isize) -> Result<Value, Error> {
+        self.node("squeeze", |graph| {
+            let at = one_axis(graph, x, axis)?;
+            let mut shape = ty(graph, x)?.shape.clone();
+            if shape.0.remove(at) != 1 {
+                return Err(Error::node(&*graph.origin(), format!("axis {axis} has more than one element")));
+            }
+            graph.add(Op::Reshape { shape, x })
+        })
+    }
+
+    /// Swaps two axes.
+    pub fn transpose(&mut self, x: Value, a: isize, b: isize) -> Result<Value, Error> {
+        self.node("transpose", |graph| {
+            let (a, b) = (one_axis(graph, x, a)?, one_axis(graph, x, b)?);
+            let mut order: Axes = (0..ty(graph, x)?.shape.rank()).collect();
+            order.swap(a, b);
+            graph.add(Op::Permute { order, x })
+        })
+    }
+
+    /// Axis `i` of the result is axis `order[i]` of `x`.
+    pub fn permute(&mut self, x: Value, order: &[isize]) -> Result<Value, Error> {
+        self.node("permute", |graph| {
+            let order = all_axes(graph, x, order)?;
+            graph.add(Op::Permute { order, x })
+        })
+    }
+
+    pub fn expand(&mut self, x: Value, shape: impl Into<Shape>) -> Result<Value, Error> {
+        let shape = shape.into();
+        self.op(Op::Expand { shape, x })
+    }
+
+    /// Elements `start..end` along one axis, as in Python: negative numbers count from the end, those outside are cut.
+    pub fn slice(&mut self, x: Value, axis: isize, start: isize, end: isize) -> Result<Value, Error> {
+        self.node("slice", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            let size = ty(graph, x)?.shape[axis];
+            let place = |it: isize| match it {
+                0.. => (it as usize).min(size),
+                _ => size.saturating_sub(it.unsigned_abs()),
+            };
+            let (start, end) = (place(start), place(end));
+            part(graph, x, axis, start, end.saturating_sub(start))
+        })
+    }
+
+    /// Parts of the given sizes along one axis, which must add up to its size.
+    pub fn split(&mut self, x: Value, axis: isize, sizes: &[usize]) -> Result<Vec<Value>, Error> {
+        self.node("split", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            let whole = ty(graph, x)?.shape[axis];
+            if sizes.iter().try_fold(0usize, |sum, &it| sum.checked_add(it)) != Some(whole) {
+                let what = format!("parts of {sizes:?} do not make an axis of {whole}");
+                return Err(Error::node(&*graph.origin(), what));
+            }
+            let mut start = 0;
+            let mut next = |&size: &usize| {
+                start += size;
+                part(graph, x, axis, start - size, size)
+            };
+            sizes.iter().map(&mut next).collect()
+        })
+    }
+
+    /// `value` around `x`: (before, after) for each axis.
+    pub fn pad(&mut self, x: Value, sizes: &[(usize, usize)], value: f64) -> Result<Value, Error> {
+        self.node("pad", |graph| {
+            let dtype = ty(graph, x)?.dtype;
+            let fill = graph.add_constant(Tensor::scalar(dtype, Scalar::of(dtype, value)));
+            let (before, after): (SmallVec<_>, SmallVec<_>) = sizes.iter().copied().unzip();
+            graph.add(Op::Pad { before, after, mode: PadMode::Constant, x, fill: Some(fill) })
+        })
+    }
+
+    pub fn concat(&mut self, xs: &[Value], axis: isize) -> Result<Value, Error> {
+        self.node("concat", |graph| {
+            let Some(&first) = xs.first() else {
+                return Err(Error::node(&*graph.origin(), "nothing to concatenate"));
+            };
+            let axis = one_axis(graph, first, axis)?;
+            graph.add(Op::Concat { axis, xs: xs.into() })
+        })
+    }
+
+    /// x[.., indices, ..] along one axis: the axes of `indices` take the place of `axis`.
+    pub fn gather(&mut self, x: Value, axis: isize, indices: Value) -> Result<Value, Error> {
+        self.node("gather", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::Gather { axis, x, indices })
+        })
+    }
+
+    /// Along `axis`, the element that `indices` says at the same place. What torch calls gather.
+    pub fn take_along(&mut self, x: Value, axis: isize, indices: Value) -> Result<Value, Error> {
+        self.node("take_along", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::GatherElements { axis, x, indices })
+        })
+    }
+
+    /// Row `ids[..]` of `table` [rows, width].
+    pub fn embedding(&mut self, table: Value, ids: Value) -> Result<Value, Error> {
+        self.node("embedding", |graph| graph.add(Op::Gather { axis: 0, x: table, indices: ids }))
+    }
+}
+
+/// Layers.
+impl GraphBuilder {
+    pub fn matmul(&mut self, a: Value, b: Value) -> Result<Value, Error> {
+        self.op(Op::MatMul { a, b })
+    }
+
+    /// x [.., in], weight [out, in], bias [out]: x weight^T + bias.
+    pub fn linear(&mut self, x: Value, weight: Value, bias: Option<Value>) -> Result<Value, Error> {
+        self.node("linear", |graph| {
+            let b = graph.add(Op::Permute { order: Axes::from_slice(&[1, 0]), x: weight })?;
+            let product = graph.add(Op::MatMul { a: x, b })?;
+            match bias {
+                Some(bias) => graph.add(Op::Binary(BinaryOp::Add, product, bias)),
+                None => Ok(product),
+            }
+        })
+    }
+
+    /// x [n, c, spatial..], weight [m, c/groups, spatial..], bias [m]; one to three spatial axes.
+    pub fn conv(
+        &mut self,
+        x: Value,
+        weight: Value,
+        bias: Option<Value>,
+        geometry: Geometry,
+    ) -> Result<Value, Error> {
+        self.node("conv", |graph| {
+            let window = geometry.window(ty(graph, x)?.shape.rank());
+            graph.add(Op::Conv { window, groups: geometry.groups, x, w: weight, bias })
+        })
+    }
+
+    /// [`GraphBuilder::conv`] with two spatial axes.
+    pub fn conv2d(
+        &mut self,
+        x: Value,
+        weight: Value,
+        bias: Option<Value>,
+        geometry: Geometry,
+    ) -> Result<Value, Error> {
+        self.node("conv2d", |graph| {
+            let window = geometry.window(4);
+            graph.add(Op::Conv { window, groups: geometry.groups, x, w: weight, bias })
+        })
+    }
+
+    /// x [n, c, spatial..]; whole windows only.
+    pub fn max_pool(&mut self, x: Value, kernel: &[usize], geometry: Geometry) -> Result<Value, Error> {
+        self.node("max_pool", |graph| pool(graph, x, PoolKind::Max, kernel, geometry))
+    }
+
+    /// x [n, c, spatial..]; whole windows only, padding is counted as zeros.
+    pub fn avg_pool(&mut self, x: Value, kernel: &[usize], geometry: Geometry) -> Result<Value, Error> {
+        let kind = PoolKind::Average { count_padding: true };
+        self.node("avg_pool", |graph| pool(graph, x, kind, kernel, geometry))
+    }
+
+    /// x [n, c, ..], the others [c].
+    pub fn batch_norm(
+        &mut self,
+        x: Value,
+        scale: Value,
+        bias: Value,
+        mean: Value,
+        var: Value,
+        eps: f64,
+    ) -> Result<Value, Error> {
+        self.op(Op::BatchNorm { eps: Real(eps), x, scale, bias, mean, var })
+    }
+
+    /// Over all axes from `axis` on.
+    pub fn layer_norm(
+        &mut self,
+        x: Value,
+        axis: isize,
+        scale: Option<Value>,
+        bias: Option<Value>,
+        eps: f64,
+    ) -> Result<Value, Error> {
+        self.node("layer_norm", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::LayerNorm { axis, eps: Real(eps), x, scale, bias })
+        })
+    }
+
+    /// Over all axes from `axis` on.
+    pub fn rms_norm(
+        &mut self,
+        x: Value,
+        axis: isize,
+        scale: Option<Value>,
+        eps: f64,
+    ) -> Result<Value, Error> {
+        self.node("rms_norm", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::RmsNorm { axis, eps: Real(eps), x, scale })
+        })
+    }
+
+    /// x [n, c, ..], scale and bias [c].
+    pub fn group_norm(
+        &mut self,
+        x: Value,
+        groups: usize,
+        scale: Option<Value>,
+        bias: Option<Value>,
+        eps: f64,
+    ) -> Result<Value, Error> {
+        self.op(Op::GroupNorm { groups, eps: Real(eps), x, scale, bias })
+    }
+
+    pub fn softmax(&mut self, x: Value, axis: isize) -> Result<Value, Error> {
+        self.node("softmax", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::Softmax { axis, log: false, x })
+        })
+    }
+
+    pub fn log_softmax(&mut self, x: Value, axis: isize) -> Result<Value, Error> {
+        self.node("log_softmax", |graph| {
+            let axis = one_axis(graph, x, axis)?;
+            graph.add(Op::Softmax { axis, log: true, x })
+        })
+    }
+
+    /// Scaled dot product attention: q [b, h, s, d], k [b, g, t, d], v [b, g, t, e], scores scaled by 1/sqrt(d), `mask`
+    /// (floats) added to them.
+    pub fn attention(
+        &mut self,
+        q: Value,
+        k: Value,
+        v: Value,
+        mask: Option<Value>,
+        causal: bool,
+    ) -> Result<Value, Error> {
+        self.node("attention", |graph| {
+            let width = ty(graph, q)?.shape.last().copied().unwrap_or(1);
+            let scale = Real(1.0 / (width.max(1) as f64).sqrt());
+            graph.add(Op::Attention { scale, causal, zero_masked: false, q, k, v, mask })
+        })
+    }
+
+    pub fn output(&mut self, name: impl Into<String>, value: Value) -> Result<(), Error> {
+        let name = name.into();
+        if self.graph.outputs.iter().any(|it| it.name == name) {
+            return Err(Error::node(name, "there is already an output of this name"));
+        }
+        self.ty(value)?;
+        self.graph.outputs.push(Output { name, value });
+        Ok(())
+    }
+
+    /// The graph; one without outputs is an error.
+    pub fn finish(self) -> Result<Graph, Error> {
+        if self.graph.outputs.is_empty() {
+            return Err(Error::malformed("graph", "it has no outputs"));
+        }
+        Ok(self.graph)
+    }
+
+    fn node<T>(&mut self, what: &str, make: impl FnOnce(&mut Graph) -> Result<T, Error>) -> Result<T, Error> {
+        let name = self.next_name(what);
+        self.graph.set_origin(name);
+        make(&mut self.graph)
+    }
+
+    fn next_name(&mut self, what: &str) -> String {
+        self.made += 1;
+        self.name.take().unwrap_or_else(|| format!("{what}_{}", self.made))
+    }
+}
+
+impl Geometry {
+    /// For operands of rank `rank`.
+    fn window(self, rank: usize) -> Window {
+        let all = |it| SmallVec::from_elem(it, rank.saturating_sub(2));
+        Window {
+            strides: all(self.stride),
+            dilations: all(self.dilation),
+            before: all(self.padding),
+            after: all(self.padding),
+        }
+    }
+}
+
+fn ty(graph: &Graph, value: Value) -> Result<&Type, Error> {
+    match graph.nodes.get(value) {
+        Some(node) => Ok(&node.ty),
+        None => Err(Error::node(&*graph.origin(), "an operand was made by another builder")),
+    }
+}
+
+fn resolve(graph: &Graph, axis: isize, rank: usize) -> Result<usize, Error> {
+    let at = if axis < 0 { axis.checked_add_unsigned(rank).unwrap_or(-1) } else { axis };
+    match usize::try_from(at) {
+        Ok(at) if at < rank => Ok(at),
+        _ => Err(Error::node(&*graph.origin(), format!("there is no axis {axis} of {rank}"))),
+    }
+}
+
+fn one_axis(graph: &Graph, x: Value, axis: isize) -> Result<usize, Error> {
+    resolve(graph, axis, ty(graph, x)?.shape.rank())
+}
+
+fn all_axes(graph: &Graph, x: Value, axes: &[isize]) -> Result<Axes, Error> {
+    axes.iter().map(|&axis| one_axis(graph, x, axis)).collect()
+}
+
+fn part(graph: &mut Graph, x: Value, axis: usize, start: usize, size: usize) -> Result<Value, Error> {
+    let mut sizes = ty(graph, x)?.shape.clone();
+    let (mut starts, steps) = (SmallVec::from_elem(0, sizes.rank()), SmallVec::from_elem(1, sizes.rank()));
+    starts[axis] = start;
+    sizes.0[axis] = size;
+    graph.add(Op::Slice { starts, sizes, steps, x })
+}
+
+fn pool(
+    graph: &mut Graph,
+    x: Value,
+    kind: PoolKind,
+    kernel: &[usize],
+    geometry: Geometry,
+) -> Result<Value, Error> {
+    let shape = ty(graph, x)?.shape.clone();
+    let window = geometry.window(shape.rank());
+    let fits = shape.rank() == kernel.len() + 2 && geometry.stride > 0;
+    let sizes = (0..kernel.len()).map(|axis| window.positions(axis, shape[axis + 2], kernel[axis]));
+    let output: Option<Shape> = if fits { sizes.collect() } else { None };
+    let Some(output) = output else {
+        let what = format!("a window of {kernel:?} and {geometry:?} finds no place in {shape}");
+        return Err(Error::node(&*graph.origin(), what));
+    };
+    graph.add(Op::Pool { kind, window, kernel: Shape::new(kernel), output, x })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::eval::eval;
+
+    #[test]
+    fn mistakes_name_the_node() {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [2, 3]).unwrap();
+        let y = b.input("y", DType::F32, [4]).unwrap();
+        let message = |it: Result<Value, Error>| it.unwrap_err().to_string();
+        let text = message(b.name("layer.0").add(x, y));
+        assert_eq!(text, "node 'layer.0': add: [2,3] and [4] do not broadcast");
+        assert_eq!(message(b.softmax(x, 2)), "node 'softmax_2': there is no axis 2 of 2");
+        assert!(message(b.reshape(x, &[-1, 4])).contains("different numbers of elements"));
+        assert!(message(b.reshape(x, &[-1, -1])).contains("not a shape"));
+        assert!(message(b.reshape(x, &[-1, 0])).contains("cannot be told"));
+        assert!(b.input("x", DType::F32, [1]).is_err());
+        assert!(b.input("huge", DType::F32, [1 << 40, 1 << 40]).is_err());
+        let mut other = GraphBuilder::new();
+        assert!(message(other.relu(x)).contains("not in the graph"));
+        assert!(b.max_pool(x, &[2], Geometry { stride: 0, ..Geometry::default() }).is_err());
+        assert!(b.finish().is_err());
+    }
+
+    #[test]
+    fn views_follow_python() {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::I64, [2, 6]).unwrap();
+        let tail = b.slice(x, -1, -2, 100).unwrap();
+        let parts = b.split(x, 1, &[1, 5]).unwrap();
+        let moved = b.transpose(parts[1], 0, 1).unwrap();
+        let open = b.reshape(x, &[3, -1]).unwrap();
+        for (name, value) in [("tail", tail), ("moved", moved), ("open", open)] {
+            b.output(name, value).unwrap();
+        }
+        let values: Vec<i64> = (0..12).collect();
+        let out = eval(&b.finish().unwrap(), &[Tensor::i64([2, 6], &values).unwrap()]).unwrap();
+        assert_eq!(out[0].to_i64(), [4, 5, 10, 11]);
+        assert_eq!(out[1].to_i64(), [1, 7, 2, 8, 3, 9, 4, 10, 5, 11]);
+        assert_eq!(out[2].shape(), &Shape::from([3, 4]));
+    }
+}
