@@ -6,6 +6,7 @@
 
 pub mod body;
 mod elementwise;
+pub mod eval;
 pub mod nest;
 mod norm;
 mod product;

@@ -3,6 +3,9 @@
 //! In: `Loops`, one nest a node. Out: `Schedule`, in which every nest that anything needs is computed by exactly one
 //! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
+pub mod eval;
+pub mod text;
+pub mod verify;
 mod build;
 mod cost;
 mod fuse;
@@ -21,5 +24,11 @@ pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
     let fused = fuse::fuse(&loops, target, options);
     let kernels = build::kernels(&loops, &fused, target);
     let kernels = build::ordered(kernels);
-    Schedule { tensors: loops.tensors, kernels, outputs: loops.outputs, refusals: fused.refusals }
+    let schedule =
+        Schedule { tensors: loops.tensors, kernels, outputs: loops.outputs, refusals: fused.refusals };
+    if cfg!(debug_assertions) {
+        let faults = verify::verify(&schedule, target);
+        assert!(faults.is_empty(), "after scheduling: {faults:#?}\n{schedule}");
+    }
+    schedule
 }
