@@ -1,1 +1,4 @@
+//! What the tests of this workspace share: random inputs, comparison.
 
+pub mod compare;
+pub mod random;

@@ -18,21 +18,32 @@ pub fn eval(loops: &Loops, inputs: &[Tensor], constants: &[Tensor]) -> Vec<Tenso
     let mut memory = given(&loops.tensors, inputs, constants);
     for nest in &loops.nests {
         let roots = nest.kind.roots();
-        let at = |body: &Body, vars: &[i64], memory: &Memory| eval_body(body, &roots, vars, &[], &loops.tensors, memory);
+        let at = |body: &Body, vars: &[i64], memory: &Memory| {
+            eval_body(body, &roots, vars, &[], &loops.tensors, memory)
+        };
         let dtype = loops.tensors[nest.tensor].ty.dtype;
         let values = points(&nest.space)
             .map(|point| match &nest.kind {
                 NestKind::Map { .. } => at(&nest.body, &point, &memory)[0],
                 NestKind::Reduce { depth, op, .. } => {
-                    let along = points(depth).map(|inner| at(&nest.body, &joined(&point, &inner), &memory)[0]);
+                    let along =
+                        points(depth).map(|inner| at(&nest.body, &joined(&point, &inner), &memory)[0]);
                     reduced(*op, dtype, along)
                 }
-                NestKind::Contract { depth, .. } => product(dtype, points(depth).map(|inner| {
-                    let it = at(&nest.body, &joined(&point, &inner), &memory);
-                    (it[0], it[1])
-                })),
+                NestKind::Contract { depth, .. } => product(
+                    dtype,
+                    points(depth).map(|inner| {
+                        let it = at(&nest.body, &joined(&point, &inner), &memory);
+                        (it[0], it[1])
+                    }),
+                ),
                 NestKind::Attention { keys, channels, scale, zero_masked, .. } => {
-                    let spec = Attention { keys: *keys, channels: *channels, scale: *scale, zero_masked: *zero_masked };
+                    let spec = Attention {
+                        keys: *keys,
+                        channels: *channels,
+                        scale: *scale,
+                        zero_masked: *zero_masked,
+                    };
                     attend(&spec, dtype, &point, |vars| at(&nest.body, vars, &memory))
                 }
             })
@@ -95,7 +106,13 @@ pub fn eval_body(
             Expr::Param(number) => params[*number as usize],
             Expr::Unary(op, x) => op.eval(body.dtype(*x), value(*x)),
             Expr::Binary(op, x, y) => op.eval(body.dtype(*x), value(*x), value(*y)),
-            Expr::Select(cond, yes, no) => if value(*cond).as_bool() { value(*yes) } else { value(*no) },
+            Expr::Select(cond, yes, no) => {
+                if value(*cond).as_bool() {
+                    value(*yes)
+                } else {
+                    value(*no)
+                }
+            }
             Expr::Cast(x) => value(*x).cast(body.dtype(*x), dtype),
         };
     }

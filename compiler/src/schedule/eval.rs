@@ -7,7 +7,10 @@ use super::kernel::{Kernel, Schedule, Skeleton};
 use crate::{
     lower::{
         ExprId, TensorId, TensorInfo,
-        eval::{Attention, Memory, attend, eval_body, eval_coords, given, joined, points, position, product, reduced, taken},
+        eval::{
+            Attention, Memory, attend, eval_body, eval_coords, given, joined, points, position, product,
+            reduced, taken,
+        },
     },
     scalar::Scalar,
     tensor::Tensor,
@@ -44,7 +47,8 @@ pub fn eval_kernel(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, mem
                 let mut params: Vec<Scalar> = Vec::new();
                 for stage in stages {
                     let dtype = kernel.body.dtype(stage.value);
-                    let along = points(inner).map(|it| at(&[stage.value], &joined(&row, &it), &params, memory)[0]);
+                    let along =
+                        points(inner).map(|it| at(&[stage.value], &joined(&row, &it), &params, memory)[0]);
                     let value = reduced(stage.op, dtype, along);
                     params.push(value);
                 }
@@ -66,16 +70,19 @@ pub fn eval_kernel(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, mem
             }
         }
         Skeleton::Attention { space, keys, channels, scale, zero_masked, q, k, v, mask, .. } => {
-            let spec = Attention { keys: *keys, channels: *channels, scale: *scale, zero_masked: *zero_masked };
+            let spec =
+                Attention { keys: *keys, channels: *channels, scale: *scale, zero_masked: *zero_masked };
             let roots: Vec<ExprId> = [*q, *k, *v].into_iter().chain(*mask).collect();
             for point in points(space) {
-                let value = attend(&spec, kernel.body.dtype(*q), &point, |vars| at(&roots, vars, &[], memory));
+                let value =
+                    attend(&spec, kernel.body.dtype(*q), &point, |vars| at(&roots, vars, &[], memory));
                 store(&point, &[value], memory);
             }
         }
     }
     for (store, values) in kernel.stores.iter().zip(written) {
-        let all = values.into_iter().map(|it| it.unwrap_or_else(|| crate::bug!("{} leaves a gap", kernel.name)));
+        let all =
+            values.into_iter().map(|it| it.unwrap_or_else(|| crate::bug!("{} leaves a gap", kernel.name)));
         memory.insert(store.tensor, all.collect());
     }
 }

@@ -3,16 +3,16 @@
 //! In: `Loops`, one nest a node. Out: `Schedule`, in which every nest that anything needs is computed by exactly one
 //! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
-pub mod eval;
-pub mod text;
-pub mod verify;
 mod build;
 mod cost;
+pub mod eval;
 mod fuse;
 mod group;
 pub mod kernel;
 mod splice;
+pub mod text;
 mod tile;
+pub mod verify;
 
 pub use kernel::{
     AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Tile, Vars, Why,

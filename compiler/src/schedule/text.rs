@@ -33,7 +33,10 @@ impl Display for Kernel {
                 }
             }
             Skeleton::Contract { space, depth, batch, rows, cols, a, b, tile } => {
-                writeln!(f, "  product {space} over {depth}: batch {batch:?} rows {rows:?} cols {cols:?} {tile:?}")?;
+                writeln!(
+                    f,
+                    "  product {space} over {depth}: batch {batch:?} rows {rows:?} cols {cols:?} {tile:?}"
+                )?;
                 writeln!(f, "  p0 = sum e{} * e{}", a.0, b.0)?;
             }
             Skeleton::Attention { space, keys, channels, scale, zero_masked, q, k, v, mask, tile } => {

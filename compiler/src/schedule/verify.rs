@@ -29,7 +29,8 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         let mut fault = |what: String| faults.push(format!("{}: {what}", kernel.name));
         let roots = roots(kernel);
         let stored: Vec<TensorId> = kernel.stores.iter().map(|it| it.tensor).collect();
-        let read: BTreeSet<TensorId> = loads(&kernel.body, &roots).into_iter().map(|(tensor, _)| tensor).collect();
+        let read: BTreeSet<TensorId> =
+            loads(&kernel.body, &roots).into_iter().map(|(tensor, _)| tensor).collect();
         for tensor in &read {
             if !written.contains(tensor) {
                 fault(format!("reads {tensor:?}, which nobody has written"));
@@ -46,8 +47,12 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
                 fault(format!("writes {tensor:?} again"));
             }
         }
-        let (reads, writes) = kernel.tensors.split_at(kernel.tensors.len() - stored.len().min(kernel.tensors.len()));
-        if writes != stored || reads.iter().copied().collect::<BTreeSet<_>>() != read || reads.len() != read.len() {
+        let (reads, writes) =
+            kernel.tensors.split_at(kernel.tensors.len() - stored.len().min(kernel.tensors.len()));
+        if writes != stored
+            || reads.iter().copied().collect::<BTreeSet<_>>() != read
+            || reads.len() != read.len()
+        {
             fault("its list of tensors is not what it reads and writes".to_owned());
         }
         let bindings: u64 = (kernel.tensors.iter())
@@ -73,20 +78,21 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
                 });
             }
         };
-        for (id, expr, _) in kernel.body.iter().filter(|(id, ..)| needed[id.0 as usize]) {
+        let mut missing = false;
+        for (_, expr, _) in kernel.body.iter().filter(|(id, ..)| needed[id.0 as usize]) {
             match expr {
                 Expr::Load { tensor, at, guard } => check(at, *tensor, guard.is_some()),
-                Expr::Param(number) if *number as usize >= params => {
-                    faults.push(format!("{}: e{} uses a param that does not exist", kernel.name, id.0));
-                }
+                Expr::Param(number) => missing |= *number as usize >= params,
                 Expr::Const(_)
                 | Expr::Coord(_)
-                | Expr::Param(_)
                 | Expr::Unary(..)
                 | Expr::Binary(..)
                 | Expr::Select(..)
                 | Expr::Cast(_) => {}
             }
+        }
+        if missing {
+            fault("uses a param that does not exist".to_owned());
         }
     }
     for output in &schedule.outputs {

@@ -1,0 +1,291 @@
+//! Which graphs become how many kernels, and that loops and schedules mean what the graph means.
+
+use wgfuse_compiler::{
+    dtype::DType,
+    error::Error,
+    graph::{
+        Graph,
+        builder::{Geometry, GraphBuilder},
+        eval::eval,
+    },
+    lower,
+    options::Options,
+    partition, passes,
+    scalar::BinaryOp,
+    schedule::{self, Schedule},
+    shape::Type,
+    target::Target,
+};
+use wgfuse_tests::{compare::assert_close, random::Random};
+
+type Built = Result<(), Error>;
+
+/// Builds, optimises and schedules, checks the values of every stage, and returns the schedule.
+fn scheduled(target: &Target, fuse: bool, build: impl Fn(&mut GraphBuilder) -> Built) -> Schedule {
+    let mut builder = GraphBuilder::new();
+    build(&mut builder).unwrap();
+    let graph = builder.finish().unwrap();
+    let inputs = inputs(&graph, 7);
+    let expected = eval(&graph, &inputs).unwrap();
+    let options = Options { fuse, ..Options::default() };
+    let graph = passes::optimise(graph, target, &options).unwrap();
+    let parts = partition::split(&graph, target, &options).unwrap();
+    let constants = eval(&parts.constants, &[]).unwrap();
+    let loops = lower::lower(&parts);
+    assert_close("loops", &lower::eval::eval(&loops, &inputs, &constants), &expected, 1e-5, 1e-6);
+    let schedule = schedule::schedule(loops, target, &options);
+    assert_eq!(schedule::verify::verify(&schedule, target), Vec::<String>::new(), "{schedule}");
+    assert_close("schedule", &schedule::eval::eval(&schedule, &inputs, &constants), &expected, 1e-5, 1e-6);
+    schedule
+}
+
+fn inputs(graph: &Graph, seed: u64) -> Vec<wgfuse_compiler::tensor::Tensor> {
+    let mut random = Random::new(seed);
+    graph.inputs().iter().map(|it| random.tensor(&it.ty, 5)).collect()
+}
+
+/// The number of kernels, on a GPU of the least that WebGPU guarantees and on the processor; values checked unfused too.
+fn kernels(build: impl Fn(&mut GraphBuilder) -> Built) -> usize {
+    scheduled(&Target::webgpu_minimum(), false, &build);
+    let cpu = scheduled(&Target::cpu(), true, &build);
+    let gpu = scheduled(&Target::webgpu_minimum(), true, &build);
+    assert_eq!(cpu.kernels.len(), gpu.kernels.len(), "{gpu}");
+    if std::env::var_os("SHOW").is_some() {
+        println!("{gpu}");
+    }
+    gpu.kernels.len()
+}
+
+fn weight(b: &mut GraphBuilder, shape: &[usize]) -> wgfuse_compiler::graph::Value {
+    let tensor = Random::new(shape.iter().sum::<usize>() as u64).tensor(&Type::new(DType::F32, shape), 1);
+    b.constant(tensor)
+}
+
+#[test]
+fn pointwise_chain_with_broadcasts_and_transposes_is_one() {
+    let count = kernels(|b| {
+        let x = b.input("x", DType::F32, [3, 4, 5])?;
+        let y = b.input("y", DType::F32, [4, 1])?;
+        let z = b.input("z", DType::F32, [3, 1])?;
+        let a = b.exp(x)?;
+        let a = b.mul(a, y)?;
+        let a = b.transpose(a, 0, 1)?;
+        let a = b.tanh(a)?;
+        let w = b.exp(z)?;
+        let a = b.add(a, w)?;
+        let a = b.sigmoid(a)?;
+        let a = b.permute(a, &[2, 1, 0])?;
+        let y = b.transpose(y, 0, 1)?;
+        let y = b.transpose(y, 0, 1)?;
+        let y = b.unsqueeze(y, 0)?;
+        let y = b.permute(y, &[2, 0, 1])?;
+        let a = b.sub(a, y)?;
+        let a = b.abs(a)?;
+        let a = b.sqrt(a)?;
+        let a = b.mul_scalar(a, 3.0)?;
+        b.output("o", a)
+    });
+    assert_eq!(count, 1);
+}
+
+#[test]
+fn softmax_is_one() {
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [3, 4, 7])?;
+            let y = b.softmax(x, -1)?;
+            b.output("o", y)
+        }),
+        1
+    );
+}
+
+#[test]
+fn softmax_over_the_middle_with_neighbours_is_one() {
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [3, 6, 4])?;
+            let x = b.mul_scalar(x, 2.0)?;
+            let y = b.softmax(x, 1)?;
+            let y = b.mul(y, x)?;
+            b.output("o", y)
+        }),
+        1
+    );
+}
+
+#[test]
+fn layer_norm_is_one() {
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [2, 5, 8])?;
+            let (scale, bias) = (weight(b, &[8]), weight(b, &[8]));
+            let y = b.layer_norm(x, -1, Some(scale), Some(bias), 1e-5)?;
+            b.output("o", y)
+        }),
+        1
+    );
+}
+
+#[test]
+fn rms_norm_is_one_also_decomposed() {
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [2, 5, 8])?;
+            let scale = weight(b, &[8]);
+            let y = b.rms_norm(x, -1, Some(scale), 1e-5)?;
+            b.output("o", y)
+        }),
+        1
+    );
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [2, 5, 8])?;
+            let scale = weight(b, &[8]);
+            let s = b.with_scalar(BinaryOp::Pow, x, 2.0)?;
+            let s = b.mean(s, &[-1], true)?;
+            let s = b.add_scalar(s, 1e-5)?;
+            let s = b.sqrt(s)?;
+            let y = b.div(x, s)?;
+            let y = b.mul(scale, y)?;
+            b.output("o", y)
+        }),
+        1
+    );
+}
+
+#[test]
+fn group_norm_and_silu_are_one() {
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [2, 6, 3, 4])?;
+            let (scale, bias) = (weight(b, &[6]), weight(b, &[6]));
+            let y = b.group_norm(x, 3, Some(scale), Some(bias), 1e-5)?;
+            let s = b.sigmoid(y)?;
+            let y = b.mul(y, s)?;
+            b.output("o", y)
+        }),
+        1
+    );
+}
+
+#[test]
+fn linear_bias_gelu_is_one() {
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [2, 5, 8])?;
+            let (w, bias) = (weight(b, &[9, 8]), weight(b, &[9]));
+            let y = b.linear(x, w, Some(bias))?;
+            let y = b.gelu(y)?;
+            b.output("o", y)
+        }),
+        1
+    );
+}
+
+#[test]
+fn linear_residual_norm_are_two() {
+    assert_eq!(
+        kernels(|b| {
+            let x = b.input("x", DType::F32, [2, 5, 8])?;
+            let (w, bias) = (weight(b, &[8, 8]), weight(b, &[8]));
+            let y = b.linear(x, w, Some(bias))?;
+            let y = b.add(y, x)?;
+            let y = b.layer_norm(y, -1, None, None, 1e-5)?;
+            b.output("o", y)
+        }),
+        2
+    );
+}
+
+#[test]
+fn conv_norm_relu_residual_is_one() {
+    for groups in [1, 2, 4] {
+        let count = kernels(|b| {
+            let x = b.input("x", DType::F32, [2, 4, 5, 6])?;
+            let w = weight(b, &[4, 4 / groups, 3, 3]);
+            let geometry = Geometry { padding: 1, groups, ..Geometry::default() };
+            let y = b.conv2d(x, w, None, geometry)?;
+            let (scale, bias, mean) = (weight(b, &[4]), weight(b, &[4]), weight(b, &[4]));
+            let var = b.full(DType::F32, [4], 0.7)?;
+            let y = b.batch_norm(y, scale, bias, mean, var, 1e-5)?;
+            let y = b.relu(y)?;
+            let y = b.add(y, x)?;
+            b.output("o", y)
+        });
+        assert_eq!(count, 1, "{groups} groups");
+    }
+}
+
+#[test]
+fn attention_between_projections_is_four_and_one() {
+    let count = kernels(|b| {
+        let x = b.input("x", DType::F32, [2, 5, 8])?;
+        let mut heads = Vec::new();
+        for _ in 0..3 {
+            let w = Random::new(heads.len() as u64).tensor(&Type::new(DType::F32, [8, 8]), 1);
+            let w = b.constant(w);
+            let y = b.linear(x, w, None)?;
+            let y = b.reshape(y, &[2, 5, 2, 4])?;
+            heads.push(b.permute(y, &[0, 2, 1, 3])?);
+        }
+        let y = b.attention(heads[0], heads[1], heads[2], None, true)?;
+        let y = b.permute(y, &[0, 2, 1, 3])?;
+        let y = b.reshape(y, &[2, 5, 8])?;
+        let w = Random::new(99).tensor(&Type::new(DType::F32, [8, 8]), 1);
+        let w = b.constant(w);
+        let y = b.linear(y, w, None)?;
+        let y = b.add(y, x)?;
+        b.output("o", y)
+    });
+    assert_eq!(count, 5);
+}
+
+#[test]
+fn reads_at_computed_places_and_pieces_are_fused() {
+    assert_eq!(
+        kernels(|b| {
+            let ids = b.input("ids", DType::I64, [2, 5])?;
+            let table = weight(b, &[5, 8]);
+            let y = b.embedding(table, ids)?;
+            let first = b.slice(y, -1, 0, 4)?;
+            let second = b.slice(y, -1, 4, 8)?;
+            let turned = b.neg(second)?;
+            let z = b.concat(&[turned, first], -1)?;
+            let y = b.add(y, z)?;
+            let y = b.pad(y, &[(0, 0), (1, 2), (0, 0)], 3.0)?;
+            b.output("o", y)
+        }),
+        1
+    );
+}
+
+#[test]
+fn a_value_that_both_make_and_need_is_no_cycle() {
+    kernels(|b| {
+        let x = b.input("x", DType::F32, [4, 4])?;
+        let w = weight(b, &[4, 4]);
+        let p = b.matmul(x, w)?;
+        let q = b.matmul(p, w)?;
+        let y = b.add(p, q)?;
+        let z = b.softmax(y, -1)?;
+        let y = b.add(z, p)?;
+        b.output("o", y)?;
+        b.output("p", p)
+    });
+}
+
+#[test]
+fn pooling_and_its_tail() {
+    kernels(|b| {
+        let x = b.input("x", DType::F32, [2, 3, 7, 6])?;
+        let geometry = Geometry { stride: 2, padding: 1, ..Geometry::default() };
+        let m = b.max_pool(x, &[3, 3], geometry)?;
+        let a = b.avg_pool(x, &[3, 3], geometry)?;
+        let y = b.add(m, a)?;
+        let y = b.mean(y, &[2, 3], true)?;
+        let y = b.sigmoid(y)?;
+        let y = b.mul(m, y)?;
+        b.output("o", y)
+    });
+}
