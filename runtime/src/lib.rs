@@ -1,1 +1,44 @@
+//! wgfuse runs tensor programs on any GPU, and on the processor where there is none.
+//!
+//! A `Model` is opened or built, a `Device` is chosen, a `Session` joins the two and runs. What the compiler makes is a
+//! `Plan`; capturing it makes a tape, which is replayed by every further run of the same shape.
 
+mod buffers;
+mod capture;
+mod constants;
+mod counters;
+mod device;
+mod disabled;
+mod error;
+mod forms;
+mod host;
+mod inputs;
+mod memory;
+mod model;
+mod pipelines;
+mod profile;
+mod replay;
+mod session;
+
+pub use wgfuse_compiler as compiler;
+pub use wgfuse_compiler::{
+    dtype::DType,
+    error::Error as ModelError,
+    import::Signature,
+    options::{Fallback, Options},
+    plan::Plan,
+    scalar::Scalar,
+    shape::{Dim, Shape, Type},
+    target::{Place, Target},
+    tensor::Tensor,
+};
+pub use wgpu;
+
+pub use counters::Counts;
+pub use device::{AdapterSummary, Device};
+pub use disabled::{Disabled, DisabledReason};
+pub use error::{DeviceError, Error, ErrorKind, Result};
+pub use inputs::Outputs;
+pub use model::Model;
+pub use profile::KernelTime;
+pub use session::Session;

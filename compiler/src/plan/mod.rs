@@ -78,6 +78,7 @@ pub fn plan(
         .map(|(kernel, shader)| PlanKernel {
             bytes: work::bytes(&kernel, &tensors),
             flops: work::flops(&kernel, &tensors),
+            types: kernel.tensors.iter().map(|&it| tensors[it].ty.clone()).collect(),
             kernel: Arc::new(kernel),
             shader,
         })

@@ -70,6 +70,8 @@ pub struct Constant {
 #[derive(Clone, Debug)]
 pub struct PlanKernel {
     pub kernel: Arc<Kernel>,
+    /// Those of `Kernel::tensors`.
+    pub types: Vec<Type>,
     /// Present exactly for kernels on the GPU.
     pub shader: Option<Shader>,
     /// Bytes read and written, each tensor once, and of a tensor no more than there are reads.

@@ -1,0 +1,155 @@
+//! Device memory: buffers, and waiting for what was sent to them or is read back.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
+
+use wgfuse_compiler::target::Target;
+
+use crate::{counters::count, device::Gpu, error::DeviceError};
+
+/// Uploads go in pieces of at most this many bytes, so that staging memory stays small.
+pub(crate) const PIECE: usize = 16 << 20;
+
+pub(crate) const STORAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
+
+pub(crate) const STAGING: wgpu::BufferUsages =
+    wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
+
+/// A place in a buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    pub buffer: wgpu::Buffer,
+    pub offset: u64,
+}
+
+/// Whether the thread may stand still until the device is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
+    Block,
+    Yield,
+}
+
+pub(crate) async fn buffer(
+    gpu: &Gpu,
+    size: u64,
+    label: &str,
+    usage: wgpu::BufferUsages,
+) -> Result<wgpu::Buffer, DeviceError> {
+    count(&gpu.counters.buffers);
+    let size = size.next_multiple_of(4).max(4);
+    let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+    gpu.scoped(&format!("a buffer of {size} bytes for {label}"), || gpu.device.create_buffer(&descriptor))
+        .await
+}
+
+/// One place for each size, aligned for bindings, in as few buffers as the target allows.
+pub(crate) async fn row(
+    gpu: &Gpu,
+    target: &Target,
+    sizes: &[u64],
+    label: &str,
+    usage: wgpu::BufferUsages,
+) -> Result<Vec<Chunk>, DeviceError> {
+    let mut spots: Vec<(usize, u64)> = Vec::new();
+    let mut totals: Vec<u64> = Vec::new();
+    for &size in sizes {
+        let behind = totals.last().map(|it| it.next_multiple_of(target.offset_alignment.max(8)));
+        match behind.filter(|it| it + size <= target.max_buffer_size) {
+            Some(offset) => {
+                spots.push((totals.len() - 1, offset));
+                *totals.last_mut().expect("it has a last") = offset + size;
+            }
+            None => {
+                spots.push((totals.len(), 0));
+                totals.push(size);
+            }
+        }
+    }
+    let mut buffers = Vec::new();
+    for total in totals {
+        buffers.push(buffer(gpu, total, label, usage).await?);
+    }
+    Ok(spots.into_iter().map(|(at, offset)| Chunk { buffer: buffers[at].clone(), offset }).collect())
+}
+
+/// Sends what was written to buffers on its way; where threads may wait, until it has arrived.
+pub(crate) async fn settle(gpu: &Gpu) -> Result<(), DeviceError> {
+    gpu.scoped("an upload", || {
+        gpu.queue.submit([]);
+        // An error is a lost device, which the scope reports.
+        let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
+    })
+    .await
+}
+
+/// Resolves once every buffer can be read.
+pub(crate) async fn map(gpu: &Gpu, buffers: &[wgpu::Buffer], wait: Wait) -> Result<(), DeviceError> {
+    let mut mapped = Vec::new();
+    for buffer in buffers {
+        let state: Arc<Mutex<MapState>> = Arc::default();
+        let done = state.clone();
+        buffer.slice(..).map_async(wgpu::MapMode::Read, move |result| {
+            let mut state = done.lock().expect("nothing panics inside");
+            state.result = Some(result);
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        });
+        mapped.push(Mapped(state));
+    }
+    match wait {
+        Wait::Block => poll(gpu),
+        #[cfg(not(target_arch = "wasm32"))]
+        Wait::Yield => {
+            let device = gpu.device.clone();
+            std::thread::spawn(move || {
+                let _ = device.poll(wgpu::PollType::wait_indefinitely());
+            });
+        }
+        #[cfg(target_arch = "wasm32")]
+        Wait::Yield => {}
+    }
+    for it in mapped {
+        if let Err(error) = it.await {
+            let why = gpu.lost().unwrap_or_else(|| error.to_string());
+            gpu.lose(&why);
+            return Err(DeviceError::Lost(why));
+        }
+    }
+    Ok(())
+}
+
+fn poll(gpu: &Gpu) {
+    if let Err(error) = gpu.device.poll(wgpu::PollType::wait_indefinitely()) {
+        gpu.lose(&error.to_string());
+    }
+}
+
+#[derive(Default)]
+struct MapState {
+    result: Option<Result<(), wgpu::BufferAsyncError>>,
+    waker: Option<Waker>,
+}
+
+struct Mapped(Arc<Mutex<MapState>>);
+
+impl Future for Mapped {
+    type Output = Result<(), wgpu::BufferAsyncError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.0.lock().expect("nothing panics inside");
+        match state.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

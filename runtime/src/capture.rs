@@ -1,0 +1,337 @@
+//! Plan to tape: buffers, pipelines, bind groups and addresses, all looked up once.
+
+use std::sync::Arc;
+
+use wgfuse_compiler::{
+    bug,
+    plan::{BufferId, BufferRole, Plan, Port, Slice, Step},
+    shape::Type,
+    target::Place,
+};
+
+use crate::{
+    buffers::{self, Chunk, STAGING, STORAGE},
+    constants::{Constants, Failure},
+    device::Gpu,
+    error::DeviceError,
+    host::{self, Operand},
+    memory::Lines,
+    pipelines,
+};
+
+/// Everything that a run needs. It owns, or keeps alive, all memory that it points to.
+pub(crate) struct Tape {
+    pub gpu: Option<Arc<Gpu>>,
+    pub inputs: Vec<Slot>,
+    pub segments: Vec<Segment>,
+    pub outputs: Vec<Source>,
+    /// Outputs on the device, copied here at the end.
+    pub readback: Readback,
+    /// Input buffers, each with room for its bytes on their way.
+    pub uploads: Vec<(wgpu::Buffer, Vec<u8>)>,
+    /// Room for tensors on their way from the host in the middle of a run.
+    pub scratch: Vec<u8>,
+    _memory: Vec<Lines>,
+    _constants: Vec<Arc<Lines>>,
+}
+
+/// Where one input goes.
+pub(crate) struct Slot {
+    /// Number in `Tape::uploads` and offset.
+    pub device: Option<(usize, usize)>,
+    pub host: Option<Pinned>,
+}
+
+pub(crate) enum Source {
+    /// Number in `Tape::readback`.
+    Device(usize, Type),
+    Host(Pinned),
+}
+
+pub(crate) enum Segment {
+    Gpu(Vec<Command>),
+    Host(Vec<Call>),
+    Download(Readback, Vec<Pinned>),
+    Upload(Vec<(Pinned, Chunk)>),
+}
+
+pub(crate) struct Command {
+    pub kernel: usize,
+    pub pipeline: wgpu::ComputePipeline,
+    pub bind_group: wgpu::BindGroup,
+    pub groups: [u32; 3],
+}
+
+pub(crate) struct Call {
+    pub kernel: usize,
+    pub prepared: host::Prepared,
+    pub operands: Vec<Operand>,
+}
+
+/// Slices of device buffers that are copied to staging memory together.
+#[derive(Default)]
+pub(crate) struct Readback {
+    pub copies: Vec<Copy>,
+    pub staging: Vec<wgpu::Buffer>,
+}
+
+pub(crate) struct Copy {
+    pub from: Chunk,
+    /// Number in `Readback::staging`, and offset.
+    pub to: (usize, u64),
+    pub bytes: u64,
+}
+
+/// Memory of the tape, or of a constant that the tape keeps.
+pub(crate) struct Pinned(pub Operand);
+
+// SAFETY: the memory lives as long as the tape, which one run at a time uses, behind a lock.
+unsafe impl Send for Pinned {}
+// SAFETY: as above; what is written is written through the one `&mut Tape`.
+unsafe impl Sync for Pinned {}
+// SAFETY: as above.
+unsafe impl Send for Call {}
+// SAFETY: as above.
+unsafe impl Sync for Call {}
+
+pub(crate) async fn capture(
+    plan: &Plan,
+    gpu: Option<Arc<Gpu>>,
+    constants: &mut Constants,
+    checked: bool,
+) -> Result<Tape, Failure> {
+    constants.prepare(plan, gpu.as_ref()).await?;
+    let mut space = Space::new(plan, gpu.as_deref(), constants).await?;
+    let pipelines = match &gpu {
+        Some(gpu) => {
+            let shaders: Vec<_> = (plan.kernels.iter())
+                .filter_map(|it| Some((it.shader.as_ref()?, it.kernel.name.as_str())))
+                .collect();
+            pipelines::pipelines(gpu, &shaders, checked).await?
+        }
+        None => Vec::new(),
+    };
+    let mut pipelines = pipelines.into_iter();
+    let pipelines: Vec<Option<wgpu::ComputePipeline>> =
+        plan.kernels.iter().map(|it| it.shader.as_ref().and_then(|_| pipelines.next())).collect();
+
+    let mut segments: Vec<Segment> = Vec::new();
+    for step in &plan.steps {
+        match step {
+            Step::Dispatch { kernel, bindings, groups, .. } => {
+                let (Some(gpu), Some(pipeline)) = (&gpu, &pipelines[*kernel]) else {
+                    bug!("a dispatch without a device")
+                };
+                let bind_group = space.bind_group(gpu, bindings, &plan.kernels[*kernel].kernel.name).await?;
+                let command =
+                    Command { kernel: *kernel, pipeline: pipeline.clone(), bind_group, groups: *groups };
+                match segments.last_mut() {
+                    Some(Segment::Gpu(commands)) => commands.push(command),
+                    _ => segments.push(Segment::Gpu(vec![command])),
+                }
+            }
+            Step::Host { kernel, tensors } => {
+                let it = &plan.kernels[*kernel].kernel;
+                let types = &plan.kernels[*kernel].types;
+                let operands =
+                    types.iter().zip(tensors).map(|(ty, slice)| space.operand(ty, slice)).collect();
+                let call = Call { kernel: *kernel, prepared: host::prepare(it, types), operands };
+                match segments.last_mut() {
+                    Some(Segment::Host(calls)) => calls.push(call),
+                    _ => segments.push(Segment::Host(vec![call])),
+                }
+            }
+            Step::Download { ty, from, to, .. } => {
+                let (chunk, operand) = (space.chunk(from), Pinned(space.operand(ty, to)));
+                let copy = Copy { from: chunk, to: (0, 0), bytes: from.len };
+                match segments.last_mut() {
+                    Some(Segment::Download(readback, operands)) => {
+                        readback.copies.push(copy);
+                        operands.push(operand);
+                    }
+                    _ => {
+                        let readback = Readback { copies: vec![copy], staging: Vec::new() };
+                        segments.push(Segment::Download(readback, vec![operand]));
+                    }
+                }
+            }
+            Step::Upload { ty, from, to, .. } => {
+                let copy = (Pinned(space.operand(ty, from)), space.chunk(to));
+                match segments.last_mut() {
+                    Some(Segment::Upload(copies)) => copies.push(copy),
+                    _ => segments.push(Segment::Upload(vec![copy])),
+                }
+            }
+        }
+    }
+
+    let mut readback = Readback::default();
+    let source = |port: &Port| match (&port.host, &port.device) {
+        (Some(slice), _) => Source::Host(Pinned(space.operand(&port.ty, slice))),
+        (None, Some(slice)) => {
+            readback.copies.push(Copy { from: space.chunk(slice), to: (0, 0), bytes: slice.len });
+            Source::Device(readback.copies.len() - 1, port.ty.clone())
+        }
+        (None, None) => bug!("output '{}' lies nowhere", port.name),
+    };
+    let outputs: Vec<Source> = plan.outputs.iter().map(source).collect();
+    if let Some(gpu) = &gpu {
+        readback.stage(gpu, plan).await?;
+        for segment in &mut segments {
+            if let Segment::Download(readback, _) = segment {
+                readback.stage(gpu, plan).await?;
+            }
+        }
+    }
+    let inputs = plan.inputs.iter().map(|it| space.slot(it)).collect();
+    let uploads = (space.device.iter().zip(&plan.buffers))
+        .filter(|(_, it)| it.role == BufferRole::Inputs && it.place == Place::Gpu)
+        .map(|(buffer, it)| {
+            let buffer = buffer.clone().expect("buffers on the device are made");
+            (buffer, vec![0; it.size as usize])
+        })
+        .collect();
+    Ok(Tape {
+        gpu,
+        inputs,
+        segments,
+        outputs,
+        readback,
+        uploads,
+        scratch: Vec::new(),
+        _memory: space.host.into_iter().flatten().collect(),
+        _constants: space.constants_kept,
+    })
+}
+
+/// A plan's buffers as real memory.
+struct Space<'a> {
+    plan: &'a Plan,
+    constants: &'a Constants,
+    /// By `BufferId`; none for weights and for the other place.
+    device: Vec<Option<wgpu::Buffer>>,
+    host: Vec<Option<Lines>>,
+    /// Slices of constants, sorted, each with its key.
+    weights: Vec<(BufferId, u64, u64, u128)>,
+    constants_kept: Vec<Arc<Lines>>,
+}
+
+impl Space<'_> {
+    async fn new<'a>(
+        plan: &'a Plan,
+        gpu: Option<&Gpu>,
+        constants: &'a Constants,
+    ) -> Result<Space<'a>, DeviceError> {
+        let (mut device, mut host) = (Vec::new(), Vec::new());
+        for it in &plan.buffers {
+            let own = it.role != BufferRole::Weights;
+            device.push(match (gpu, it.place) {
+                (Some(gpu), Place::Gpu) if own => {
+                    Some(buffers::buffer(gpu, it.size, &it.role.to_string(), STORAGE).await?)
+                }
+                _ => None,
+            });
+            host.push((own && it.place == Place::Cpu).then(|| Lines::zeroed(it.size as usize)));
+        }
+        let ports = plan.constants.iter().flat_map(|it| {
+            it.port
+                .device
+                .iter()
+                .chain(&it.port.host)
+                .map(|slice| (slice.buffer, slice.offset, slice.len, it.key))
+        });
+        let mut weights: Vec<_> = ports.collect();
+        weights.sort_unstable();
+        let kept = plan.constants.iter().filter(|it| it.port.host.is_some());
+        let constants_kept = kept.map(|it| constants.host(it.key)).collect();
+        Ok(Space { plan, constants, device, host, weights, constants_kept })
+    }
+
+    /// The constant that holds this slice, and the offset in it.
+    fn constant(&self, slice: &Slice) -> (u128, u64) {
+        let after = self.weights.partition_point(|it| (it.0, it.1) <= (slice.buffer, slice.offset));
+        match after.checked_sub(1).map(|it| self.weights[it]) {
+            Some((buffer, offset, len, key)) if buffer == slice.buffer && slice.end() <= offset + len => {
+                (key, slice.offset - offset)
+            }
+            _ => bug!("{slice} is no constant"),
+        }
+    }
+
+    fn chunk(&self, slice: &Slice) -> Chunk {
+        match &self.device[slice.buffer.0 as usize] {
+            Some(buffer) => Chunk { buffer: buffer.clone(), offset: slice.offset },
+            None => {
+                let (key, within) = self.constant(slice);
+                let chunk = self.constants.device(key);
+                Chunk { offset: chunk.offset + within, ..chunk }
+            }
+        }
+    }
+
+    fn operand(&mut self, ty: &Type, slice: &Slice) -> Operand {
+        let data = match &mut self.host[slice.buffer.0 as usize] {
+            // SAFETY: the plan's slices lie inside their buffers.
+            Some(lines) => unsafe { lines.as_mut_ptr().add(slice.offset as usize) },
+            None => {
+                let (key, within) = self.constant(slice);
+                let lines = self.constants.host(key);
+                // SAFETY: as above. Constants are only read.
+                unsafe { lines.as_ptr().add(within as usize).cast_mut() }
+            }
+        };
+        Operand { ty: ty.clone(), data, len: slice.len as usize }
+    }
+
+    fn slot(&mut self, port: &Port) -> Slot {
+        let uploads = |id: BufferId| {
+            let earlier = &self.plan.buffers[..id.0 as usize];
+            earlier.iter().filter(|it| it.role == BufferRole::Inputs && it.place == Place::Gpu).count()
+        };
+        let device = port.device.map(|it| (uploads(it.buffer), it.offset as usize));
+        Slot { device, host: port.host.as_ref().map(|it| Pinned(self.operand(&port.ty, it))) }
+    }
+
+    async fn bind_group(
+        &self,
+        gpu: &Gpu,
+        bindings: &[Slice],
+        name: &str,
+    ) -> Result<wgpu::BindGroup, DeviceError> {
+        let chunks: Vec<(Chunk, u64)> = bindings.iter().map(|it| (self.chunk(it), it.len)).collect();
+        let entries: Vec<_> = (chunks.iter().enumerate())
+            .map(|(binding, (chunk, len))| wgpu::BindGroupEntry {
+                binding: binding as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &chunk.buffer,
+                    offset: chunk.offset,
+                    size: std::num::NonZeroU64::new(*len),
+                }),
+            })
+            .collect();
+        let layout = pipelines::layout(gpu, bindings.len());
+        crate::counters::count(&gpu.counters.bind_groups);
+        let descriptor =
+            wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bindings, entries: &entries };
+        gpu.scoped(&format!("the bindings of kernel {name}"), || gpu.device.create_bind_group(&descriptor))
+            .await
+    }
+}
+
+impl Readback {
+    /// Makes the staging memory, as much as `copies` need.
+    async fn stage(&mut self, gpu: &Gpu, plan: &Plan) -> Result<(), DeviceError> {
+        let sizes: Vec<u64> = self.copies.iter().map(|it| it.bytes).collect();
+        for (chunk, copy) in buffers::row(gpu, &plan.target, &sizes, "staging", STAGING)
+            .await?
+            .into_iter()
+            .zip(&mut self.copies)
+        {
+            if self.staging.last() != Some(&chunk.buffer) {
+                self.staging.push(chunk.buffer);
+            }
+            copy.to = (self.staging.len() - 1, chunk.offset);
+        }
+        Ok(())
+    }
+}

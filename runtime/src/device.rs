@@ -1,0 +1,431 @@
+//! Adapters to devices. A `Device` is a GPU opened through wgpu or the processor; either way it says, as a `Target`, what
+//! the compiler may use. A lost GPU is opened again when it is next needed.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use wgfuse_compiler::target::{Place, Target};
+
+use crate::{
+    counters::{Counters, Counts},
+    disabled::DisabledReason,
+    error::{DeviceError, Result},
+    pipelines::Pipelines,
+};
+
+/// Where sessions run. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    target: Target,
+    reason: Option<DisabledReason>,
+    origin: Origin,
+    gpu: Mutex<Option<Arc<Gpu>>>,
+    counters: Arc<Counters>,
+}
+
+/// How a lost device is opened again.
+#[derive(Debug)]
+enum Origin {
+    Cpu,
+    Adapter(Box<wgpu::AdapterInfo>),
+    /// The application's own: it alone can make a new one.
+    Given,
+}
+
+/// An open wgpu device, until it is lost.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub timestamps: bool,
+    pub pipelines: Pipelines,
+    pub counters: Arc<Counters>,
+    lost: Arc<OnceLock<String>>,
+}
+
+/// One adapter, as `wgfuse devices` lists it.
+#[derive(Clone, Debug)]
+pub struct AdapterSummary {
+    /// What `Device::adapter` takes.
+    pub index: usize,
+    pub name: String,
+    pub backend: String,
+    /// "discrete", "integrated", "virtual", "software" or "other".
+    pub kind: &'static str,
+    pub driver: String,
+    pub target: Target,
+    pub timestamps: bool,
+    /// Whether `Device::best` would take it if it were the only one.
+    pub suitable: bool,
+}
+
+impl Device {
+    /// The processor.
+    pub fn cpu() -> Device {
+        Device::processor(DisabledReason::SwitchedOff)
+    }
+
+    /// The best GPU that is not software, else the processor with the reason why. The environment variable
+    /// `WGFUSE_DEVICE` (`auto`, `gpu`, `cpu` or an adapter's number) overrides the choice.
+    pub async fn best_async() -> Result<Device> {
+        match std::env::var("WGFUSE_DEVICE").as_deref().map(str::trim) {
+            Ok("cpu") => return Ok(Device::cpu()),
+            Ok("gpu") => return Device::gpu_async().await,
+            Ok("" | "auto") | Err(_) => {}
+            Ok(text) => {
+                let index = text.parse().map_err(|_| {
+                    DeviceError::NoAdapter(format!(
+                        "WGFUSE_DEVICE is '{text}', not auto, gpu, cpu or a number"
+                    ))
+                })?;
+                return Device::adapter_async(index).await;
+            }
+        }
+        let mut found = adapters().await;
+        let software = found.iter().filter(|it| it.get_info().device_type == wgpu::DeviceType::Cpu).count();
+        found.retain(|it| it.get_info().device_type != wgpu::DeviceType::Cpu && suitable(it));
+        // The driver of the best one may refuse to open it; the next may not.
+        found.sort_by_key(|it| std::cmp::Reverse(rank(&it.get_info())));
+        let mut why = String::new();
+        for adapter in found {
+            match Device::open(adapter).await {
+                Ok(device) => return Ok(device),
+                Err(error) => why = format!(": {error}"),
+            }
+        }
+        if why.is_empty() && software > 0 {
+            why = format!(" but {software} that are software (ask for one with `gpu` or its number)");
+        }
+        Ok(Device::processor(DisabledReason::NoAdapter(why)))
+    }
+
+    /// The best adapter, software or not.
+    pub async fn gpu_async() -> Result<Device> {
+        let mut found = adapters().await;
+        found.retain(suitable);
+        found.sort_by_key(|it| std::cmp::Reverse(rank(&it.get_info())));
+        let mut error = DeviceError::NoAdapter("none was found that can compute".into());
+        for adapter in found {
+            match Device::open(adapter).await {
+                Ok(device) => return Ok(device),
+                Err(it) => error = it,
+            }
+        }
+        Err(error.into())
+    }
+
+    /// The adapter with this number in `adapters()`.
+    pub async fn adapter_async(index: usize) -> Result<Device> {
+        let found = adapters().await;
+        let count = found.len();
+        let adapter = found.into_iter().nth(index);
+        let adapter =
+            adapter.ok_or_else(|| DeviceError::NoAdapter(format!("number {index}; there are {count}")))?;
+        Ok(Device::open(adapter).await?)
+    }
+
+    pub async fn adapters_async() -> Vec<AdapterSummary> {
+        let summary = |(index, adapter): (usize, wgpu::Adapter)| {
+            let info = adapter.get_info();
+            let features = adapter.features() & wanted();
+            AdapterSummary {
+                index,
+                name: info.name.clone(),
+                backend: info.backend.to_string(),
+                kind: kind(&info),
+                driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+                target: target(&info, features, &adapter.limits()),
+                timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+                suitable: info.device_type != wgpu::DeviceType::Cpu && suitable(&adapter),
+            }
+        };
+        adapters().await.into_iter().enumerate().map(summary).collect()
+    }
+
+    /// The application's own device. It decides which features and limits there are.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Device {
+        let info = device.adapter_info();
+        let target = target(&info, device.features(), &device.limits());
+        let counters = Arc::new(Counters::default());
+        let gpu = Gpu::new(device, queue, counters.clone(), Arc::default());
+        Device::with(info.name, target, Origin::Given, Some(gpu), counters)
+    }
+
+    /// The same device held to the stricter of its own and these limits.
+    pub fn limited_to(&self, limits: &Target) -> Device {
+        let inner = &self.inner;
+        Device {
+            inner: Arc::new(Inner {
+                name: inner.name.clone(),
+                target: inner.target.limited_to(limits),
+                reason: inner.reason.clone(),
+                origin: match &inner.origin {
+                    Origin::Cpu => Origin::Cpu,
+                    Origin::Adapter(info) => Origin::Adapter(info.clone()),
+                    Origin::Given => Origin::Given,
+                },
+                gpu: Mutex::new(inner.gpu.lock().expect("nothing panics inside").clone()),
+                counters: inner.counters.clone(),
+            }),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.inner.target
+    }
+
+    pub fn is_gpu(&self) -> bool {
+        self.inner.target.place == Place::Gpu
+    }
+
+    /// Why this is the processor; `None` for a GPU.
+    pub fn disabled_reason(&self) -> Option<&DisabledReason> {
+        self.inner.reason.as_ref()
+    }
+
+    /// Objects of the graphics API made so far.
+    pub fn counts(&self) -> Counts {
+        self.inner.counters.counts()
+    }
+
+    /// The wgpu device and queue in use, for an application that shares them. `None` for the processor.
+    pub fn wgpu(&self) -> Option<(wgpu::Device, wgpu::Queue)> {
+        let gpu = self.inner.gpu.lock().expect("nothing panics inside");
+        gpu.as_ref().map(|it| (it.device.clone(), it.queue.clone()))
+    }
+
+    /// The open device, opened again if it was lost.
+    pub(crate) async fn gpu_now(&self) -> std::result::Result<Arc<Gpu>, DeviceError> {
+        let held = self.inner.gpu.lock().expect("nothing panics inside").clone();
+        let lost = match held {
+            Some(gpu) => match gpu.lost() {
+                None => return Ok(gpu),
+                Some(why) => why,
+            },
+            None => "it was never opened".to_owned(),
+        };
+        let Origin::Adapter(wanted) = &self.inner.origin else { return Err(DeviceError::Lost(lost)) };
+        let same = |it: &wgpu::Adapter| {
+            let info = it.get_info();
+            (info.backend, info.vendor, info.device) == (wanted.backend, wanted.vendor, wanted.device)
+                && info.name == wanted.name
+        };
+        let adapter = adapters().await.into_iter().find(same).ok_or(DeviceError::Lost(lost))?;
+        let gpu = Arc::new(open(&adapter, self.inner.counters.clone()).await?);
+        *self.inner.gpu.lock().expect("nothing panics inside") = Some(gpu.clone());
+        Ok(gpu)
+    }
+
+    async fn open(adapter: wgpu::Adapter) -> std::result::Result<Device, DeviceError> {
+        let info = adapter.get_info();
+        let counters = Arc::new(Counters::default());
+        let gpu = open(&adapter, counters.clone()).await?;
+        let target = target(&info, gpu.device.features(), &gpu.device.limits());
+        Ok(Device::with(info.name.clone(), target, Origin::Adapter(Box::new(info)), Some(gpu), counters))
+    }
+
+    fn processor(reason: DisabledReason) -> Device {
+        let mut device =
+            Device::with("processor".into(), Target::cpu(), Origin::Cpu, None, Arc::new(Counters::default()));
+        Arc::get_mut(&mut device.inner).expect("just made").reason = Some(reason);
+        device
+    }
+
+    fn with(
+        name: String,
+        target: Target,
+        origin: Origin,
+        gpu: Option<Gpu>,
+        counters: Arc<Counters>,
+    ) -> Device {
+        let gpu = Mutex::new(gpu.map(Arc::new));
+        Device { inner: Arc::new(Inner { name, target, reason: None, origin, gpu, counters }) }
+    }
+}
+
+/// Forms that block the thread.
+#[cfg(not(target_arch = "wasm32"))]
+impl Device {
+    /// See `best_async`.
+    pub fn best() -> Result<Device> {
+        pollster::block_on(Device::best_async())
+    }
+
+    /// See `gpu_async`.
+    pub fn gpu() -> Result<Device> {
+        pollster::block_on(Device::gpu_async())
+    }
+
+    /// See `adapter_async`.
+    pub fn adapter(index: usize) -> Result<Device> {
+        pollster::block_on(Device::adapter_async(index))
+    }
+
+    /// Every adapter, in the order of their numbers.
+    pub fn adapters() -> Vec<AdapterSummary> {
+        pollster::block_on(Device::adapters_async())
+    }
+}
+
+impl Gpu {
+    fn new(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        counters: Arc<Counters>,
+        lost: Arc<OnceLock<String>>,
+    ) -> Gpu {
+        let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        Gpu { device, queue, timestamps, pipelines: Pipelines::default(), counters, lost }
+    }
+
+    pub fn lost(&self) -> Option<String> {
+        self.lost.get().cloned()
+    }
+
+    /// From now on the device counts as lost.
+    pub fn lose(&self, why: &str) {
+        let _ = self.lost.set(why.to_owned());
+    }
+
+    /// What `make` gives, or the error that the device reported meanwhile, with `at` as its place.
+    pub async fn scoped<T>(&self, at: &str, make: impl FnOnce() -> T) -> std::result::Result<T, DeviceError> {
+        // Scopes belong to this thread: all are closed, in reverse order, before anything is awaited.
+        let (made, closed) = {
+            let [internal, validation, memory] =
+                [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory]
+                    .map(|it| self.device.push_error_scope(it));
+            let made = make();
+            (made, [memory.pop(), validation.pop(), internal.pop()])
+        };
+        let mut first = None;
+        for scope in closed {
+            first = first.or(scope.await);
+        }
+        match first {
+            None => match self.lost() {
+                None => Ok(made),
+                Some(why) => Err(DeviceError::Lost(why)),
+            },
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(DeviceError::OutOfMemory(at.to_owned())),
+            Some(wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. }) => {
+                match self.lost() {
+                    Some(why) => Err(DeviceError::Lost(why)),
+                    None => Err(DeviceError::Refused { at: at.to_owned(), what: description }),
+                }
+            }
+        }
+    }
+}
+
+async fn open(adapter: &wgpu::Adapter, counters: Arc<Counters>) -> std::result::Result<Gpu, DeviceError> {
+    let mut limits = adapter.limits();
+    // Some adapters report more than wgpu's own layout inference can hold.
+    limits.max_bind_groups = limits.max_bind_groups.min(8);
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("wgfuse"),
+        required_features: adapter.features() & wanted(),
+        required_limits: limits,
+        memory_hints: wgpu::MemoryHints::Performance,
+        ..Default::default()
+    };
+    let (device, queue) = adapter
+        .request_device(&descriptor)
+        .await
+        .map_err(|it| DeviceError::NoAdapter(format!("{} does not open: {it}", adapter.get_info().name)))?;
+    let lost: Arc<OnceLock<String>> = Arc::default();
+    let mark = lost.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        let _ = mark.set(format!("{reason:?} {message}").trim().to_owned());
+    });
+    // Errors are collected by scopes; one that escapes them must not end the program.
+    device.on_uncaptured_error(Arc::new(|error| tracing::error!("{error}")));
+    Ok(Gpu::new(device, queue, counters, lost))
+}
+
+fn wanted() -> wgpu::Features {
+    wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY
+}
+
+async fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    let instance = wgpu::Instance::new(descriptor);
+    if cfg!(target_arch = "wasm32") {
+        let options = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        };
+        return instance.request_adapter(&options).await.into_iter().collect();
+    }
+    instance.enumerate_adapters(wgpu::Backends::all()).await
+}
+
+fn suitable(adapter: &wgpu::Adapter) -> bool {
+    let flags = adapter.get_downlevel_capabilities().flags;
+    flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        && adapter.limits().max_storage_buffers_per_shader_stage >= 8
+}
+
+/// Larger is better.
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 4,
+        wgpu::DeviceType::VirtualGpu => 3,
+        wgpu::DeviceType::IntegratedGpu => 2,
+        wgpu::DeviceType::Other => 1,
+        wgpu::DeviceType::Cpu => 0,
+    };
+    let backend = match info.backend {
+        wgpu::Backend::Vulkan | wgpu::Backend::Metal | wgpu::Backend::BrowserWebGpu => 3,
+        wgpu::Backend::Dx12 => 2,
+        wgpu::Backend::Gl => 1,
+        wgpu::Backend::Noop => 0,
+    };
+    (kind, backend)
+}
+
+fn kind(info: &wgpu::AdapterInfo) -> &'static str {
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => "discrete",
+        wgpu::DeviceType::IntegratedGpu => "integrated",
+        wgpu::DeviceType::VirtualGpu => "virtual",
+        wgpu::DeviceType::Cpu => "software",
+        wgpu::DeviceType::Other => "other",
+    }
+}
+
+fn target(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Target {
+    // No implementation promises one allocation of 4 GiB, whatever a buffer may have.
+    const LARGEST_BUFFER: u64 = 0xffe0_0000;
+    Target {
+        place: Place::Gpu,
+        max_storage_buffers: limits
+            .max_storage_buffers_per_shader_stage
+            .min(limits.max_bindings_per_bind_group),
+        max_binding_size: limits.max_storage_buffer_binding_size & !3,
+        max_buffer_size: limits.max_buffer_size.min(LARGEST_BUFFER) & !3,
+        offset_alignment: limits.min_storage_buffer_offset_alignment as u64,
+        max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+        max_workgroup_size: [
+            limits.max_compute_workgroup_size_x,
+            limits.max_compute_workgroup_size_y,
+            limits.max_compute_workgroup_size_z,
+        ],
+        max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+        max_workgroup_memory: limits.max_compute_workgroup_storage_size,
+        subgroup: features
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        i64: false,
+    }
+}

@@ -1,0 +1,56 @@
+//! What can go wrong while running: the model or the input, the device, or a file.
+
+use std::path::PathBuf;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model or an input is at fault.
+    #[error(transparent)]
+    Model(#[from] wgfuse_compiler::error::Error),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+}
+
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    #[error("no such adapter: {0}")]
+    NoAdapter(String),
+    /// The next run opens the device again.
+    #[error("the device was lost: {0}")]
+    Lost(String),
+    #[error("the device is out of memory: {0}")]
+    OutOfMemory(String),
+    /// The driver refused something that the compiler made.
+    #[error("the driver refused {at}: {what}")]
+    Refused { at: String, what: String },
+}
+
+/// Who is at fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    Model,
+    Input,
+    Device,
+    Io,
+}
+
+impl Error {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Model(wgfuse_compiler::error::Error::Input { .. }) => ErrorKind::Input,
+            Error::Model(_) => ErrorKind::Model,
+            Error::Device(_) => ErrorKind::Device,
+            Error::Io { .. } => ErrorKind::Io,
+        }
+    }
+
+    pub(crate) fn input(input: &str, what: impl Into<String>) -> Error {
+        Error::Model(wgfuse_compiler::error::Error::input(input, what))
+    }
+}

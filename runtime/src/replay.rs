@@ -1,0 +1,208 @@
+//! The hot path: inputs in, the tape's commands in order, outputs out. Nothing is looked up and nothing is made but the
+//! outputs and wgpu's own command buffers.
+
+use bytes::Bytes;
+use wgfuse_compiler::{plan::Plan, shape::Type, tensor::Tensor};
+
+use crate::{
+    buffers::{self, Wait},
+    capture::{Command, Pinned, Readback, Segment, Source, Tape},
+    device::Gpu,
+    error::{DeviceError, Error},
+    forms,
+    host::{self, Operand},
+};
+
+/// One output a port of `plan`, in order. `inputs` are those of the plan, in order, of its types.
+pub(crate) async fn replay(
+    tape: &mut Tape,
+    plan: &Plan,
+    inputs: &[Tensor],
+    wait: Wait,
+) -> Result<Vec<Tensor>, Error> {
+    place_inputs(tape, plan, inputs).await?;
+    let gpu = tape.gpu.clone();
+    let mut encoder: Option<wgpu::CommandEncoder> = None;
+    for segment in &tape.segments {
+        match segment {
+            Segment::Gpu(commands) => encode(commands, encoder_of(gpu.as_deref(), &mut encoder)),
+            Segment::Host(calls) => {
+                submit(gpu.as_deref(), &mut encoder).await?;
+                for call in calls {
+                    // SAFETY: the operands lead to memory of the tape that nothing else uses during the run.
+                    unsafe { host::run(&call.prepared, &call.operands) };
+                }
+            }
+            Segment::Download(readback, operands) => {
+                readback.copy(encoder_of(gpu.as_deref(), &mut encoder));
+                submit(gpu.as_deref(), &mut encoder).await?;
+                let mut bytes = Vec::new();
+                readback
+                    .read(device(gpu.as_deref()), wait, |at, device| {
+                        let operand = &operands[at].0;
+                        bytes.clear();
+                        forms::to_host(operand.ty.dtype, device, operand.ty.shape.count(), &mut bytes);
+                        // SAFETY: as above; the operand has exactly its type's bytes.
+                        unsafe { operand.data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                    })
+                    .await?;
+            }
+            Segment::Upload(copies) => {
+                // Writes reach the device before the commands of the next submission, not the ones before.
+                submit(gpu.as_deref(), &mut encoder).await?;
+                let gpu = device(gpu.as_deref());
+                for (Pinned(operand), chunk) in copies {
+                    tape.scratch.clear();
+                    // SAFETY: as above.
+                    let host = unsafe { bytes_of(operand) };
+                    let ty = &operand.ty;
+                    forms::to_device(ty.dtype, host, &mut tape.scratch).map_err(|at| {
+                        let what =
+                            format!("element {at} of a {} made on the CPU does not fit 32 bits", operand.ty);
+                        DeviceError::Refused { at: "an upload".into(), what }
+                    })?;
+                    tape.scratch.resize(tape.scratch.len().next_multiple_of(4), 0);
+                    let write = || gpu.queue.write_buffer(&chunk.buffer, chunk.offset, &tape.scratch);
+                    gpu.scoped("an upload", write).await?;
+                }
+            }
+        }
+    }
+    let mut found: Vec<Option<Tensor>> = Vec::new();
+    if let Some(gpu) = gpu.as_deref()
+        && !tape.readback.copies.is_empty()
+    {
+        tape.readback.copy(encoder_of(Some(gpu), &mut encoder));
+        submit(Some(gpu), &mut encoder).await?;
+        found.resize(tape.readback.copies.len(), None);
+        let types: Vec<&Type> = (tape.outputs.iter())
+            .filter_map(|it| match it {
+                Source::Device(_, ty) => Some(ty),
+                Source::Host(_) => None,
+            })
+            .collect();
+        tape.readback
+            .read(gpu, wait, |at, device| {
+                let mut bytes = Vec::with_capacity(types[at].bytes());
+                forms::to_host(types[at].dtype, device, types[at].shape.count(), &mut bytes);
+                found[at] = Tensor::new(types[at].clone(), Bytes::from(bytes));
+            })
+            .await?;
+    } else {
+        submit(gpu.as_deref(), &mut encoder).await?;
+    }
+    let output = |it: &Source| match it {
+        Source::Device(at, _) => found[*at].clone().expect("every copy was read"),
+        Source::Host(Pinned(operand)) => {
+            // SAFETY: as above.
+            let bytes = Bytes::copy_from_slice(unsafe { bytes_of(operand) });
+            Tensor::new(operand.ty.clone(), bytes).expect("an operand has its type's bytes")
+        }
+    };
+    Ok(tape.outputs.iter().map(output).collect())
+}
+
+pub(crate) async fn place_inputs(tape: &mut Tape, plan: &Plan, inputs: &[Tensor]) -> Result<(), Error> {
+    for (number, (slot, tensor)) in tape.inputs.iter().zip(inputs).enumerate() {
+        if let Some((upload, offset)) = slot.device {
+            tape.scratch.clear();
+            forms::to_device(tensor.dtype(), tensor.data(), &mut tape.scratch).map_err(|at| {
+                let what = format!(
+                    "element {at} does not fit 32 bits, which is what {} has on the GPU",
+                    tensor.dtype()
+                );
+                Error::input(&plan.inputs[number].name, what)
+            })?;
+            tape.uploads[upload].1[offset..offset + tape.scratch.len()].copy_from_slice(&tape.scratch);
+        }
+        if let Some(Pinned(operand)) = &slot.host {
+            // SAFETY: the operand leads to memory of the tape with exactly the bytes of the input's type.
+            unsafe { operand.data.copy_from_nonoverlapping(tensor.data().as_ptr(), tensor.data().len()) };
+        }
+    }
+    if let Some(gpu) = tape.gpu.as_deref() {
+        let uploads = &tape.uploads;
+        gpu.scoped("the inputs", || {
+            uploads.iter().for_each(|(buffer, bytes)| gpu.queue.write_buffer(buffer, 0, bytes))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+fn device(gpu: Option<&Gpu>) -> &Gpu {
+    gpu.expect("a tape that uses the device has one")
+}
+
+fn encoder_of<'a>(
+    gpu: Option<&Gpu>,
+    encoder: &'a mut Option<wgpu::CommandEncoder>,
+) -> &'a mut wgpu::CommandEncoder {
+    encoder.get_or_insert_with(|| device(gpu).device.create_command_encoder(&Default::default()))
+}
+
+fn encode(commands: &[Command], encoder: &mut wgpu::CommandEncoder) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    for Command { pipeline, bind_group, groups: [x, y, z], .. } in commands {
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, bind_group, &[]);
+        pass.dispatch_workgroups(*x, *y, *z);
+    }
+}
+
+pub(crate) async fn submit(
+    gpu: Option<&Gpu>,
+    encoder: &mut Option<wgpu::CommandEncoder>,
+) -> Result<(), DeviceError> {
+    let Some(encoder) = encoder.take() else { return Ok(()) };
+    let gpu = device(gpu);
+    gpu.scoped("a submission", || {
+        gpu.queue.submit([encoder.finish()]);
+    })
+    .await
+}
+
+/// # Safety
+/// Nothing writes the operand's memory meanwhile.
+unsafe fn bytes_of(operand: &Operand) -> &[u8] {
+    // SAFETY: operands lead to initialised memory of their length.
+    unsafe { std::slice::from_raw_parts(operand.data, operand.len) }
+}
+
+impl Readback {
+    pub fn copy(&self, encoder: &mut wgpu::CommandEncoder) {
+        for it in &self.copies {
+            let (staging, offset) = it.to;
+            encoder.copy_buffer_to_buffer(
+                &it.from.buffer,
+                it.from.offset,
+                &self.staging[staging],
+                offset,
+                it.bytes,
+            );
+        }
+    }
+
+    /// Waits for the copies and shows each to `see`.
+    pub async fn read(
+        &self,
+        gpu: &Gpu,
+        wait: Wait,
+        mut see: impl FnMut(usize, &[u8]),
+    ) -> Result<(), DeviceError> {
+        buffers::map(gpu, &self.staging, wait).await?;
+        let mut fault = None;
+        for (at, it) in self.copies.iter().enumerate() {
+            let (staging, offset) = it.to;
+            match self.staging[staging].slice(offset..offset + it.bytes).get_mapped_range() {
+                Ok(view) => see(at, &view),
+                Err(error) => fault = Some(error.to_string()),
+            }
+        }
+        self.staging.iter().for_each(wgpu::Buffer::unmap);
+        match fault {
+            None => Ok(()),
+            Some(what) => Err(DeviceError::Refused { at: "the read-back".into(), what }),
+        }
+    }
+}

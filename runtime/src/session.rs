@@ -1,0 +1,293 @@
+//! A model on a device: shapes to plans to tapes, and running them.
+//!
+//! A plan is compiled the first time a shape is seen and captured the first time it runs; both are kept, the least recently
+//! used shape leaving first. Runs of one shape take turns; runs of different shapes do not wait for each other.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use async_lock::Mutex as AsyncMutex;
+use wgfuse_compiler::{
+    error::Error as ModelError,
+    options::{Fallback, Options},
+    plan::Plan,
+    shape::Shape,
+    target::{Place, Target},
+    tensor::Tensor,
+};
+
+use crate::{
+    buffers::Wait,
+    capture::{Tape, capture},
+    constants::{Constants, Failure},
+    device::Device,
+    disabled::{Disabled, DisabledLog, DisabledReason},
+    error::{DeviceError, Error, Result},
+    inputs::{self, Outputs},
+    model::Model,
+    profile::{KernelTime, profile},
+    replay::replay,
+};
+
+/// Shapes whose plans are kept.
+const KEPT: usize = 16;
+
+/// A model made ready for a device. It may be used from many threads at once.
+pub struct Session {
+    model: Model,
+    device: Device,
+    options: Options,
+    /// The most recently used last.
+    shapes: Mutex<Vec<Arc<Entry>>>,
+    kept: usize,
+    constants: AsyncMutex<Constants>,
+    disabled: DisabledLog,
+}
+
+/// One shape an input, and what was made for it.
+struct Entry {
+    shapes: Vec<Shape>,
+    state: AsyncMutex<State>,
+    plan: OnceLock<Arc<Plan>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// After the GPU could not take it: a plan for the processor, used from then on.
+    fallback: Option<Arc<Plan>>,
+    tape: Option<Tape>,
+}
+
+impl Session {
+    pub fn new(model: &Model, device: &Device) -> Result<Session> {
+        Session::with_options(model, device, Options::default())
+    }
+
+    pub fn with_options(model: &Model, device: &Device, options: Options) -> Result<Session> {
+        let disabled = DisabledLog::default();
+        if let Some(reason) = device.disabled_reason() {
+            disabled.add(reason.clone());
+        }
+        Ok(Session {
+            model: model.clone(),
+            device: device.clone(),
+            options,
+            shapes: Mutex::default(),
+            kept: KEPT,
+            constants: AsyncMutex::default(),
+            disabled,
+        })
+    }
+
+    /// Keeps the plans of up to `count` shapes, at least one.
+    pub fn keep_shapes(mut self, count: usize) -> Session {
+        self.kept = count.max(1);
+        self
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Every step down from the best way to run this model so far, with its reason and how often it applied.
+    pub fn disabled(&self) -> Vec<Disabled> {
+        self.disabled.all()
+    }
+
+    /// Runs the model once. Inputs go by name; their shapes may differ from run to run where the model allows it.
+    pub async fn run_async(&self, given: &[(&str, Tensor)]) -> Result<Outputs> {
+        self.run_waiting(given, Wait::Yield).await
+    }
+
+    /// Runs the model once and times every kernel of it.
+    pub async fn profile_async(&self, given: &[(&str, Tensor)]) -> Result<Vec<KernelTime>> {
+        self.profile_waiting(given, Wait::Yield).await
+    }
+
+    /// The plan for one shape an input, in the order of the model's inputs. It is compiled if it was not yet.
+    pub async fn plan_for_async(&self, shapes: &[Shape]) -> Result<Arc<Plan>> {
+        if shapes.len() != self.model.inputs.len() {
+            let what = format!("{} shapes were given for {} inputs", shapes.len(), self.model.inputs.len());
+            return Err(Error::input("", what));
+        }
+        inputs::shapes(&self.model.inputs, shapes)?;
+        let entry = self.entry(shapes.to_vec());
+        let state = entry.state.lock().await;
+        self.plan(&entry, &state)
+    }
+
+    async fn run_waiting(&self, given: &[(&str, Tensor)], wait: Wait) -> Result<Outputs> {
+        let tensors = inputs::ordered(&self.model.inputs, given)?;
+        let entry = self.entry(tensors.iter().map(|it| it.shape().clone()).collect());
+        let mut state = entry.state.lock().await;
+        let plan = self.ready(&entry, &mut state).await?;
+        let tape = state.tape.as_mut().expect("just made ready");
+        let outputs = match replay(tape, &plan, &tensors, wait).await {
+            Ok(outputs) => outputs,
+            Err(error) => return Err(self.failed(&entry, &mut state, error)),
+        };
+        Ok(Outputs::new(plan.outputs.iter().map(|it| it.name.clone()).zip(outputs).collect()))
+    }
+
+    async fn profile_waiting(&self, given: &[(&str, Tensor)], wait: Wait) -> Result<Vec<KernelTime>> {
+        let tensors = inputs::ordered(&self.model.inputs, given)?;
+        let entry = self.entry(tensors.iter().map(|it| it.shape().clone()).collect());
+        let mut state = entry.state.lock().await;
+        let plan = self.ready(&entry, &mut state).await?;
+        let tape = state.tape.as_mut().expect("just made ready");
+        match profile(tape, &plan, &tensors, wait).await {
+            Ok(times) => Ok(times),
+            Err(error) => Err(self.failed(&entry, &mut state, error)),
+        }
+    }
+
+    fn entry(&self, shapes: Vec<Shape>) -> Arc<Entry> {
+        let mut all = self.shapes.lock().expect("nothing panics inside");
+        let entry = match all.iter().position(|it| it.shapes == shapes) {
+            Some(at) => all.remove(at),
+            None => {
+                if all.len() >= self.kept {
+                    all.remove(0);
+                }
+                Arc::new(Entry { shapes, state: AsyncMutex::default(), plan: OnceLock::new() })
+            }
+        };
+        all.push(entry.clone());
+        entry
+    }
+
+    /// Makes sure that the entry has a plan and a tape on a living device.
+    async fn ready(&self, entry: &Entry, state: &mut State) -> Result<Arc<Plan>> {
+        if state.tape.as_ref().is_some_and(|it| it.gpu.as_ref().is_some_and(|it| it.lost().is_some())) {
+            state.tape = None;
+        }
+        let plan = self.plan(entry, state)?;
+        if state.tape.is_some() {
+            return Ok(plan);
+        }
+        match self.capture(&plan).await {
+            Ok(tape) => {
+                state.tape = Some(tape);
+                Ok(plan)
+            }
+            Err(Failure::Error(error)) => Err(self.failed(entry, state, error)),
+            Err(Failure::Step(reason)) => {
+                let plan = self.step_down(entry, reason)?;
+                state.fallback = Some(plan.clone());
+                match self.capture(&plan).await {
+                    Ok(tape) => state.tape = Some(tape),
+                    Err(Failure::Error(error)) => return Err(error),
+                    Err(Failure::Step(reason)) => {
+                        return Err(ModelError::node(reason.to_string(), "runs nowhere").into());
+                    }
+                }
+                Ok(plan)
+            }
+        }
+    }
+
+    async fn capture(&self, plan: &Plan) -> std::result::Result<Tape, Failure> {
+        let gpu = match plan.target.place {
+            Place::Gpu => Some(self.device.gpu_now().await?),
+            Place::Cpu => None,
+        };
+        let mut constants = self.constants.lock().await;
+        capture(plan, gpu, &mut constants, self.options.checked).await
+    }
+
+    fn plan(&self, entry: &Entry, state: &State) -> Result<Arc<Plan>> {
+        if let Some(plan) = &state.fallback {
+            return Ok(plan.clone());
+        }
+        if let Some(plan) = entry.plan.get() {
+            return Ok(plan.clone());
+        }
+        let plan = match self.compile(entry, self.device.target()) {
+            Err(Error::Model(ModelError::TooLarge { at, need, have })) if self.device.is_gpu() => {
+                self.step_down(entry, DisabledReason::LimitExceeded { at, need, have })?
+            }
+            other => other?,
+        };
+        for (node, why) in &plan.cpu_parts {
+            self.disabled.add(DisabledReason::Operator { node: node.to_string(), why: why.clone() });
+        }
+        Ok(entry.plan.get_or_init(|| plan).clone())
+    }
+
+    fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
+        Ok(Arc::new(wgfuse_compiler::compile(&self.model, &entry.shapes, target, &self.options)?))
+    }
+
+    /// The plan for the processor, or the reason as an error where that is not wanted.
+    fn step_down(&self, entry: &Entry, reason: DisabledReason) -> Result<Arc<Plan>> {
+        match self.options.fallback {
+            Fallback::Error => {
+                Err(ModelError::Fallback { node: "the whole model".into(), reason: reason.to_string() }
+                    .into())
+            }
+            Fallback::Cpu => {
+                let plan = self.compile(entry, &Target::cpu())?;
+                self.disabled.add(reason);
+                Ok(plan)
+            }
+        }
+    }
+
+    /// After an error nothing of the tape is trusted. A lost device is opened again by the next run; what does not fit
+    /// into the device's memory runs on the processor from then on, if it may.
+    fn failed(&self, entry: &Entry, state: &mut State, error: Error) -> Error {
+        match &error {
+            Error::Device(DeviceError::Lost(why)) => {
+                self.disabled.add(DisabledReason::DeviceLost(why.clone()));
+                state.tape = None;
+            }
+            Error::Device(DeviceError::OutOfMemory(_)) => {
+                state.tape = None;
+                if self.options.fallback == Fallback::Cpu
+                    && let Ok(plan) = self.step_down(entry, DisabledReason::OutOfMemory)
+                {
+                    state.fallback = Some(plan);
+                }
+            }
+            Error::Device(_) => state.tape = None,
+            // The inputs were at fault; the tape was not touched.
+            Error::Model(_) | Error::Io { .. } => {}
+        }
+        error
+    }
+}
+
+/// Forms that block the thread.
+#[cfg(not(target_arch = "wasm32"))]
+impl Session {
+    /// See `run_async`.
+    pub fn run(&self, given: &[(&str, Tensor)]) -> Result<Outputs> {
+        pollster::block_on(self.run_waiting(given, Wait::Block))
+    }
+
+    /// See `profile_async`.
+    pub fn profile(&self, given: &[(&str, Tensor)]) -> Result<Vec<KernelTime>> {
+        pollster::block_on(self.profile_waiting(given, Wait::Block))
+    }
+
+    /// See `plan_for_async`.
+    pub fn plan_for(&self, shapes: &[Shape]) -> Result<Arc<Plan>> {
+        pollster::block_on(self.plan_for_async(shapes))
+    }
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_cross_threads() {
+        fn crosses<T: Send + Sync>() {}
+        fn moves<T: Send>(_: impl Fn(&'static Session) -> T) {}
+        crosses::<Session>();
+        moves(|session| session.run_async(&[]));
+    }
+}
