@@ -1,0 +1,470 @@
+// Scalar operators that WGSL lacks, or has with another meaning or accuracy: `wg_<operator>_<type>`.
+//
+// In: any value, NaN and infinities too. Out: what `UnaryOp::eval` and `BinaryOp::eval` give, to a few units in the last
+// place unless stated. NaN and infinity are recognised and made by their bits, so that compilers which assume neither
+// leave the tests alone. No function indexes memory, and every loop is counted.
+//
+// The polynomials are minimax fits made for this file. Their forms are those of Abramowitz and Stegun, "Handbook of
+// Mathematical Functions", chapters 4 and 7: odd or even series whose leading term is exact.
+
+// ---- NaN and infinity
+
+fn wg_inf_f32() -> f32 {
+    // A variable, because a constant expression must not be infinite or NaN.
+    var bits = 0x7f800000u;
+    return bitcast<f32>(bits);
+}
+
+fn wg_neg_inf_f32() -> f32 {
+    var bits = 0xff800000u;
+    return bitcast<f32>(bits);
+}
+
+fn wg_nan_f32() -> f32 {
+    var bits = 0x7fc00000u;
+    return bitcast<f32>(bits);
+}
+
+fn wg_isnan_f32(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+fn wg_isinf_f32(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u;
+}
+
+// `magnitude` with the sign bit of `sign`.
+fn wg_copysign_f32(magnitude: f32, sign: f32) -> f32 {
+    return bitcast<f32>((bitcast<u32>(magnitude) & 0x7fffffffu) | (bitcast<u32>(sign) & 0x80000000u));
+}
+
+// ---- Order: NaN if either is NaN
+
+fn wg_max_f32(a: f32, b: f32) -> f32 {
+    return select(select(max(a, b), b, wg_isnan_f32(b)), a, wg_isnan_f32(a));
+}
+
+fn wg_min_f32(a: f32, b: f32) -> f32 {
+    return select(select(min(a, b), b, wg_isnan_f32(b)), a, wg_isnan_f32(a));
+}
+
+fn wg_relu_f32(x: f32) -> f32 {
+    return select(max(x, 0.0), x, wg_isnan_f32(x));
+}
+
+fn wg_sign_f32(x: f32) -> f32 {
+    return select(sign(x), x, wg_isnan_f32(x));
+}
+
+fn wg_sign_i32(x: i32) -> i32 {
+    return select(0i, 1i, x > 0i) - select(0i, 1i, x < 0i);
+}
+
+fn wg_sign_u32(x: u32) -> u32 {
+    return min(x, 1u);
+}
+
+fn wg_round_f32(x: f32) -> f32 {
+    return round(x);
+}
+
+// ---- Exponentials and logarithms
+
+// exp(-inf) is 0, exp(inf) is inf, NaN stays.
+fn wg_exp_f32(x: f32) -> f32 {
+    // Below -104 the result is 0 in every rounding; from 88.8 on it is infinite.
+    let y = select(exp(clamp(x, -104.0, 89.0)), 0.0, x < -104.0);
+    return select(select(y, wg_inf_f32(), x >= 88.8), x, wg_isnan_f32(x));
+}
+
+// log(1 + x).
+fn wg_log1p_f32(x: f32) -> f32 {
+    // log(1 + x) = 2 atanh(z) with z = x / (2 + x); for x in [-0.5, 1] z is at most 1/3.
+    let z = x / (2.0 + x);
+    let s = z * z;
+    var p = fma(s, 0.121504694, 0.10713828);
+    p = fma(s, p, 0.14308442);
+    p = fma(s, p, 0.19999439);
+    p = fma(s, p, 0.33333337);
+    let near = 2.0 * fma(z * s, p, z);
+    return select(log(1.0 + x), near, x >= -0.5 && x <= 1.0);
+}
+
+fn wg_softplus_f32(x: f32) -> f32 {
+    return wg_relu_f32(x) + wg_log1p_f32(wg_exp_f32(-abs(x)));
+}
+
+fn wg_sigmoid_f32(x: f32) -> f32 {
+    let e = wg_exp_f32(-abs(x));
+    let p = 1.0 / (1.0 + e);
+    return select(e * p, p, x >= 0.0);
+}
+
+fn wg_silu_f32(x: f32) -> f32 {
+    return x * wg_sigmoid_f32(x);
+}
+
+fn wg_hardswish_f32(x: f32) -> f32 {
+    return x * clamp(x + 3.0, 0.0, 6.0) * (1.0 / 6.0);
+}
+
+// ---- Error function and gelu
+
+// Within 1.2e-7 of the exact value. |x| <= 1: x + x P(x^2); beyond: 1 - exp(-Q(|x|)), which is 1 from 4 on.
+fn wg_erf_f32(x: f32) -> f32 {
+    let t = min(abs(x), 4.0);
+    let s = t * t;
+    var p = fma(s, 7.889119e-05, -0.0008020841);
+    p = fma(s, p, 0.005189535);
+    p = fma(s, p, -0.026854444);
+    p = fma(s, p, 0.112836);
+    p = fma(s, p, -0.37612626);
+    p = fma(s, p, 0.12837917);
+    let small = fma(x, p, x);
+    var q = fma(t, 2.168685e-05, -0.00044133636);
+    q = fma(t, q, 0.004204562);
+    q = fma(t, q, -0.025208257);
+    q = fma(t, q, 0.10841858);
+    q = fma(t, q, 0.6332199);
+    q = fma(t, q, 1.1295785);
+    q = fma(t, q, -0.00018804021);
+    let large = wg_copysign_f32(1.0 - exp(-q), x);
+    return select(select(large, small, t <= 1.0), x, wg_isnan_f32(x));
+}
+
+fn wg_gelu_f32(x: f32) -> f32 {
+    return 0.5 * x * (1.0 + wg_erf_f32(x * 0.70710677));
+}
+
+// x/2 (1 + tanh u) = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3).
+fn wg_gelu_tanh_f32(x: f32) -> f32 {
+    return x * wg_sigmoid_f32(1.5957692 * fma(0.044715 * x * x, x, x));
+}
+
+// ---- Hyperbolic functions and their inverses
+
+// |x| < 0.62: x + x^3 P(x^2); beyond: 1 - 2 / (exp(2|x|) + 1), of |x| cut to 10, where the result is 1.
+fn wg_tanh_f32(x: f32) -> f32 {
+    let t = min(abs(x), 10.0);
+    let s = t * t;
+    var p = fma(s, -0.0057208124, 0.0206538);
+    p = fma(s, p, -0.053744428);
+    p = fma(s, p, 0.13331501);
+    p = fma(s, p, -0.33333284);
+    let small = fma(x * s, p, x);
+    let large = wg_copysign_f32(1.0 - 2.0 / (exp(2.0 * t) + 1.0), x);
+    return select(select(large, small, t < 0.62), x, wg_isnan_f32(x));
+}
+
+fn wg_sinh_f32(x: f32) -> f32 {
+    let s = x * x;
+    var p = fma(s, 2.8174397e-06, 0.00019836066);
+    p = fma(s, p, 0.0083333505);
+    p = fma(s, p, 0.16666667);
+    let small = fma(x * s, p, x);
+    // The square of exp(|x|/2), because exp(|x|) overflows before sinh does.
+    let h = wg_exp_f32(0.5 * abs(x));
+    let large = wg_copysign_f32(0.5 * h * h - 0.5 / (h * h), x);
+    return select(select(large, small, abs(x) <= 1.0), x, wg_isnan_f32(x));
+}
+
+fn wg_cosh_f32(x: f32) -> f32 {
+    let h = wg_exp_f32(0.5 * abs(x));
+    return 0.5 * h * h + 0.5 / (h * h);
+}
+
+fn wg_asinh_f32(x: f32) -> f32 {
+    let t = abs(x);
+    // Where t^2 would overflow, the root is t itself.
+    let near = wg_log1p_f32(t + t * t / (1.0 + sqrt(fma(t, t, 1.0))));
+    let y = select(near, log(t) + 0.6931472, t > 1e9);
+    return select(wg_copysign_f32(y, x), x, wg_isnan_f32(x) || wg_isinf_f32(x));
+}
+
+// NaN below 1.
+fn wg_acosh_f32(x: f32) -> f32 {
+    let t = max(x, 1.0) - 1.0;
+    let near = wg_log1p_f32(t + sqrt(t * (t + 2.0)));
+    let y = select(near, log(max(x, 1.0)) + 0.6931472, x > 1e9);
+    let cut = select(y, wg_nan_f32(), x < 1.0);
+    return select(cut, x, wg_isnan_f32(x) || bitcast<u32>(x) == 0x7f800000u);
+}
+
+// Infinite at 1, NaN beyond.
+fn wg_atanh_f32(x: f32) -> f32 {
+    let t = abs(x);
+    let inside = min(t, 0.99999994);
+    let y = 0.5 * wg_log1p_f32(2.0 * inside / (1.0 - inside));
+    let cut = select(select(y, wg_inf_f32(), t == 1.0), wg_nan_f32(), t > 1.0);
+    return select(wg_copysign_f32(cut, x), x, wg_isnan_f32(x));
+}
+
+// ---- Circular functions and their inverses
+
+// x minus the nearest multiple `quarter` of pi/2, by Cody and Waite's method: pi/2 in five parts, of which four have 8 bits,
+// so that their products with `quarter` are exact up to 2^16. |x| at most 100000.
+fn wg_quarter_rest_f32(x: f32, quarter: f32) -> f32 {
+    var r = fma(quarter, -1.5703125, x);
+    r = fma(quarter, -0.0004825592041015625, r);
+    r = fma(quarter, -1.2665987014770508e-06, r);
+    r = fma(quarter, -9.89530235528946e-10, r);
+    return fma(quarter, -2.5633440682570896e-12, r);
+}
+
+// sin(x + turn pi/2) for |x| <= 100000.
+fn wg_sin_turned_f32(x: f32, turn: i32) -> f32 {
+    let quarter = round(x * 0.63661975);
+    let r = wg_quarter_rest_f32(x, quarter);
+    let s = r * r;
+    var p = fma(s, -0.00019516655, 0.008332173);
+    p = fma(s, p, -0.16666655);
+    let sine = fma(r * s, p, r);
+    var q = fma(s, 2.4437728e-05, -0.0013887362);
+    q = fma(s, q, 0.041666646);
+    let cosine = fma(s * s, q, fma(s, -0.5, 1.0));
+    let n = i32(quarter) + turn;
+    let y = select(sine, cosine, (n & 1i) == 1i);
+    return select(y, -y, (n & 2i) == 2i);
+}
+
+// To the accuracy of the built-in function where |x| > 100000.
+fn wg_sin_f32(x: f32) -> f32 {
+    let y = wg_sin_turned_f32(clamp(x, -100000.0, 100000.0), 0i);
+    let far = select(sin(x), wg_nan_f32(), (bitcast<u32>(x) & 0x7fffffffu) >= 0x7f800000u);
+    return select(far, y, abs(x) <= 100000.0);
+}
+
+// To the accuracy of the built-in function where |x| > 100000.
+fn wg_cos_f32(x: f32) -> f32 {
+    let y = wg_sin_turned_f32(clamp(x, -100000.0, 100000.0), 1i);
+    let far = select(cos(x), wg_nan_f32(), (bitcast<u32>(x) & 0x7fffffffu) >= 0x7f800000u);
+    return select(far, y, abs(x) <= 100000.0);
+}
+
+fn wg_tan_f32(x: f32) -> f32 {
+    return wg_sin_f32(x) / wg_cos_f32(x);
+}
+
+// For 0 <= t <= 1.
+fn wg_atan_unit_f32(t: f32) -> f32 {
+    let s = t * t;
+    var p = fma(s, -0.0018271847, 0.011064315);
+    p = fma(s, p, -0.03145547);
+    p = fma(s, p, 0.05823432);
+    p = fma(s, p, -0.08419446);
+    p = fma(s, p, 0.10957572);
+    p = fma(s, p, -0.14265245);
+    p = fma(s, p, 0.19998638);
+    p = fma(s, p, -0.33333302);
+    return fma(t * s, p, t);
+}
+
+fn wg_atan2_f32(y: f32, x: f32) -> f32 {
+    let ax = abs(x);
+    let ay = abs(y);
+    let larger = max(ax, ay);
+    // 0/0 counts as 0, inf/inf as 1.
+    let quotient = min(ax, ay) / select(larger, 1.0, larger == 0.0);
+    let t = select(quotient, 1.0, wg_isinf_f32(x) && wg_isinf_f32(y));
+    let near = wg_atan_unit_f32(min(t, 1.0));
+    let upper = select(near, 1.5707964 - near, ay > ax);
+    let angle = select(upper, 3.1415927 - upper, (bitcast<u32>(x) & 0x80000000u) != 0u);
+    let signed = wg_copysign_f32(angle, y);
+    return select(signed, wg_nan_f32(), wg_isnan_f32(x) || wg_isnan_f32(y));
+}
+
+fn wg_atan_f32(x: f32) -> f32 {
+    return wg_atan2_f32(x, 1.0);
+}
+
+// NaN beyond 1.
+fn wg_asin_f32(x: f32) -> f32 {
+    let y = wg_atan2_f32(x, sqrt(max((1.0 - x) * (1.0 + x), 0.0)));
+    return select(y, wg_nan_f32(), abs(x) > 1.0);
+}
+
+// NaN beyond 1.
+fn wg_acos_f32(x: f32) -> f32 {
+    let y = wg_atan2_f32(sqrt(max((1.0 - x) * (1.0 + x), 0.0)), x);
+    return select(y, wg_nan_f32(), abs(x) > 1.0);
+}
+
+// ---- Powers
+
+// C's pow. Whole exponents below 64 by multiplication; others to the accuracy of the built-in function.
+fn wg_pow_f32(x: f32, y: f32) -> f32 {
+    if y == 0.0 || x == 1.0 {
+        return 1.0;
+    }
+    if wg_isnan_f32(x) || wg_isnan_f32(y) {
+        return wg_nan_f32();
+    }
+    let base = abs(x);
+    let size = abs(y);
+    let whole = floor(size) == size;
+    let odd = whole && size < 16777216.0 && (u32(min(size, 16777216.0)) & 1u) == 1u;
+    let grows = y > 0.0;
+    var power = 0.0;
+    if wg_isinf_f32(y) {
+        power = select(select(0.0, wg_inf_f32(), (base > 1.0) == grows), 1.0, base == 1.0);
+    } else if base == 0.0 {
+        power = select(wg_inf_f32(), 0.0, grows);
+    } else if wg_isinf_f32(x) {
+        power = select(0.0, wg_inf_f32(), grows);
+    } else if whole && size < 64.0 {
+        var rest = u32(size);
+        var square = base;
+        power = 1.0;
+        for (var bit = 0u; bit < 6u; bit += 1u) {
+            if (rest & 1u) == 1u {
+                power *= square;
+            }
+            rest >>= 1u;
+            if rest == 0u {
+                break;
+            }
+            square *= square;
+        }
+        power = select(1.0 / power, power, grows);
+    } else {
+        power = pow(base, y);
+    }
+    if (bitcast<u32>(x) & 0x80000000u) == 0u {
+        return power;
+    }
+    if whole {
+        return select(power, -power, odd);
+    }
+    return select(wg_nan_f32(), power, base == 0.0 || wg_isinf_f32(x));
+}
+
+fn wg_pow_u32(x: u32, y: u32) -> u32 {
+    var product = 1u;
+    var square = x;
+    var rest = y;
+    for (var bit = 0u; bit < 32u; bit += 1u) {
+        if (rest & 1u) == 1u {
+            product *= square;
+        }
+        rest >>= 1u;
+        if rest == 0u {
+            break;
+        }
+        square *= square;
+    }
+    return product;
+}
+
+// A negative power is cut towards zero.
+fn wg_pow_i32(x: i32, y: i32) -> i32 {
+    if y < 0i {
+        return select(select(0i, select(1i, -1i, (y & 1i) == 1i), x == -1i), 1i, x == 1i);
+    }
+    return bitcast<i32>(wg_pow_u32(bitcast<u32>(x), bitcast<u32>(y)));
+}
+
+// ---- Division
+
+// Exact remainder with the sign of `x`, by long division of the significands, eight bits a step.
+fn wg_rem_f32(x: f32, y: f32) -> f32 {
+    let x_bits = bitcast<u32>(x) & 0x7fffffffu;
+    let y_bits = bitcast<u32>(y) & 0x7fffffffu;
+    if x_bits >= 0x7f800000u || y_bits > 0x7f800000u || y_bits == 0u {
+        return wg_nan_f32();
+    }
+    if x_bits < y_bits {
+        return x;
+    }
+    // A value is its significand times 2^(exponent - 150); subnormal ones have exponent 1 and no leading bit.
+    let x_exponent = max(x_bits >> 23u, 1u);
+    let y_exponent = max(y_bits >> 23u, 1u);
+    let divisor = (y_bits & 0x7fffffu) | select(0u, 0x800000u, y_bits >= 0x800000u);
+    var rest = ((x_bits & 0x7fffffu) | select(0u, 0x800000u, x_bits >= 0x800000u)) % divisor;
+    var steps = x_exponent - y_exponent;
+    for (var step = 0u; step < 32u; step += 1u) {
+        if steps == 0u || rest == 0u {
+            break;
+        }
+        let bits = min(steps, 8u);
+        rest = (rest << bits) % divisor;
+        steps -= bits;
+    }
+    var bits = 0u;
+    if rest != 0u {
+        let shift = min(23u - firstLeadingBit(rest), y_exponent - 1u);
+        let significand = rest << shift;
+        bits = (significand & 0x7fffffu) | select(0u, (y_exponent - shift) << 23u, significand >= 0x800000u);
+    }
+    return bitcast<f32>(bits | (bitcast<u32>(x) & 0x80000000u));
+}
+
+// Remainder with the sign of `y`.
+fn wg_mod_f32(x: f32, y: f32) -> f32 {
+    let rest = wg_rem_f32(x, y);
+    let other = (bitcast<u32>(rest) ^ bitcast<u32>(y)) >= 0x80000000u;
+    return select(select(rest, rest + y, other), wg_copysign_f32(0.0, y), rest == 0.0);
+}
+
+// Towards zero; by zero 0; the smallest number by -1 is itself.
+fn wg_div_i32(x: i32, y: i32) -> i32 {
+    let unsafe_divisor = y == 0i || (y == -1i && x == -2147483648);
+    let quotient = x / select(y, 1i, unsafe_divisor);
+    return select(quotient, 0i, y == 0i);
+}
+
+fn wg_div_u32(x: u32, y: u32) -> u32 {
+    return select(x / max(y, 1u), 0u, y == 0u);
+}
+
+// With the sign of `x`; by zero 0.
+fn wg_rem_i32(x: i32, y: i32) -> i32 {
+    return select(x - wg_div_i32(x, y) * y, 0i, y == 0i);
+}
+
+fn wg_rem_u32(x: u32, y: u32) -> u32 {
+    return select(x % max(y, 1u), 0u, y == 0u);
+}
+
+// With the sign of `y`; by zero 0.
+fn wg_mod_i32(x: i32, y: i32) -> i32 {
+    let rest = wg_rem_i32(x, y);
+    return select(rest, rest + y, rest != 0i && (rest ^ y) < 0i);
+}
+
+fn wg_mod_u32(x: u32, y: u32) -> u32 {
+    return wg_rem_u32(x, y);
+}
+
+// ---- Shifts; by 32 and more places (a negative number of places too) no bit is left
+
+fn wg_shl_u32(x: u32, places: u32) -> u32 {
+    return select(x << (places & 31u), 0u, places > 31u);
+}
+
+fn wg_shl_i32(x: i32, places: i32) -> i32 {
+    return bitcast<i32>(wg_shl_u32(bitcast<u32>(x), bitcast<u32>(places)));
+}
+
+fn wg_shr_u32(x: u32, places: u32) -> u32 {
+    return select(x >> (places & 31u), 0u, places > 31u);
+}
+
+// Fills with the sign.
+fn wg_shr_i32(x: i32, places: i32) -> i32 {
+    return x >> min(bitcast<u32>(places), 31u);
+}
+
+// ---- Floats to integers: cut towards zero, the nearest end outside the range, NaN 0
+
+fn wg_f32_to_i32(x: f32) -> i32 {
+    let number = select(x, 0.0, wg_isnan_f32(x));
+    // The largest f32 below 2^31.
+    let inside = i32(clamp(number, -2147483648.0, 2147483520.0));
+    return select(inside, 2147483647i, number >= 2147483648.0);
+}
+
+fn wg_f32_to_u32(x: f32) -> u32 {
+    let number = select(x, 0.0, wg_isnan_f32(x));
+    let inside = u32(clamp(number, 0.0, 4294967040.0));
+    return select(inside, 4294967295u, number >= 4294967296.0);
+}
