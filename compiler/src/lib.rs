@@ -3,23 +3,23 @@
 //!
 //! Modules stand in the order in which data flows; a module uses only those above it.
 
-pub mod codegen;
 pub mod dtype;
-pub mod error;
-pub mod graph;
-pub mod import;
-pub mod index;
-pub mod lower;
-pub mod meaning;
-pub mod options;
-pub mod partition;
-pub mod passes;
-pub mod plan;
-pub mod scalar;
-pub mod schedule;
 pub mod shape;
-pub mod target;
+pub mod error;
+pub mod scalar;
+pub mod meaning;
 pub mod tensor;
+pub mod index;
+pub mod target;
+pub mod graph;
+pub mod options;
+pub mod import;
+pub mod passes;
+pub mod partition;
+pub mod lower;
+pub mod schedule;
+pub mod codegen;
+pub mod plan;
 
 use error::Error;
 use import::Model;
