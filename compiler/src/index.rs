@@ -333,3 +333,171 @@ impl fmt::Debug for Atom {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SplitMix64.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }
+
+        fn below(&mut self, end: usize) -> usize {
+            (self.next() % end as u64) as usize
+        }
+
+        fn one_of(&mut self, all: &[i64]) -> i64 {
+            all[self.below(all.len())]
+        }
+    }
+
+    /// What an expression is built from, kept to be evaluated without any simplification.
+    enum Plain {
+        Leaf(usize),
+        Constant(i64),
+        Add(Box<Plain>, Box<Plain>),
+        Mul(Box<Plain>, i64),
+        Div(Box<Plain>, i64),
+        Mod(Box<Plain>, i64),
+    }
+
+    impl Plain {
+        fn random(random: &mut Random, leaves: usize, depth: usize) -> Plain {
+            if depth == 0 {
+                return match random.below(4) {
+                    0 => Plain::Constant(random.one_of(&[-17, -6, -1, 0, 1, 2, 5, 12])),
+                    _ => Plain::Leaf(random.below(leaves)),
+                };
+            }
+            let part = |random: &mut Random| Box::new(Plain::random(random, leaves, depth - 1));
+            match random.below(6) {
+                0..=2 => Plain::Add(part(random), part(random)),
+                3 => Plain::Mul(part(random), random.one_of(&[-12, -3, -1, 0, 1, 2, 3, 4, 6, 8, 12])),
+                4 => Plain::Div(part(random), random.one_of(&[1, 2, 3, 4, 6, 8, 12])),
+                _ => Plain::Mod(part(random), random.one_of(&[1, 2, 3, 4, 6, 8, 12])),
+            }
+        }
+
+        fn index(&self, leaves: &[Index]) -> Index {
+            match self {
+                Plain::Leaf(at) => leaves[*at].clone(),
+                Plain::Constant(it) => Index::constant(*it),
+                Plain::Add(a, b) => a.index(leaves).add(&b.index(leaves)),
+                Plain::Mul(a, by) => a.index(leaves).mul(*by),
+                Plain::Div(a, by) => a.index(leaves).div(*by),
+                Plain::Mod(a, by) => a.index(leaves).modulo(*by),
+            }
+        }
+
+        fn eval(&self, values: &[i64]) -> i64 {
+            match self {
+                Plain::Leaf(at) => values[*at],
+                Plain::Constant(it) => *it,
+                Plain::Add(a, b) => a.eval(values) + b.eval(values),
+                Plain::Mul(a, by) => a.eval(values) * by,
+                Plain::Div(a, by) => a.eval(values).div_euclid(*by),
+                Plain::Mod(a, by) => a.eval(values).rem_euclid(*by),
+            }
+        }
+    }
+
+    fn well_formed(index: &Index) {
+        assert!(index.terms.is_sorted_by(|a, b| a.0 < b.0), "{index}");
+        for (atom, by) in &index.terms {
+            assert_ne!(*by, 0, "{index}");
+            if let Atom::Div(inner, _) | Atom::Mod(inner, _) = atom {
+                well_formed(inner);
+            }
+        }
+    }
+
+    /// The leaves: three loop variables and a value read between -3 and 9.
+    fn leaf_value(atom: &Atom, values: &[i64]) -> i64 {
+        match atom {
+            Atom::Var { axis, .. } => values[*axis as usize],
+            _ => values[3],
+        }
+    }
+
+    #[test]
+    fn random_expressions_keep_their_values_and_ranges() {
+        for seed in 0..20_000 {
+            let random = &mut Random(seed);
+            let extents: Vec<usize> = (0..3).map(|_| 1 + random.below(13)).collect();
+            let mut leaves: Vec<Index> = (0..3).map(|axis| Index::var(axis, extents[axis])).collect();
+            leaves.push(Index::data(0, -3, 9));
+            let depth = 1 + random.below(5);
+            let plain = Plain::random(random, leaves.len(), depth);
+            let index = plain.index(&leaves);
+            well_formed(&index);
+            let (low, high) = index.range();
+            for _ in 0..20 {
+                let mut values: Vec<i64> = extents.iter().map(|&it| random.below(it) as i64).collect();
+                values.push(random.below(13) as i64 - 3);
+                let want = plain.eval(&values);
+                let have = index.eval(&mut |atom| leaf_value(atom, &values));
+                assert_eq!(have, want, "seed {seed}: {index} at {values:?}");
+                assert!(low <= want && want <= high, "seed {seed}: {index} at {values:?}");
+                let same = index.substitute(&mut |atom| Index::atom(atom.clone()));
+                let have = same.eval(&mut |atom| leaf_value(atom, &values));
+                assert_eq!(have, want, "seed {seed}: {index} became {same}");
+            }
+        }
+    }
+
+    fn variables(shape: &[usize]) -> Vec<Index> {
+        shape.iter().enumerate().map(|(axis, &dim)| Index::var(axis, dim)).collect()
+    }
+
+    #[test]
+    fn places_survive_a_change_of_shape() {
+        for seed in 0..2_000 {
+            let random = &mut Random(seed);
+            let shape: Vec<usize> = (0..1 + random.below(4)).map(|_| 1 + random.below(7)).collect();
+            let count: usize = shape.iter().product();
+            let x = Index::var(0, count);
+            assert_eq!(linearise(&delinearise(&x, &shape), &shape), x, "seed {seed}: {shape:?}");
+            let coords = variables(&shape);
+            let back = delinearise(&linearise(&coords, &shape), &shape);
+            assert_eq!(back.as_slice(), coords, "seed {seed}: {shape:?}");
+        }
+    }
+
+    #[test]
+    fn chains_of_reshapes_cancel() {
+        let chain = |from: &[usize], through: &[&[usize]]| {
+            let mut coords: SmallVec<[Index; 4]> = variables(from).into();
+            let mut shape = from;
+            for next in through.iter().copied().chain([from]) {
+                coords = delinearise(&linearise(&coords, shape), next);
+                shape = next;
+            }
+            assert_eq!(coords.as_slice(), variables(from), "{from:?} {through:?}");
+        };
+        chain(&[4, 6], &[&[24]]);
+        chain(&[24], &[&[4, 6]]);
+        chain(&[24], &[&[2, 2, 6], &[4, 6]]);
+        chain(&[2, 12, 16], &[&[2, 12, 4, 4], &[24, 16], &[384]]);
+        chain(&[128, 384], &[&[1, 128, 12, 32], &[128, 12, 32], &[49152]]);
+        chain(&[4, 6], &[&[8, 3]]);
+        chain(&[6, 4], &[&[3, 8], &[24], &[2, 12]]);
+    }
+
+    /// Heads split off and joined again around a swap of axes leave single variables.
+    #[test]
+    fn heads_leave_plain_variables() {
+        let at = variables(&[2, 12, 128, 32]);
+        let swapped = [at[0].clone(), at[2].clone(), at[1].clone(), at[3].clone()];
+        let joined = delinearise(&linearise(&swapped, &[2, 128, 12, 32]), &[256, 384]);
+        assert_eq!(joined[0].to_string(), "128*i0 + i2");
+        assert_eq!(joined[1].to_string(), "32*i1 + i3");
+    }
+}
