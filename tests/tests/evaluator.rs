@@ -1,0 +1,61 @@
+//! The slow evaluator against values made by ONNX's reference implementation (`files/graph/evaluator.py`).
+
+use wgfuse_compiler::{
+    graph::{eval::eval, text::parse, verify::verify},
+    tensor::Tensor,
+};
+
+const CASES: &str = include_str!("../files/graph/evaluator.txt");
+
+#[test]
+fn agrees_with_onnx() {
+    let mut failures = Vec::new();
+    let mut compared = 0;
+    for case in CASES.split("-----\n") {
+        let name = case.lines().next().unwrap_or_default();
+        match check(case) {
+            Ok(()) => compared += 1,
+            Err(what) => failures.push(format!("{name}: {what}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(compared > 90, "only {compared} cases");
+}
+
+#[test]
+fn a_wrong_value_is_seen() {
+    let case = |want: &str| {
+        format!(
+            "%0 = constant {{4.0}} : f32[1]\n%1 = sqrt %0 : f32[1]\n%2 = constant {{{want}}} : f32[1]\n\
+             output \"have\" = %1\noutput \"want\" = %2\n"
+        )
+    };
+    assert_eq!(check(&case("2.0")), Ok(()));
+    assert!(check(&case("2.001")).is_err());
+}
+
+fn check(case: &str) -> Result<(), String> {
+    let graph = parse(case).map_err(|it| it.to_string())?;
+    let faults = verify(&graph);
+    if !faults.is_empty() {
+        return Err(format!("{faults:?}"));
+    }
+    let outputs = eval(&graph, &[]).map_err(|it| it.to_string())?;
+    let [have, want] = outputs.as_slice() else { return Err("two outputs are needed".to_string()) };
+    compare(have, want)
+}
+
+fn compare(have: &Tensor, want: &Tensor) -> Result<(), String> {
+    if have.ty() != want.ty() {
+        return Err(format!("{} is not {}", have.ty(), want.ty()));
+    }
+    // The reference computes in f32.
+    let tolerance = if want.dtype().is_float() { 1e-5 } else { 0.0 };
+    for (at, (a, b)) in have.to_f64().into_iter().zip(want.to_f64()).enumerate() {
+        let close = (a - b).abs() <= tolerance * (1.0 + b.abs());
+        if !(close || a == b || a.is_nan() && b.is_nan()) {
+            return Err(format!("element {at} is {a}, not {b}"));
+        }
+    }
+    Ok(())
+}
