@@ -12,54 +12,15 @@ use wgfuse_compiler::{
     tensor::Tensor,
 };
 
-/// SplitMix64: the same numbers for the same seed, everywhere and for ever.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0..end.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    pub fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-
-    /// -2..2, uniform.
-    pub fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 22) as f32 - 2.0
-    }
-}
-
-/// Values of type `ty`: floats in -2..2, integers in -3..=3 (0..=3 where unsigned), booleans.
-pub fn random_tensor(random: &mut Random, ty: &Type) -> Tensor {
-    use wgfuse_compiler::scalar::Scalar;
-    let values: Vec<Scalar> = (0..ty.shape.count())
-        .map(|_| match ty.dtype {
-            DType::Bool => Scalar::Int(random.below(2) as i64),
-            dtype if dtype.is_float() => Scalar::of(dtype, random.float() as f64),
-            DType::U8 | DType::U16 | DType::U32 | DType::U64 => Scalar::Int(random.below(4) as i64),
-            _ => Scalar::Int(random.below(7) as i64 - 3),
-        })
-        .collect();
-    Tensor::from_scalars(ty.clone(), values)
-}
+use crate::random::Random;
 
 /// A graph on f32 tensors (with i64 indices) and a tensor for each of its inputs. The same seed gives the same graph.
 pub fn random_graph(seed: u64) -> (Graph, Vec<Tensor>) {
-    let mut maker = Maker { random: Random(seed), builder: GraphBuilder::new(), values: Vec::new() };
+    let mut maker = Maker { random: Random::new(seed), builder: GraphBuilder::new(), values: Vec::new() };
     let graph = maker.graph();
     let graph = graph.unwrap_or_else(|error| panic!("seed {seed} makes no graph: {error}"));
-    let mut random = Random(seed ^ 0x5eed);
-    let inputs = graph.inputs().iter().map(|it| random_tensor(&mut random, &it.ty)).collect();
+    let mut random = Random::new(seed ^ 0x5eed);
+    let inputs = graph.inputs().iter().map(|it| random.tensor(&it.ty, 4)).collect();
     (graph, inputs)
 }
 
@@ -102,7 +63,7 @@ impl Maker {
         let vector = rank > 0;
         match self.random.below(20) {
             0..=2 => {
-                let op = self.random.one_of(&[
+                let op = *self.random.pick(&[
                     UnaryOp::Neg,
                     UnaryOp::Abs,
                     UnaryOp::Tanh,
@@ -119,7 +80,7 @@ impl Maker {
             }
             3..=6 => {
                 let other = self.fitting(&shape)?;
-                let op = self.random.one_of(&[
+                let op = *self.random.pick(&[
                     BinaryOp::Add,
                     BinaryOp::Sub,
                     BinaryOp::Mul,
@@ -165,7 +126,7 @@ impl Maker {
                 self.builder.concat(&[x, flipped], along)
             }
             13 if vector => {
-                let op = self.random.one_of(&[ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min]);
+                let op = *self.random.pick(&[ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min]);
                 let keep = self.random.below(2) == 0;
                 let made = match self.random.below(2) {
                     0 => self.builder.mean(x, &[along], keep)?,
@@ -198,8 +159,9 @@ impl Maker {
             }
             18 if vector => {
                 let count = 1 + self.random.below(5);
-                let indices: Vec<i64> =
-                    (0..count).map(|_| self.random.below(2 * shape[axis]) as i64 - shape[axis] as i64).collect();
+                let indices: Vec<i64> = (0..count)
+                    .map(|_| self.random.below(2 * shape[axis]) as i64 - shape[axis] as i64)
+                    .collect();
                 let indices = Tensor::i64([count], &indices).expect("one number an element");
                 let indices = self.builder.constant(indices);
                 self.builder.gather(x, along, indices)
@@ -242,11 +204,11 @@ impl Maker {
     }
 
     fn constant(&mut self, shape: &Shape) -> Value {
-        let tensor = random_tensor(&mut self.random, &Type::new(DType::F32, shape.clone()));
+        let tensor = self.random.tensor(&Type::new(DType::F32, shape.clone()), 4);
         self.builder.constant(tensor)
     }
 
     fn shape(&mut self) -> Shape {
-        (0..self.random.below(5)).map(|_| self.random.one_of(&[1, 2, 3, 4, 7, 8])).collect()
+        (0..self.random.below(5)).map(|_| *self.random.pick(&[1, 2, 3, 4, 7, 8])).collect()
     }
 }

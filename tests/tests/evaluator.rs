@@ -1,9 +1,7 @@
 //! The slow evaluator against values made by ONNX's reference implementation (`files/graph/evaluator.py`).
 
-use wgfuse_compiler::{
-    graph::{eval::eval, text::parse, verify::verify},
-    tensor::Tensor,
-};
+use wgfuse_compiler::graph::{eval::eval, text::parse, verify::verify};
+use wgfuse_tests::compare::difference;
 
 const CASES: &str = include_str!("../files/graph/evaluator.txt");
 
@@ -42,20 +40,7 @@ fn check(case: &str) -> Result<(), String> {
     }
     let outputs = eval(&graph, &[]).map_err(|it| it.to_string())?;
     let [have, want] = outputs.as_slice() else { return Err("two outputs are needed".to_string()) };
-    compare(have, want)
-}
-
-fn compare(have: &Tensor, want: &Tensor) -> Result<(), String> {
-    if have.ty() != want.ty() {
-        return Err(format!("{} is not {}", have.ty(), want.ty()));
-    }
     // The reference computes in f32.
     let tolerance = if want.dtype().is_float() { 1e-5 } else { 0.0 };
-    for (at, (a, b)) in have.to_f64().into_iter().zip(want.to_f64()).enumerate() {
-        let close = (a - b).abs() <= tolerance * (1.0 + b.abs());
-        if !(close || a == b || a.is_nan() && b.is_nan()) {
-            return Err(format!("element {at} is {a}, not {b}"));
-        }
-    }
-    Ok(())
+    difference(have, want, tolerance, tolerance).map_or(Ok(()), Err)
 }
