@@ -1,13 +1,28 @@
 //! Graph to better graph: the pipeline, top to bottom, and the driver that shows and checks each step.
 
+mod algebra;
+mod attention;
+mod batch_norm;
+mod composite;
+mod fold;
+mod gather;
+mod matching;
 mod rewrite;
+#[cfg(test)]
+mod tests;
+mod view;
 
+#[cfg(test)]
+use rewrite::rewrite_named;
 pub use rewrite::{Licence, Rule, rewrite};
 
 use crate::{
     bug,
     error::Error,
-    graph::{Graph, infer::infer},
+    graph::{
+        Graph,
+        verify::{Fault, verify},
+    },
     options::{Hook, Options, UserPass},
     target::Target,
 };
@@ -36,45 +51,24 @@ impl Stage {
 pub struct Pass {
     pub name: &'static str,
     pub stage: Stage,
-    pub run: fn(&Graph, &Options) -> Result<Graph, Error>,
+    /// Applied together, until none fires.
+    pub rules: &'static [&'static [&'static [Rule]]],
 }
 
 /// Read top to bottom; the only place that knows the order.
 pub const PIPELINE: &[Pass] = &[
     // First, so that every later pattern is written in one way only and sees constants as constants.
-    Pass {
-        name: "simplify",
-        stage: Stage::PreGrad,
-        run: |graph, options| rewrite(graph, SIMPLIFY, licence(options)),
-    },
+    Pass { name: "simplify", stage: Stage::PreGrad, rules: &[SIMPLIFY] },
     // Before the products and sums that the pieces consist of are used up by other patterns.
-    Pass {
-        name: "composites",
-        stage: Stage::PreGrad,
-        run: |graph, options| rewrite(graph, SIMPLIFY, licence(options)),
-    },
+    Pass { name: "composites", stage: Stage::PreGrad, rules: &[&[composite::RULES], SIMPLIFY] },
     // Needs a whole softmax, which `composites` may have made.
-    Pass {
-        name: "attention",
-        stage: Stage::Joint,
-        run: |graph, options| rewrite(graph, SIMPLIFY, licence(options)),
-    },
-    // Only a run for its result may use the running statistics as constants.
-    Pass {
-        name: "batch-norm",
-        stage: Stage::PostGrad,
-        run: |graph, options| rewrite(graph, SIMPLIFY, licence(options)),
-    },
-    // Last, for what the replacements left behind.
-    Pass {
-        name: "clean",
-        stage: Stage::PostGrad,
-        run: |graph, options| rewrite(graph, SIMPLIFY, licence(options)),
-    },
+    Pass { name: "attention", stage: Stage::Joint, rules: &[&[attention::RULES], SIMPLIFY] },
+    // Only a run for its result may take running statistics as constants.
+    Pass { name: "batch-norm", stage: Stage::PostGrad, rules: &[&[batch_norm::RULES], SIMPLIFY] },
 ];
 
 /// What brings a graph to its plain form.
-const SIMPLIFY: &[&[Rule]] = &[];
+const SIMPLIFY: &[&[Rule]] = &[fold::RULES, algebra::RULES, view::RULES, gather::RULES];
 
 fn licence(options: &Options) -> Licence {
     if options.exact { Licence::Exact } else { Licence::Relaxed }
@@ -109,7 +103,8 @@ pub fn optimise_observed(
         }
         graph = hooks(graph, Hook::Before(pass.name.into()), observe)?;
         if !left_out(pass.name) {
-            graph = (pass.run)(&graph, options)?;
+            graph =
+                rewrite(&graph, pass.rules.iter().copied().flatten().copied().flatten(), licence(options))?;
             if cfg!(debug_assertions)
                 && let Some(what) = fault(&graph)
             {
@@ -171,9 +166,6 @@ fn run_own(pass: &UserPass, from: &Graph) -> Result<Graph, Error> {
 
 /// What is wrong with a graph, if anything is.
 fn fault(graph: &Graph) -> Option<String> {
-    graph.nodes().find_map(|(value, node)| match infer(graph, &node.op) {
-        Ok(ty) if ty == node.ty => None,
-        Ok(ty) => Some(format!("{value:?} has type {} instead of {ty}", node.ty)),
-        Err(what) => Some(format!("{value:?} '{}': {what}", node.origin)),
-    })
+    let faults = verify(graph);
+    (!faults.is_empty()).then(|| faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("; "))
 }

@@ -55,14 +55,29 @@ const FUEL: usize = 64;
 const ROUNDS: usize = 256;
 
 /// The graph with all licensed rules applied until none fires.
-pub fn rewrite(from: &Graph, rules: &[&[Rule]], allowed: Licence) -> Result<Graph, Error> {
-    let rules: Vec<&Rule> = rules.iter().copied().flatten().filter(|it| it.licence <= allowed).collect();
+pub fn rewrite<'a>(
+    from: &Graph,
+    rules: impl IntoIterator<Item = &'a Rule>,
+    allowed: Licence,
+) -> Result<Graph, Error> {
+    rewrite_named(from, rules, allowed).map(|it| it.0)
+}
+
+/// As `rewrite`; also the names of the rules that fired.
+pub fn rewrite_named<'a>(
+    from: &Graph,
+    rules: impl IntoIterator<Item = &'a Rule>,
+    allowed: Licence,
+) -> Result<(Graph, Vec<&'static str>), Error> {
+    let rules: Vec<&Rule> = rules.into_iter().filter(|it| it.licence <= allowed).collect();
     let (mut graph, mut fired) = round(from, &rules)?;
+    let mut all = fired.clone();
     for _ in 0..ROUNDS {
         if fired.is_empty() {
-            return Ok(graph);
+            return Ok((graph, all));
         }
         (graph, fired) = round(&graph, &rules)?;
+        all.extend(&fired);
     }
     bug!("rules go in circles: {fired:?}")
 }
