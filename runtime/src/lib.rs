@@ -11,7 +11,7 @@ mod device;
 mod disabled;
 mod error;
 mod forms;
-mod host;
+pub mod host;
 mod inputs;
 mod memory;
 mod model;

@@ -10,7 +10,7 @@ use wgfuse_compiler::{
 use super::{
     Operand, Parts,
     exec::Frame,
-    loops::{self, Lane},
+    loops::Lane,
     map::BLOCK,
     program::{self, Level, Phase, Program, Source},
     rows,

@@ -239,9 +239,6 @@ impl Walk {
         self.extents[self.extents.len() - 1]
     }
 
-    pub fn is_conditional(&self) -> bool {
-        !self.conditions.is_empty()
-    }
 
     /// The address at the domain's first point, where `values` are those of the variables outside it.
     pub fn base(&self, values: &[i64]) -> i64 {
