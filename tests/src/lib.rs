@@ -1,5 +1,6 @@
 //! What the tests of this workspace share: random inputs, comparison.
 
 pub mod compare;
+pub mod host;
 pub mod random;
 pub mod random_graph;

@@ -185,7 +185,7 @@ impl Contract {
             let count = to - from;
             let mut values = self.values(batch);
             scratch::with(self.b.registers() + 64, |registers| {
-                                let out = shared.at().wrapping_add(from * depth * size);
+                let out = shared.at().wrapping_add(from * depth * size);
                 match &self.b {
                     Side::AlongDepth { .. } => unsafe {
                         self.b.matrix(operands, &mut values, &self.depth, size, from, count, registers, out);
@@ -194,7 +194,14 @@ impl Contract {
                     Side::AlongSide { .. } | Side::Strided { .. } => {
                         scratch::with(count * depth * size, |piece| unsafe {
                             let part = self.b.matrix(
-                                operands, &mut values, &self.depth, size, from, count, registers, piece,
+                                operands,
+                                &mut values,
+                                &self.depth,
+                                size,
+                                from,
+                                count,
+                                registers,
+                                piece,
                             );
                             for k in 0..depth {
                                 let line = part.at.wrapping_add(k * count * size);

@@ -67,7 +67,10 @@ unsafe fn step(ins: &Ins, frame: &Frame) {
             Op::AddScaled(by) => {
                 let (x, y) = (slice::<i64>(a, count), slice::<i64>(b, count));
                 let out = slice_mut::<i64>(out, count);
-                out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = x.wrapping_add(y.wrapping_mul(*by)));
+                out.iter_mut()
+                    .zip(x)
+                    .zip(y)
+                    .for_each(|((out, x), y)| *out = x.wrapping_add(y.wrapping_mul(*by)));
             }
             Op::DivFloor(by) => divide(out, a, count, *by, |x, by| x / by, i64::div_euclid),
             Op::ModFloor(by) => divide(out, a, count, *by, |x, by| x % by, i64::rem_euclid),
@@ -243,9 +246,8 @@ unsafe fn load_as<T: Stored>(
         match run.stride {
             0 => std::slice::from_raw_parts_mut(out, run.len).fill((*from).held()),
             1 => (0..run.len).for_each(|at| *out.add(at) = (*from.add(at)).held()),
-            stride => {
-                (0..run.len).for_each(|at| *out.add(at) = (*from.offset(at as isize * stride as isize)).held())
-            }
+            stride => (0..run.len)
+                .for_each(|at| *out.add(at) = (*from.offset(at as isize * stride as isize)).held()),
         }
     };
     let invalid = |at, len| unsafe {

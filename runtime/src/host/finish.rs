@@ -136,8 +136,7 @@ unsafe fn stores(
     let param = base.wrapping_add(program.params[0].0 as usize);
     for done in (0..count).step_by(BLOCK) {
         let now = BLOCK.min(count - done);
-        let frame =
-            Frame { base, operands, values, start: [first + done, 0], count: [now, 0], inner: 1 };
+        let frame = Frame { base, operands, values, start: [first + done, 0], count: [now, 0], inner: 1 };
         unsafe {
             std::ptr::copy_nonoverlapping(from.add(done * size), param, now * size);
             program.phase(0, &frame);

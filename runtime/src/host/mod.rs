@@ -85,16 +85,16 @@ pub fn prepare(kernel: &Kernel, types: &[Type]) -> Prepared {
     let parts = Parts { body, stores, tensors, types, space: &space };
     let form = match &kernel.skeleton {
         Skeleton::Map { space, .. } => Form::Map(Map::new(&parts, space)),
-        Skeleton::Rows { outer, inner, stages, form: _ } => Form::Rows(Rows::new(&parts, outer, inner, stages)),
+        Skeleton::Rows { outer, inner, stages, form: _ } => {
+            Form::Rows(Rows::new(&parts, outer, inner, stages))
+        }
         Skeleton::Contract { space, depth, batch, rows, cols, a, b, tile: _ } => {
             match Contract::new(&parts, depth, [batch, rows, cols], [*a, *b]) {
                 Some(contract) => Form::Contract(Box::new(contract)),
                 None => Form::Rows(contract::as_rows(&parts, space, depth, [*a, *b])),
             }
         }
-        Skeleton::Attention { .. } => {
-            Form::Attention(Box::new(Attention::new(&parts, &kernel.skeleton)))
-        }
+        Skeleton::Attention { .. } => Form::Attention(Box::new(Attention::new(&parts, &kernel.skeleton))),
     };
     Prepared { sizes: types.iter().map(Type::bytes).collect(), form }
 }

@@ -37,28 +37,48 @@ pub const NONE: Reg = Reg::MAX;
 
 pub enum Op {
     /// The values of a form.
-    Coord { walk: Walk, lane: Lane },
+    Coord {
+        walk: Walk,
+        lane: Lane,
+    },
     /// `a + by * b`, of I64.
     AddScaled(i64),
     /// Rounded down, of I64.
     DivFloor(i64),
     ModFloor(i64),
     /// 0 where a condition of the walk, or the register `a`, is false.
-    Load { tensor: usize, dtype: DType, walk: Walk },
+    Load {
+        tensor: usize,
+        dtype: DType,
+        walk: Walk,
+    },
     /// From the element whose number is in `a`; 0 where `b` is false.
-    Gather { tensor: usize, dtype: DType },
+    Gather {
+        tensor: usize,
+        dtype: DType,
+    },
     Unary(UnaryOp, DType),
     Binary(BinaryOp, DType),
     Select(Lane),
-    Cast { from: DType, to: DType },
+    Cast {
+        from: DType,
+        to: DType,
+    },
     /// In place, of f32.
     Round(DType),
     /// Each row's element for all of its points.
     Repeat(Lane),
     /// `a` to the tensor.
-    Store { tensor: usize, dtype: DType, walk: Walk },
+    Store {
+        tensor: usize,
+        dtype: DType,
+        walk: Walk,
+    },
     /// `a` to the elements whose numbers are in `b`.
-    Scatter { tensor: usize, dtype: DType },
+    Scatter {
+        tensor: usize,
+        dtype: DType,
+    },
 }
 
 pub struct Ins {
@@ -126,7 +146,10 @@ struct Builder<'a> {
 
 /// Where `tensor` stands among a kernel's tensors.
 pub fn position(tensors: &[TensorId], tensor: TensorId) -> usize {
-    tensors.iter().position(|it| *it == tensor).unwrap_or_else(|| bug!("a kernel uses a tensor it does not list"))
+    tensors
+        .iter()
+        .position(|it| *it == tensor)
+        .unwrap_or_else(|| bug!("a kernel uses a tensor it does not list"))
 }
 
 /// Every index of a body and of stores.
@@ -135,7 +158,9 @@ pub fn indices<'a>(body: &'a Body, stores: &'a [Store], tensors: &[TensorId], ty
     for (_, expr, _) in body.iter() {
         match expr {
             Expr::Coord(at) => all.push(at.clone()),
-            Expr::Load { tensor, at, .. } => all.push(linearise(at, &types[position(tensors, *tensor)].shape)),
+            Expr::Load { tensor, at, .. } => {
+                all.push(linearise(at, &types[position(tensors, *tensor)].shape))
+            }
             Expr::Const(_)
             | Expr::Param(_)
             | Expr::Unary(..)
@@ -158,7 +183,9 @@ pub fn levels(body: &Body, inner: &[usize], params_at: Level) -> Vec<Level> {
                 at.iter().map(|it| index_level(it, &levels, inner)).max().unwrap_or(Level::Rows)
             }
             Expr::Param(_) => params_at,
-            Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => Level::Rows,
+            Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => {
+                Level::Rows
+            }
         };
         expr.operands(&mut |it| level = level.max(levels[it.0 as usize]));
         levels.push(level);
@@ -235,7 +262,8 @@ impl Program {
                 builder.indices.clear();
             }
             let first = builder.ins.len();
-            let own = phase.roots.iter().map(|(root, level)| builder.value(*root, *level)).collect::<Vec<_>>();
+            let own =
+                phase.roots.iter().map(|(root, level)| builder.value(*root, *level)).collect::<Vec<_>>();
             phase.stores.iter().for_each(|(store, level)| builder.store(store, *level));
             ranges.push(first..builder.ins.len());
             roots.push(own);
@@ -450,7 +478,11 @@ impl Builder<'_> {
     fn finish(mut self, phases: Vec<Range<usize>>, mut roots: Vec<Vec<Reg>>) -> Program {
         let mut last: Vec<usize> = vec![0; self.regs.len()];
         for (at, ins) in self.ins.iter().enumerate() {
-            ins.args.iter().chain([&ins.out]).filter(|it| **it != NONE).for_each(|it| last[*it as usize] = at);
+            ins.args
+                .iter()
+                .chain([&ins.out])
+                .filter(|it| **it != NONE)
+                .for_each(|it| last[*it as usize] = at);
         }
         for (range, roots) in phases.iter().zip(&roots) {
             roots.iter().for_each(|it| last[*it as usize] = last[*it as usize].max(range.end));

@@ -5,13 +5,7 @@
 //! a time, for short rows and those whose neighbours in memory belong to other rows.
 
 use smallvec::SmallVec;
-use wgfuse_compiler::{
-    dtype::DType,
-    lower::Expr,
-    scalar::ReduceOp,
-    schedule::kernel::Stage,
-    shape::Shape,
-};
+use wgfuse_compiler::{dtype::DType, lower::Expr, scalar::ReduceOp, schedule::kernel::Stage, shape::Shape};
 
 use super::{
     Operand, Parts,
@@ -230,7 +224,9 @@ impl Rows {
                 self.program.phase(self.stages.len(), &one_level(base, operands, values, first, count));
             });
         }
-        unsafe { self.program.phase(self.stages.len() + 1, &one_level(base, operands, values, first, count)) };
+        unsafe {
+            self.program.phase(self.stages.len() + 1, &one_level(base, operands, values, first, count))
+        };
     }
 
     /// `f` with the inner variables at every point.

@@ -70,8 +70,7 @@ impl Side {
                 along_depth += by_depth;
             }
         }
-        let by_side =
-            side.count >= 16 && (along_side > 0 || depth.count < 16) && along_side >= along_depth;
+        let by_side = side.count >= 16 && (along_side > 0 || depth.count < 16) && along_side >= along_depth;
         let both: Vec<usize> = side.vars.iter().chain(&depth.vars).copied().collect();
         let source = Source {
             body: parts.body,
@@ -139,7 +138,9 @@ impl Side {
                 for done in (0..total).step_by(BLOCK) {
                     let now = BLOCK.min(total - done);
                     let start = first * depth.count + done;
-                    unsafe { evaluate(program, operands, values, start, now, registers, out.add(done * size), size) };
+                    unsafe {
+                        evaluate(program, operands, values, start, now, registers, out.add(done * size), size)
+                    };
                 }
                 Matrix { at: out, side: depth.count as isize, depth: 1 }
             }
@@ -150,7 +151,9 @@ impl Side {
                     for done in (0..count).step_by(BLOCK) {
                         let now = BLOCK.min(count - done);
                         let to = out.wrapping_add((k * count + done) * size);
-                        unsafe { evaluate(program, operands, values, first + done, now, registers, to, size) };
+                        unsafe {
+                            evaluate(program, operands, values, first + done, now, registers, to, size)
+                        };
                     }
                 }
                 depth.set(values, 0);
@@ -171,8 +174,7 @@ unsafe fn evaluate(
     out: *mut u8,
     size: usize,
 ) {
-    let frame =
-        Frame { base: registers, operands, values, start: [start, 0], count: [count, 0], inner: 1 };
+    let frame = Frame { base: registers, operands, values, start: [start, 0], count: [count, 0], inner: 1 };
     unsafe {
         program.phase(0, &frame);
         std::ptr::copy_nonoverlapping(frame.reg(program.roots[0][0]), out, count * size);

@@ -144,7 +144,11 @@ impl Space {
         let mut extents: SmallVec<[i64; 4]> = SmallVec::new();
         let mut strides: Vec<SmallVec<[i64; 4]>> = vec![SmallVec::new(); 1 + conditions.len()];
         let inside = domain.iter().flat_map(|var| {
-            self.digits.iter().enumerate().filter(move |(_, it)| it.var == *var).map(|(at, it)| (at, it.extent))
+            self.digits
+                .iter()
+                .enumerate()
+                .filter(move |(_, it)| it.var == *var)
+                .map(|(at, it)| (at, it.extent))
         });
         for (at, extent) in inside {
             let joins = !extents.is_empty()
@@ -238,7 +242,6 @@ impl Walk {
     pub fn inner_extent(&self) -> i64 {
         self.extents[self.extents.len() - 1]
     }
-
 
     /// The address at the domain's first point, where `values` are those of the variables outside it.
     pub fn base(&self, values: &[i64]) -> i64 {
