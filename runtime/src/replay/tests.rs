@@ -1,0 +1,249 @@
+//! Tapes of plans written by hand, on the noop backend (plumbing, no values) and on a real driver.
+
+use std::sync::Arc;
+
+use slotmap::SlotMap;
+use wgfuse_compiler::{
+    codegen::{Binding, Shader},
+    dtype::DType,
+    graph::{Graph, Output},
+    lower::{Body, TensorId},
+    plan::{
+        Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step, device_bytes, verify,
+    },
+    schedule::{Kernel, Skeleton, Store},
+    shape::{Shape, Type},
+    target::Place,
+    tensor::Tensor,
+};
+
+use crate::{
+    Device,
+    buffers::Wait,
+    capture::{Tape, capture},
+    constants::{Constants, Failure},
+    device::Gpu,
+    disabled::DisabledReason,
+    profile::profile,
+    replay::replay,
+};
+
+const COUNT: usize = 1000;
+
+/// `middle = x + w; y = middle * middle`, with `x` and `w` i64 and `y` i64: the device form is i32 throughout.
+fn plan(device: &Device, weight: Tensor) -> Plan {
+    let ty = Type::new(DType::I64, [COUNT]);
+    let len = device_bytes(&ty);
+    let mut ids: SlotMap<TensorId, ()> = SlotMap::with_key();
+    let [x, w, middle, y] = [(); 4].map(|_| ids.insert(()));
+    let slice = |buffer: u32| Slice { buffer: BufferId(buffer), offset: 0, len };
+    let buffer = |role| Buffer { place: Place::Gpu, role, size: len };
+    let port = |name: &str, tensor, buffer| Port {
+        name: name.into(),
+        ty: ty.clone(),
+        tensor: Some(tensor),
+        device: Some(slice(buffer)),
+        host: None,
+    };
+    let kernel = |name: &str, tensors: &[TensorId], expression: &str| {
+        let variables: String = (0..tensors.len())
+            .map(|it| format!("@group(0) @binding({it}) var<storage, read_write> b{it}: array<i32>;\n"))
+            .collect();
+        let text = format!(
+            "{variables} @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {{
+                let i = id.x; if (i < {COUNT}u) {{ b{}[i] = {expression}; }} }}",
+            tensors.len() - 1
+        );
+        let module = naga::front::wgsl::parse_str(&text).expect("valid");
+        let mut body = Body::default();
+        let value = body.constant(DType::I64, 0.0);
+        let last = *tensors.last().expect("one at least");
+        PlanKernel {
+            kernel: Arc::new(Kernel {
+                name: name.into(),
+                place: Place::Gpu,
+                origins: Vec::new(),
+                ops: vec!["test"],
+                body,
+                skeleton: Skeleton::Map { space: Shape::from([COUNT]), workgroup: 64 },
+                stores: vec![Store { tensor: last, at: Default::default(), value }],
+                tensors: tensors.to_vec(),
+            }),
+            types: vec![ty.clone(); tensors.len()],
+            shader: Some(Shader {
+                module: Arc::new(module),
+                workgroup_size: [64, 1, 1],
+                groups: [COUNT.div_ceil(64) as u32, 1, 1],
+                bindings: tensors.iter().map(|&tensor| Binding { tensor, offset: 0, len }).collect(),
+                key: text.len() as u128,
+            }),
+            bytes: 0,
+            flops: 0,
+        }
+    };
+    let kernels = vec![
+        kernel("sum", &[x, w, middle], "b0[i] + b1[i]"),
+        kernel("square", &[middle, y], "b0[i] * b0[i]"),
+    ];
+    let mut constant_graph = Graph::new();
+    let value = constant_graph.add_constant(weight);
+    constant_graph.outputs.push(Output { name: "w".into(), value });
+    let groups = [COUNT.div_ceil(64) as u32, 1, 1];
+    Plan {
+        target: device.target().clone(),
+        buffers: vec![
+            buffer(BufferRole::Inputs),
+            buffer(BufferRole::Weights),
+            buffer(BufferRole::Activations),
+            buffer(BufferRole::Outputs),
+        ],
+        inputs: vec![port("x", x, 0)],
+        outputs: vec![port("y", y, 3), port("again", y, 3)],
+        constants: vec![Constant { key: 1, value, port: port("w", w, 1) }],
+        constant_graph,
+        kernels,
+        steps: vec![
+            Step::Dispatch {
+                kernel: 0,
+                bindings: vec![slice(0), slice(1), slice(2)],
+                groups,
+                barrier: false,
+            },
+            Step::Dispatch { kernel: 1, bindings: vec![slice(2), slice(3)], groups, barrier: true },
+        ],
+        cpu_parts: Vec::new(),
+        live_peak: len,
+        refusals: Vec::new(),
+    }
+}
+
+fn integers(values: impl Iterator<Item = i64>) -> Tensor {
+    Tensor::i64([COUNT], &values.collect::<Vec<_>>()).expect("as many")
+}
+
+fn captured(device: &Device, plan: &Plan, constants: &mut Constants, checked: bool) -> (Arc<Gpu>, Tape) {
+    assert_eq!(verify(plan), Vec::<String>::new(), "{plan}");
+    pollster::block_on(async {
+        let gpu = device.gpu_now().await.expect("open");
+        match capture(plan, Some(gpu.clone()), constants, checked).await {
+            Ok(tape) => (gpu, tape),
+            Err(Failure::Error(error)) => panic!("{error}"),
+            Err(Failure::Step(reason)) => panic!("{reason}"),
+        }
+    })
+}
+
+fn noop() -> Device {
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    Device::from_wgpu(device, queue)
+}
+
+fn real() -> Device {
+    Device::gpu().expect("a Vulkan driver, a software one will do")
+}
+
+fn replays_make_nothing(device: &Device, values: bool) {
+    let plan = plan(device, integers((0..COUNT as i64).map(|it| -it)));
+    let mut constants = Constants::default();
+    for checked in [false, true] {
+        let (_, mut tape) = captured(device, &plan, &mut constants, checked);
+        let mut before = None;
+        for round in 0..4 {
+            let input = integers((0..COUNT as i64).map(|it| 3 * it + round));
+            let outputs = pollster::block_on(replay(&mut tape, &plan, &[input], Wait::Block)).expect("runs");
+            if values {
+                let expected = integers((0..COUNT as i64).map(|it| (2 * it + round).pow(2)));
+                assert_eq!(outputs, [expected.clone(), expected]);
+            }
+            let counts = device.counts();
+            assert_eq!(*before.get_or_insert(counts), counts);
+        }
+    }
+    assert_eq!(device.counts().pipelines, 4, "two kernels, each with and without checks");
+}
+
+#[test]
+fn replays_make_nothing_on_noop() {
+    replays_make_nothing(&noop(), false);
+}
+
+#[test]
+fn replays_make_nothing_and_give_the_values() {
+    replays_make_nothing(&real(), true);
+}
+
+#[test]
+fn plans_share_pipelines_and_constants() {
+    let device = noop();
+    let plan = plan(&device, integers(0..COUNT as i64));
+    let mut constants = Constants::default();
+    captured(&device, &plan, &mut constants, false);
+    let before = device.counts();
+    captured(&device, &plan, &mut constants, false);
+    let after = device.counts();
+    assert_eq!((before.pipelines, before.shader_modules), (after.pipelines, after.shader_modules));
+    // Inputs, activations, outputs and staging again; no weights.
+    assert_eq!(after.buffers - before.buffers, 4);
+}
+
+#[test]
+fn integers_past_32_bits_are_not_cut() {
+    let device = noop();
+    let large = || integers((0..COUNT as i64).map(|it| it << 40));
+    let mut constants = Constants::default();
+    let bad = plan(&device, large());
+    let failure = pollster::block_on(async {
+        let gpu = device.gpu_now().await.expect("open");
+        capture(&bad, Some(gpu), &mut constants, false).await.err()
+    });
+    assert!(matches!(failure, Some(Failure::Step(DisabledReason::DType { name })) if name == "w"));
+
+    let plan = plan(&device, integers(0..COUNT as i64));
+    let (_, mut tape) = captured(&device, &plan, &mut constants, false);
+    let error = pollster::block_on(replay(&mut tape, &plan, &[large()], Wait::Block)).expect_err("too large");
+    assert!(error.to_string().contains("'x'"), "{error}");
+}
+
+#[test]
+fn a_refused_shader_is_an_error_that_names_its_kernel() {
+    let device = noop();
+    let mut plan = plan(&device, integers(0..COUNT as i64));
+    let shader = plan.kernels[1].shader.as_mut().expect("it has one");
+    shader.module = Arc::default();
+    shader.key = 77;
+    let failure = pollster::block_on(async {
+        let gpu = device.gpu_now().await.expect("open");
+        capture(&plan, Some(gpu), &mut Constants::default(), false).await.err()
+    });
+    let Some(Failure::Error(error)) = failure else { panic!("no error") };
+    assert!(error.to_string().contains("kernel square"), "{error}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_then_a_new_device() {
+    let device = real();
+    let plan = plan(&device, integers(0..COUNT as i64));
+    let mut constants = Constants::default();
+    let (gpu, mut tape) = captured(&device, &plan, &mut constants, false);
+    let input = || integers(0..COUNT as i64);
+    gpu.device.destroy();
+    let _ = gpu.device.poll(wgpu::PollType::Poll);
+    let error = pollster::block_on(replay(&mut tape, &plan, &[input()], Wait::Block)).expect_err("destroyed");
+    assert!(matches!(error, crate::Error::Device(crate::DeviceError::Lost(_))), "{error:?}");
+    let (_, mut tape) = captured(&device, &plan, &mut constants, false);
+    let outputs =
+        pollster::block_on(replay(&mut tape, &plan, &[input()], Wait::Yield)).expect("a new device");
+    assert_eq!(outputs[0], integers((0..COUNT as i64).map(|it| 4 * it * it)));
+}
+
+#[test]
+fn every_kernel_is_timed() {
+    let device = real();
+    let plan = plan(&device, integers(0..COUNT as i64));
+    let (_, mut tape) = captured(&device, &plan, &mut Constants::default(), false);
+    let input = integers(0..COUNT as i64);
+    let times = pollster::block_on(profile(&mut tape, &plan, &[input], Wait::Block)).expect("runs");
+    let names: Vec<&str> = times.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["sum", "square"]);
+    assert!(times.iter().all(|it| it.seconds >= 0.0 && it.seconds < 1.0), "{times:?}");
+}
