@@ -4,10 +4,17 @@
 //! A model keeps its symbols in its signature; `Model::graph` is given the shape of every input and makes a graph in
 //! which every size is a number and everything that follows from sizes alone has been computed.
 
+pub mod emit;
+pub mod onnx;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+
 use crate::{
     dtype::DType,
     error::Error,
-    graph::Graph,
+    graph::{Graph, Value, builder::GraphBuilder},
     shape::{Dim, Shape},
 };
 
@@ -24,11 +31,181 @@ pub struct Signature {
 pub struct Model {
     pub inputs: Vec<Signature>,
     pub outputs: Vec<Signature>,
+    source: Source,
 }
 
+#[derive(Clone)]
+enum Source {
+    Onnx(Arc<onnx::Program>),
+    Builder(Arc<Build>),
+    Graph(Arc<Graph>),
+}
+
+type Build = dyn Fn(&mut GraphBuilder, &[Value]) -> Result<Vec<(String, Value)>, Error> + Send + Sync;
+
 impl Model {
+    /// A model in one file, whose format is recognised.
+    pub fn from_bytes(bytes: Bytes) -> Result<Model, Error> {
+        let other = match &bytes[..] {
+            [] => Some("the file is empty"),
+            [b'P', b'K', 3, 4, ..] => Some("this is a zip archive (.pt2, .npz)"),
+            [0x89, b'H', b'D', b'F', ..] => Some("this is an HDF5 file"),
+            [b'G', b'G', b'U', b'F', ..] => Some("this is a GGUF file"),
+            [_, _, _, _, b'T', b'F', b'L', b'3', ..] => Some("this is a TensorFlow Lite file"),
+            [_, _, _, _, _, _, 0, 0, b'{', ..] => Some("this is a safetensors file, which holds tensors but no model"),
+            [b'{' | b'<' | b'[', ..] => Some("this is text"),
+            _ => None,
+        };
+        match other {
+            Some(what) => Err(Error::malformed("byte 0", format!("an ONNX model was expected; {what}"))),
+            None => Model::from_onnx(bytes, &|_| None),
+        }
+    }
+
+    /// An ONNX model. `external` gives the bytes of an external-data file by its path relative to the model; paths that
+    /// would leave the model's folder are refused before it is asked. Weights are borrowed from `bytes`.
+    pub fn from_onnx(bytes: Bytes, external: &dyn Fn(&str) -> Option<Bytes>) -> Result<Model, Error> {
+        let program = onnx::Program::parse(&bytes, external)?;
+        Ok(Model {
+            inputs: program.inputs.clone(),
+            outputs: program.outputs.clone(),
+            source: Source::Onnx(Arc::new(program)),
+        })
+    }
+
+    /// A model written in Rust. `build` is called once for each set of input shapes, and twice here with made-up sizes
+    /// (multiples of 64, one a symbol) to learn the outputs.
+    pub fn from_builder(
+        inputs: Vec<Signature>,
+        build: impl Fn(&mut GraphBuilder, &[Value]) -> Result<Vec<(String, Value)>, Error> + Send + Sync + 'static,
+    ) -> Result<Model, Error> {
+        let mut model = Model { inputs, outputs: vec![], source: Source::Builder(Arc::new(build)) };
+        let mut symbols: Vec<&str> = Vec::new();
+        for dim in model.inputs.iter().flat_map(|it| &it.dims) {
+            if let Dim::Symbol(name) = dim
+                && !symbols.contains(&name.as_str())
+            {
+                symbols.push(name);
+            }
+        }
+        let number = |name: &str| symbols.iter().position(|it| *it == name).unwrap_or(0) + 1;
+        let traced = |step: usize| {
+            let size = |dim: &Dim| match dim {
+                Dim::Fixed(size) => *size,
+                Dim::Symbol(name) => 64 * number(name) * step,
+                Dim::Unknown => 64 * (symbols.len() + 1) * step,
+            };
+            let shapes: Vec<Shape> =
+                model.inputs.iter().map(|it| it.dims.iter().map(size).collect()).collect();
+            model.graph(&shapes)
+        };
+        let (one, two) = (traced(1)?, traced(2)?);
+        let dim = |(&a, &b): (&usize, &usize)| match symbols.iter().find(|it| a == 64 * number(it)) {
+            _ if a == b => Dim::Fixed(a),
+            Some(name) if b == 2 * a => Dim::Symbol(name.to_string()),
+            _ => Dim::Unknown,
+        };
+        model.outputs = (one.outputs.iter().zip(&two.outputs))
+            .map(|(a, b)| {
+                let (a_ty, b_ty) = (one.ty(a.value), two.ty(b.value));
+                let dims = a_ty.shape.iter().zip(b_ty.shape.iter()).map(dim).collect();
+                Signature { name: a.name.clone(), dtype: a_ty.dtype, dims }
+            })
+            .collect();
+        Ok(model)
+    }
+
+    /// A model of fixed shapes.
+    pub fn from_graph(graph: Graph) -> Model {
+        let fixed = |shape: &Shape| shape.iter().map(|&it| Dim::Fixed(it)).collect();
+        let inputs = (graph.inputs().iter())
+            .map(|it| Signature { name: it.name.clone(), dtype: it.ty.dtype, dims: fixed(&it.ty.shape) })
+            .collect();
+        let outputs = (graph.outputs.iter())
+            .map(|it| {
+                let ty = graph.ty(it.value);
+                Signature { name: it.name.clone(), dtype: ty.dtype, dims: fixed(&ty.shape) }
+            })
+            .collect();
+        Model { inputs, outputs, source: Source::Graph(Arc::new(graph)) }
+    }
+
+    /// What each symbol of the inputs stands for if they have these shapes, given in the order of `inputs`. A wrong number
+    /// of shapes, rank or size, or a symbol with two values, is an error that names the input.
+    pub fn bind(&self, shapes: &[Shape]) -> Result<BTreeMap<String, usize>, Error> {
+        let mut bound: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+        if let Some(input) = self.inputs.get(shapes.len()) {
+            return Err(Error::input(&*input.name, format!("is missing; {input} was expected")));
+        }
+        if shapes.len() > self.inputs.len() {
+            let what = format!("{} inputs were given, the model takes {}", shapes.len(), self.inputs.len());
+            return Err(Error::input(format!("number {}", self.inputs.len()), what));
+        }
+        for (input, shape) in self.inputs.iter().zip(shapes) {
+            let fail = |what: String| {
+                Error::input(&*input.name, format!("has the shape {shape}, {input} was expected: {what}"))
+            };
+            if shape.rank() != input.dims.len() {
+                return Err(fail(format!("the rank is {}, not {}", shape.rank(), input.dims.len())));
+            }
+            for (axis, (dim, &size)) in input.dims.iter().zip(shape.iter()).enumerate() {
+                match dim {
+                    Dim::Fixed(want) if *want != size => {
+                        return Err(fail(format!("axis {axis} is {size}, not {want}")));
+                    }
+                    Dim::Fixed(_) | Dim::Unknown => {}
+                    Dim::Symbol(name) => match bound.get(name) {
+                        Some((other, whose)) if *other != size => {
+                            return Err(fail(format!("'{name}' is {size}, but {other} in input '{whose}'")));
+                        }
+                        Some(_) => {}
+                        None => drop(bound.insert(name.clone(), (size, &input.name))),
+                    },
+                }
+            }
+        }
+        Ok(bound.into_iter().map(|(name, (size, _))| (name, size)).collect())
+    }
+
     /// The graph for one shape an input, in the order of `inputs`.
-    pub fn graph(&self, _shapes: &[Shape]) -> Result<Graph, Error> {
-        todo!()
+    pub fn graph(&self, shapes: &[Shape]) -> Result<Graph, Error> {
+        self.bind(shapes)?;
+        match &self.source {
+            Source::Onnx(program) => program.graph(shapes),
+            Source::Graph(graph) => Ok(Graph::clone(graph)),
+            Source::Builder(build) => {
+                let mut builder = GraphBuilder::new();
+                let inputs = (self.inputs.iter().zip(shapes))
+                    .map(|(input, shape)| builder.input(&*input.name, input.dtype, shape.clone()))
+                    .collect::<Result<Vec<_>, _>>()?;
+                for (name, value) in build(&mut builder, &inputs)? {
+                    builder.output(name, value)?;
+                }
+                builder.finish()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (axis, dim) in self.dims.iter().enumerate() {
+            if axis > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{dim}")?;
+        }
+        f.write_str("]")
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Onnx(_) => "onnx",
+            Source::Builder(_) => "builder",
+            Source::Graph(_) => "graph",
+        })
     }
 }

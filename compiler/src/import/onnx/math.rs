@@ -1,0 +1,348 @@
+//! Elementwise operators.
+
+use super::node::Node;
+use crate::{
+    dtype::{Class, DType},
+    error::Error,
+    graph::Value,
+    import::emit::Emit,
+    scalar::{BinaryOp, UnaryOp},
+};
+
+type Made = Result<Value, Error>;
+
+pub fn unary(op: UnaryOp, e: &mut Emit, n: &Node) -> Made {
+    e.unary(op, n.input(0)?)
+}
+
+pub fn binary(op: BinaryOp, e: &mut Emit, n: &Node) -> Made {
+    if n.int("axis", -1)? != -1 || n.flag("broadcast", false)? {
+        return Err(n.unsupported("broadcasting along an axis, as before opset 7"));
+    }
+    e.binary(op, n.input(0)?, n.input(1)?)
+}
+
+/// Max, Min and Sum of any number of operands.
+pub fn variadic(op: BinaryOp, e: &mut Emit, n: &Node) -> Made {
+    let all = n.all()?;
+    all[1..].iter().try_fold(all[0], |so_far, &it| e.binary(op, so_far, it))
+}
+
+pub fn mean(e: &mut Emit, n: &Node) -> Made {
+    let sum = variadic(BinaryOp::Add, e, n)?;
+    e.with(BinaryOp::Div, sum, n.inputs.len() as f64)
+}
+
+pub fn identity(_: &mut Emit, n: &Node) -> Made {
+    n.input(0)
+}
+
+pub fn cast(e: &mut Emit, n: &Node) -> Made {
+    let code = n.opt_int("to")?.ok_or_else(|| n.error("attribute 'to' is missing"))?;
+    let code = i32::try_from(code).unwrap_or(-1);
+    let to = super::tensor::dtype(code).map_err(|what| n.unsupported(format!("the result {what}")))?;
+    e.cast(n.input(0)?, to)
+}
+
+pub fn cast_like(e: &mut Emit, n: &Node) -> Made {
+    e.cast(n.input(0)?, e.dtype(n.input(1)?))
+}
+
+pub fn dropout(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
+    let x = n.input(0)?;
+    let training = match n.opset >= 12 {
+        true => n.literal(e, 2)?.is_some_and(|it| it.shape().count() == 1 && it.get(0).as_bool()),
+        false => false,
+    };
+    let ratio = match n.opset >= 12 {
+        true if training => n.literal(e, 1)?.map_or(0.5, |it| it.to_f64().first().copied().unwrap_or(0.5)),
+        _ => 0.0,
+    };
+    if training && ratio != 0.0 {
+        return Err(n.unsupported("training_mode"));
+    }
+    if !n.wants(1) {
+        return Ok(vec![x]);
+    }
+    let keep = e.scalar(DType::Bool, 1.0);
+    Ok(vec![x, e.expand(keep, e.shape(x))?])
+}
+
+pub fn leaky_relu(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let low = e.with(BinaryOp::Mul, x, n.float("alpha", 0.01)?)?;
+    where_negative(e, x, low, x)
+}
+
+pub fn prelu(e: &mut Emit, n: &Node) -> Made {
+    let (x, slope) = (n.input(0)?, n.input(1)?);
+    let low = e.binary(BinaryOp::Mul, x, slope)?;
+    if e.shape(low) != e.shape(x) {
+        return Err(n.error(format!("slope {} does not broadcast to {}", e.shape(slope), e.shape(x))));
+    }
+    where_negative(e, x, low, x)
+}
+
+pub fn elu(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let low = exp_minus_one(e, x)?;
+    let low = e.with(BinaryOp::Mul, low, n.float("alpha", 1.0)?)?;
+    where_negative(e, x, low, x)
+}
+
+pub fn selu(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let low = exp_minus_one(e, x)?;
+    let low = e.with(BinaryOp::Mul, low, n.float("alpha", 1.67326319217681884765625)?)?;
+    let y = where_negative(e, x, low, x)?;
+    e.with(BinaryOp::Mul, y, n.float("gamma", 1.05070102214813232421875)?)
+}
+
+pub fn celu(e: &mut Emit, n: &Node) -> Made {
+    let (x, alpha) = (n.input(0)?, n.float("alpha", 1.0)?);
+    let scaled = e.with(BinaryOp::Div, x, alpha)?;
+    let low = exp_minus_one(e, scaled)?;
+    let low = e.with(BinaryOp::Mul, low, alpha)?;
+    where_negative(e, x, low, x)
+}
+
+pub fn thresholded_relu(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let above = e.with(BinaryOp::Gt, x, n.float("alpha", 1.0)?)?;
+    let zero = e.scalar(e.dtype(x), 0.0);
+    e.select(above, x, zero)
+}
+
+pub fn hard_sigmoid(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let y = e.with(BinaryOp::Mul, x, n.float("alpha", 0.2)?)?;
+    let y = e.with(BinaryOp::Add, y, n.float("beta", 0.5)?)?;
+    let y = e.with(BinaryOp::Max, y, 0.0)?;
+    e.with(BinaryOp::Min, y, 1.0)
+}
+
+pub fn softsign(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let size = e.unary(UnaryOp::Abs, x)?;
+    let below = e.with(BinaryOp::Add, size, 1.0)?;
+    e.binary(BinaryOp::Div, x, below)
+}
+
+pub fn mish(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let y = e.unary(UnaryOp::Softplus, x)?;
+    let y = e.unary(UnaryOp::Tanh, y)?;
+    e.binary(BinaryOp::Mul, x, y)
+}
+
+/// x sigmoid(alpha x); also com.microsoft's QuickGelu.
+pub fn swish(e: &mut Emit, n: &Node) -> Made {
+    let default = if n.op == "QuickGelu" { 1.702 } else { 1.0 };
+    let (x, alpha) = (n.input(0)?, n.float("alpha", default)?);
+    if alpha == 1.0 {
+        return e.unary(UnaryOp::Silu, x);
+    }
+    let y = e.with(BinaryOp::Mul, x, alpha)?;
+    let y = e.unary(UnaryOp::Sigmoid, y)?;
+    e.binary(BinaryOp::Mul, x, y)
+}
+
+pub fn shrink(e: &mut Emit, n: &Node) -> Made {
+    let (x, bias, limit) = (n.input(0)?, n.float("bias", 0.0)?, n.float("lambd", 0.5)?);
+    let zero = e.scalar(e.dtype(x), 0.0);
+    let (below, above) = (e.with(BinaryOp::Lt, x, -limit)?, e.with(BinaryOp::Gt, x, limit)?);
+    let (up, down) = (e.with(BinaryOp::Add, x, bias)?, e.with(BinaryOp::Sub, x, bias)?);
+    let y = e.select(above, down, zero)?;
+    e.select(below, up, y)
+}
+
+pub fn gelu(e: &mut Emit, n: &Node) -> Made {
+    let op = match n.text("approximate", "none")? {
+        "none" => UnaryOp::Gelu,
+        "tanh" => UnaryOp::GeluTanh,
+        other => return Err(n.error(format!("approximate '{other}' is neither 'none' nor 'tanh'"))),
+    };
+    e.unary(op, n.input(0)?)
+}
+
+/// com.microsoft: gelu(x + bias), by erf for BiasGelu and by tanh for FastGelu.
+pub fn bias_gelu(e: &mut Emit, n: &Node) -> Made {
+    let x = match n.opt(1) {
+        Some(bias) => e.binary(BinaryOp::Add, n.input(0)?, bias)?,
+        None => n.input(0)?,
+    };
+    e.unary(if n.op == "FastGelu" { UnaryOp::GeluTanh } else { UnaryOp::Gelu }, x)
+}
+
+pub fn clip(e: &mut Emit, n: &Node) -> Made {
+    let mut x = n.input(0)?;
+    if n.opset < 11 {
+        if let Some(low) = n.opt_float("min")? {
+            x = e.with(BinaryOp::Max, x, low)?;
+        }
+        if let Some(high) = n.opt_float("max")? {
+            x = e.with(BinaryOp::Min, x, high)?;
+        }
+        return Ok(x);
+    }
+    if let Some(low) = n.opt(1) {
+        x = e.binary(BinaryOp::Max, x, low)?;
+    }
+    if let Some(high) = n.opt(2) {
+        x = e.binary(BinaryOp::Min, x, high)?;
+    }
+    Ok(x)
+}
+
+pub fn modulo(e: &mut Emit, n: &Node) -> Made {
+    let op = if n.flag("fmod", false)? { BinaryOp::Rem } else { BinaryOp::Mod };
+    e.binary(op, n.input(0)?, n.input(1)?)
+}
+
+/// The result has the base's type, whatever that of the exponent.
+pub fn pow(e: &mut Emit, n: &Node) -> Made {
+    let (x, y) = (n.input(0)?, n.input(1)?);
+    let (base, exponent) = (e.dtype(x), e.dtype(y));
+    if base.is_int() && exponent.is_float() {
+        let x = e.cast(x, exponent)?;
+        let power = e.binary(BinaryOp::Pow, x, y)?;
+        return e.cast(power, base);
+    }
+    let y = e.cast(y, base)?;
+    e.binary(BinaryOp::Pow, x, y)
+}
+
+pub fn bit_shift(e: &mut Emit, n: &Node) -> Made {
+    let op = match n.text("direction", "")? {
+        "LEFT" => BinaryOp::Shl,
+        "RIGHT" => BinaryOp::Shr,
+        other => return Err(n.error(format!("direction '{other}' is neither LEFT nor RIGHT"))),
+    };
+    e.binary(op, n.input(0)?, n.input(1)?)
+}
+
+pub fn is_inf(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let found = e.unary(UnaryOp::IsInf, x)?;
+    let side = match (n.flag("detect_negative", true)?, n.flag("detect_positive", true)?) {
+        (true, true) => return Ok(found),
+        (true, false) => e.with(BinaryOp::Lt, x, 0.0)?,
+        (false, true) => e.with(BinaryOp::Gt, x, 0.0)?,
+        (false, false) => e.scalar(DType::Bool, 0.0),
+    };
+    e.binary(BinaryOp::And, found, side)
+}
+
+pub fn select(e: &mut Emit, n: &Node) -> Made {
+    e.select(n.input(0)?, n.input(1)?, n.input(2)?)
+}
+
+/// Integers that keep their own sign rules: unsigned ones have no negative.
+pub fn negate(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    match e.dtype(x).class() {
+        Class::Signed | Class::Float => e.unary(UnaryOp::Neg, x),
+        Class::Bool | Class::Unsigned => Err(n.error(format!("{} cannot be negated", e.dtype(x)))),
+    }
+}
+
+/// (x - zero) * scale, the parameters for all, along an axis, or in blocks along it.
+pub fn dequantize(e: &mut Emit, n: &Node) -> Made {
+    let (x, scale) = (n.input(0)?, n.input(1)?);
+    let wide = match e.dtype(x).is_float() {
+        true => x,
+        false => e.cast(x, DType::I32)?,
+    };
+    let wide = match n.opt(2) {
+        Some(zero) => {
+            let zero = e.cast(zero, e.dtype(wide))?;
+            let zero = along(e, n, zero, x)?;
+            e.binary(BinaryOp::Sub, wide, zero)?
+        }
+        None => wide,
+    };
+    let y = e.cast(wide, e.dtype(scale))?;
+    let scale = along(e, n, scale, x)?;
+    let y = e.binary(BinaryOp::Mul, y, scale)?;
+    match n.opt_int("output_dtype")?.unwrap_or(0) {
+        0 => Ok(y),
+        code => {
+            let to = super::tensor::dtype(code as i32).map_err(|what| n.unsupported(format!("the result {what}")))?;
+            e.cast(y, to)
+        }
+    }
+}
+
+/// saturate(round(x / scale) + zero).
+pub fn quantize(e: &mut Emit, n: &Node) -> Made {
+    let (x, scale) = (n.input(0)?, n.input(1)?);
+    let to = match (n.opt(2), n.opt_int("output_dtype")?.unwrap_or(0)) {
+        (Some(zero), _) => e.dtype(zero),
+        (None, 0) => DType::U8,
+        (None, code) => {
+            super::tensor::dtype(code as i32).map_err(|what| n.unsupported(format!("the result {what}")))?
+        }
+    };
+    if !matches!(to, DType::I8 | DType::U8 | DType::I16 | DType::U16) {
+        return Err(n.unsupported(format!("quantisation to {to}")));
+    }
+    let float = e.cast(x, DType::F32)?;
+    let scale = e.cast(scale, DType::F32)?;
+    let scale = along(e, n, scale, x)?;
+    let y = e.binary(BinaryOp::Div, float, scale)?;
+    let y = e.unary(UnaryOp::Round, y)?;
+    let y = match n.opt(2) {
+        Some(zero) => {
+            let zero = e.cast(zero, DType::F32)?;
+            let zero = along(e, n, zero, x)?;
+            e.binary(BinaryOp::Add, y, zero)?
+        }
+        None => y,
+    };
+    saturate(e, y, to)
+}
+
+pub fn saturate(e: &mut Emit, x: Value, to: DType) -> Made {
+    let (low, high) = crate::scalar::int_range(to);
+    let x = e.with(BinaryOp::Max, x, low as f64)?;
+    let x = e.with(BinaryOp::Min, x, high as f64)?;
+    e.cast(x, to)
+}
+
+/// A quantisation parameter in a shape that broadcasts to that of `x`.
+fn along(e: &mut Emit, n: &Node, parameter: Value, x: Value) -> Made {
+    let (own, full) = (e.shape(parameter), e.shape(x));
+    let block = n.int("block_size", 0)?;
+    if own.count() == 1 {
+        return e.reshape(parameter, []);
+    }
+    let axis = n.axis(n.int("axis", 1)?, full.rank())?;
+    if block == 0 && own.rank() == 1 {
+        let mut shape = vec![1; full.rank()];
+        shape[axis] = own[0];
+        return e.reshape(parameter, &shape[..]);
+    }
+    let block = n.size(block)?;
+    if block == 0 || own.rank() != full.rank() || own[axis].checked_mul(block).is_none_or(|it| it < full[axis]) {
+        return Err(n.error(format!("parameters of shape {own} do not fit {full} in blocks of {block}")));
+    }
+    let mut split: Vec<usize> = own.to_vec();
+    split.insert(axis + 1, 1);
+    let y = e.reshape(parameter, &split[..])?;
+    split[axis + 1] = block;
+    let y = e.expand(y, &split[..])?;
+    let mut merged: Vec<usize> = own.to_vec();
+    merged[axis] *= block;
+    let y = e.reshape(y, &merged[..])?;
+    e.slice(y, axis, 0, full[axis], 1)
+}
+
+fn exp_minus_one(e: &mut Emit, x: Value) -> Made {
+    let y = e.unary(UnaryOp::Exp, x)?;
+    e.with(BinaryOp::Sub, y, 1.0)
+}
+
+fn where_negative(e: &mut Emit, x: Value, yes: Value, no: Value) -> Made {
+    let negative = e.with(BinaryOp::Lt, x, 0.0)?;
+    e.select(negative, yes, no)
+}

@@ -1,0 +1,216 @@
+//! ONNX files: bytes to a checked `Program`, and a program with the shapes of its inputs to a graph.
+//!
+//! A program borrows its weights from the file. Its nodes are in an order in which operands precede users; every name
+//! is made once; opsets are known ones.
+
+mod attention;
+mod contract;
+mod convert;
+mod layout;
+mod made;
+mod math;
+mod node;
+mod norm;
+mod order;
+pub mod proto;
+mod reduce;
+mod resize;
+mod table;
+pub mod tensor;
+mod window;
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::{Buf, Bytes};
+use prost::Message;
+
+use super::Signature;
+use crate::{
+    dtype::DType,
+    error::Error,
+    graph::Graph,
+    shape::{Dim, Shape},
+    tensor::Tensor,
+};
+use proto::{FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+use tensor::External;
+
+/// Domains whose operators are known, with the first version whose meaning is.
+const DOMAINS: [(&str, i64); 3] = [("", 7), ("com.microsoft", 1), ("ai.onnx.ml", 1)];
+
+/// A checked model.
+#[derive(Debug)]
+pub struct Program {
+    pub inputs: Vec<Signature>,
+    pub outputs: Vec<Signature>,
+    constants: Vec<(String, Tensor)>,
+    nodes: Vec<NodeProto>,
+    opsets: Opsets,
+    functions: HashMap<FunctionKey, Function>,
+}
+
+/// Domain to version; the standard domain is "".
+type Opsets = HashMap<String, i64>;
+
+/// Domain, name, overload.
+type FunctionKey = (String, String, String);
+
+#[derive(Debug)]
+struct Function {
+    proto: FunctionProto,
+    opsets: Opsets,
+}
+
+impl Program {
+    pub fn parse(bytes: &Bytes, external: External) -> Result<Program, Error> {
+        let mut rest = bytes.clone();
+        let model = ModelProto::decode(&mut rest).map_err(|error| {
+            let at = bytes.len() - rest.remaining();
+            Error::malformed(format!("byte {at} of {}", bytes.len()), error.to_string())
+        })?;
+        if model.ir_version <= 0 {
+            return Err(Error::malformed("model", "states no IR version; is this an ONNX file?"));
+        }
+        let graph = model.graph.ok_or_else(|| Error::malformed("model", "holds no graph"))?;
+        let opsets = opsets(&model.opset_import, "model")?;
+        let mut functions = HashMap::new();
+        for mut proto in model.functions {
+            let at = format!("function '{}'", proto.name);
+            proto.node = order::sorted(proto.node, &at)?;
+            let mut own = opsets_of_function(&proto, &at)?;
+            for (domain, version) in &opsets {
+                own.entry(domain.clone()).or_insert(*version);
+            }
+            let key = (domain(&proto.domain).to_string(), proto.name.clone(), proto.overload.clone());
+            if functions.insert(key, Function { proto, opsets: own }).is_some() {
+                return Err(Error::malformed(at, "is defined twice"));
+            }
+        }
+        let constants = constants(&graph, external)?;
+        let known: HashSet<&str> = constants.iter().map(|it| it.0.as_str()).collect();
+        // Files of IR version 3 list initialisers as inputs too; they are defaults, and so constants here.
+        let inputs = (graph.input.iter())
+            .filter(|it| !known.contains(it.name.as_str()))
+            .map(|it| signature(it, "input"))
+            .collect::<Result<Vec<_>, _>>()?;
+        let outputs = graph.output.iter().map(output).collect::<Result<Vec<_>, _>>()?;
+        let mut names: HashSet<&str> = known;
+        for input in &inputs {
+            if !names.insert(&input.name) {
+                return Err(Error::malformed(format!("input '{}'", input.name), "is stated twice"));
+            }
+        }
+        made_once(&graph.node, names)?;
+        let nodes = order::sorted(graph.node, "graph")?;
+        Ok(Program { inputs, outputs, constants, nodes, opsets, functions })
+    }
+
+    /// The graph for one shape an input. The shapes have been checked against `inputs`.
+    pub fn graph(&self, shapes: &[Shape]) -> Result<Graph, Error> {
+        convert::convert(self, shapes)
+    }
+}
+
+fn domain(name: &str) -> &str {
+    if name == "ai.onnx" { "" } else { name }
+}
+
+fn opsets(imports: &[OperatorSetIdProto], at: &str) -> Result<Opsets, Error> {
+    let mut opsets = Opsets::new();
+    for import in imports {
+        let domain = domain(&import.domain);
+        if import.version < 1 {
+            return Err(Error::malformed(at, format!("opset version {} of domain '{domain}'", import.version)));
+        }
+        if let Some((_, oldest)) = DOMAINS.iter().find(|it| it.0 == domain)
+            && import.version < *oldest
+        {
+            let what = format!("opset {} of the standard domain: {oldest} is the oldest supported", import.version);
+            return Err(Error::malformed(at, what));
+        }
+        if opsets.insert(domain.to_string(), import.version).is_some_and(|it| it != import.version) {
+            return Err(Error::malformed(at, format!("imports two opsets of the domain '{domain}'")));
+        }
+    }
+    if opsets.is_empty() {
+        return Err(Error::malformed(at, "imports no opset"));
+    }
+    Ok(opsets)
+}
+
+fn opsets_of_function(proto: &FunctionProto, at: &str) -> Result<Opsets, Error> {
+    match proto.opset_import.is_empty() {
+        true => Ok(Opsets::new()),
+        false => opsets(&proto.opset_import, at),
+    }
+}
+
+fn constants(graph: &GraphProto, external: External) -> Result<Vec<(String, Tensor)>, Error> {
+    let mut all = Vec::with_capacity(graph.initializer.len());
+    let mut names = HashSet::new();
+    for proto in &graph.initializer {
+        let at = format!("initialiser '{}'", proto.name);
+        all.push((proto.name.clone(), tensor::tensor(proto, &at, external)?));
+    }
+    for proto in &graph.sparse_initializer {
+        let name = proto.values.as_ref().map_or("", |it| &it.name);
+        let at = format!("sparse initialiser '{name}'");
+        all.push((name.to_string(), tensor::sparse(proto, &at, external)?));
+    }
+    for (name, _) in &all {
+        if name.is_empty() || !names.insert(name) {
+            return Err(Error::malformed(format!("initialiser '{name}'"), "has no name, or another's"));
+        }
+    }
+    Ok(all)
+}
+
+/// No node's output has a name that is in `names` or that another node's output has.
+fn made_once<'a>(nodes: &'a [NodeProto], mut names: HashSet<&'a str>) -> Result<(), Error> {
+    for (at, node) in nodes.iter().enumerate() {
+        for output in node.output.iter().filter(|it| !it.is_empty()) {
+            if !names.insert(output) {
+                let at = format!("node '{}'", node_name(node, at));
+                return Err(Error::malformed(at, format!("makes '{output}', which is made elsewhere too")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What errors call a node: its name, or its operator and place.
+fn node_name(node: &NodeProto, at: usize) -> String {
+    match node.name.is_empty() {
+        true => format!("{}_{at}", node.op_type),
+        false => node.name.clone(),
+    }
+}
+
+fn signature(info: &ValueInfoProto, what: &str) -> Result<Signature, Error> {
+    let at = format!("{what} '{}'", info.name);
+    let fail = |what: &str| Error::malformed(&*at, what);
+    if info.name.is_empty() {
+        return Err(fail("has no name"));
+    }
+    let ty = info.r#type.as_ref().and_then(|it| it.tensor_type.as_ref());
+    let ty = ty.ok_or_else(|| fail("is not a tensor, or states no type"))?;
+    let dtype = tensor::dtype(ty.elem_type).map_err(|what| fail(&what))?;
+    let shape = ty.shape.as_ref().ok_or_else(|| fail("states no rank"))?;
+    Ok(Signature { name: info.name.clone(), dtype, dims: shape.dim.iter().map(dim).collect() })
+}
+
+fn dim(proto: &proto::DimensionProto) -> Dim {
+    match (proto.dim_value, proto.dim_param.as_deref()) {
+        (_, Some(name)) if !name.is_empty() => Dim::Symbol(name.to_string()),
+        (Some(size), _) => usize::try_from(size).map_or(Dim::Unknown, Dim::Fixed),
+        (None, _) => Dim::Unknown,
+    }
+}
+
+/// The type of an output follows from the graph; what the file says of it may be missing.
+fn output(info: &ValueInfoProto) -> Result<Signature, Error> {
+    signature(info, "output").or_else(|error| match info.name.is_empty() {
+        true => Err(error),
+        false => Ok(Signature { name: info.name.clone(), dtype: DType::F32, dims: vec![] }),
+    })
+}

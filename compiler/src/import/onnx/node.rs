@@ -1,0 +1,191 @@
+//! One node of the file, as its conversion sees it: operands already made, attributes checked when asked for.
+
+use std::collections::HashMap;
+
+use super::{
+    proto::{AttributeProto, TensorProto, attribute},
+    tensor,
+};
+use crate::{
+    error::Error,
+    graph::Value,
+    import::emit::Emit,
+    shape::{Axes, Shape},
+    tensor::Tensor,
+};
+
+/// Attributes of a function's call, by the names that its body refers to.
+pub type Arguments = HashMap<String, AttributeProto>;
+
+pub struct Node<'a> {
+    /// The name that errors give.
+    pub name: &'a str,
+    pub op: &'a str,
+    pub domain: &'a str,
+    /// The version of the node's domain.
+    pub opset: i64,
+    pub inputs: Vec<Option<Value>>,
+    pub outputs: &'a [String],
+    pub attributes: &'a [AttributeProto],
+    pub arguments: &'a Arguments,
+}
+
+impl<'a> Node<'a> {
+    pub fn error(&self, what: impl std::fmt::Display) -> Error {
+        Error::node(self.name, format!("{}: {what}", self.op))
+    }
+
+    pub fn unsupported(&self, what: impl Into<String>) -> Error {
+        let domain = if self.domain.is_empty() { "ai.onnx" } else { self.domain };
+        Error::unsupported(format!("{domain}::{} (opset {})", self.op, self.opset), self.name, what)
+    }
+
+    pub fn input(&self, at: usize) -> Result<Value, Error> {
+        self.opt(at).ok_or_else(|| self.error(format!("operand {at} is missing")))
+    }
+
+    pub fn opt(&self, at: usize) -> Option<Value> {
+        self.inputs.get(at).copied().flatten()
+    }
+
+    /// Every operand; none may be missing.
+    pub fn all(&self) -> Result<Vec<Value>, Error> {
+        match self.inputs.is_empty() {
+            true => Err(self.error("needs at least one operand")),
+            false => (0..self.inputs.len()).map(|at| self.input(at)).collect(),
+        }
+    }
+
+    /// Whether output `at` is named, and so may be used.
+    pub fn wants(&self, at: usize) -> bool {
+        self.outputs.get(at).is_some_and(|it| !it.is_empty())
+    }
+
+    /// The attribute `name`, with the value that the call gives if the node is in a function's body.
+    pub fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {
+        let found = self.attributes.iter().find(|it| it.name == name)?;
+        match found.ref_attr_name.is_empty() {
+            true => Some(found),
+            false => self.arguments.get(&found.ref_attr_name),
+        }
+    }
+
+    fn typed(&self, name: &str, code: i32) -> Result<Option<&'a AttributeProto>, Error> {
+        match self.attribute(name) {
+            // Files older than IR version 2 leave the type out.
+            Some(it) if it.r#type == code || it.r#type == 0 => Ok(Some(it)),
+            Some(it) => {
+                Err(self.error(format!("attribute '{name}' has type {}, {code} was expected", it.r#type)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    pub fn opt_int(&self, name: &str) -> Result<Option<i64>, Error> {
+        Ok(self.typed(name, attribute::INT)?.map(|it| it.i))
+    }
+
+    pub fn int(&self, name: &str, default: i64) -> Result<i64, Error> {
+        Ok(self.opt_int(name)?.unwrap_or(default))
+    }
+
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, Error> {
+        Ok(self.int(name, default as i64)? != 0)
+    }
+
+    pub fn opt_float(&self, name: &str) -> Result<Option<f64>, Error> {
+        Ok(self.typed(name, attribute::FLOAT)?.map(|it| it.f as f64))
+    }
+
+    pub fn float(&self, name: &str, default: f64) -> Result<f64, Error> {
+        Ok(self.opt_float(name)?.unwrap_or(default))
+    }
+
+    pub fn text(&self, name: &str, default: &'a str) -> Result<&'a str, Error> {
+        match self.typed(name, attribute::STRING)? {
+            None => Ok(default),
+            Some(it) => std::str::from_utf8(&it.s)
+                .map_err(|_| self.error(format!("attribute '{name}' is not text in UTF-8"))),
+        }
+    }
+
+    pub fn ints(&self, name: &str) -> Result<Option<&'a [i64]>, Error> {
+        Ok(self.typed(name, attribute::INTS)?.map(|it| &it.ints[..]))
+    }
+
+    pub fn floats(&self, name: &str) -> Result<Option<Vec<f64>>, Error> {
+        Ok(self.typed(name, attribute::FLOATS)?.map(|it| it.floats.iter().map(|&it| it as f64).collect()))
+    }
+
+    /// Sizes: ints that may not be negative.
+    pub fn sizes(&self, name: &str) -> Result<Option<Vec<usize>>, Error> {
+        let Some(ints) = self.ints(name)? else { return Ok(None) };
+        let sizes = ints.iter().map(|&it| self.size(it)).collect::<Result<_, _>>()?;
+        Ok(Some(sizes))
+    }
+
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, Error> {
+        let Some(found) = self.typed(name, attribute::TENSOR)? else { return Ok(None) };
+        let proto: &TensorProto =
+            found.t.as_deref().ok_or_else(|| self.error(format!("attribute '{name}' holds no tensor")))?;
+        let at = format!("attribute '{name}' of node '{}'", self.name);
+        tensor::tensor(proto, &at, &|_| None).map(Some)
+    }
+
+    pub fn size(&self, value: i64) -> Result<usize, Error> {
+        usize::try_from(value).map_err(|_| self.error(format!("{value} is no size")))
+    }
+
+    /// Axis `raw` of `rank`, counted from the end if negative.
+    pub fn axis(&self, raw: i64, rank: usize) -> Result<usize, Error> {
+        let axis = if raw < 0 { raw.checked_add(rank as i64) } else { Some(raw) };
+        (axis.and_then(|it| usize::try_from(it).ok()).filter(|it| *it < rank))
+            .ok_or_else(|| self.error(format!("axis {raw} does not exist in rank {rank}")))
+    }
+
+    /// Sorted; each once.
+    pub fn axes(&self, raw: &[i64], rank: usize) -> Result<Axes, Error> {
+        let mut axes = raw.iter().map(|&it| self.axis(it, rank)).collect::<Result<Axes, Error>>()?;
+        axes.sort_unstable();
+        match axes.windows(2).all(|it| it[0] != it[1]) {
+            true => Ok(axes),
+            false => Err(self.error(format!("axes {raw:?} name one axis twice"))),
+        }
+    }
+
+    /// The values of operand `at`, which must not depend on the model's inputs.
+    pub fn literal(&self, e: &Emit, at: usize) -> Result<Option<Tensor>, Error> {
+        let Some(value) = self.opt(at) else { return Ok(None) };
+        match e.literal(value) {
+            Some(tensor) => Ok(Some(tensor)),
+            None => Err(self.unsupported(format!(
+                "operand {at} ({}) must follow from the shapes of the inputs alone, not from their values",
+                e.graph.ty(value)
+            ))),
+        }
+    }
+
+    pub fn literal_ints(&self, e: &Emit, at: usize) -> Result<Option<Vec<i64>>, Error> {
+        Ok(self.literal(e, at)?.map(|it| it.to_i64()))
+    }
+
+    pub fn literal_shape(&self, e: &Emit, at: usize) -> Result<Option<Shape>, Error> {
+        let Some(dims) = self.literal_ints(e, at)? else { return Ok(None) };
+        let dims = dims.into_iter().map(|it| self.size(it)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Shape::new(&dims)))
+    }
+
+    /// Ints that were an attribute before `since` and an operand from then on.
+    pub fn ints_at(
+        &self,
+        e: &Emit,
+        name: &str,
+        since: i64,
+        at: usize,
+    ) -> Result<Option<Vec<i64>>, Error> {
+        match self.opset < since {
+            true => Ok(self.ints(name)?.map(<[i64]>::to_vec)),
+            false => self.literal_ints(e, at),
+        }
+    }
+}
