@@ -276,7 +276,14 @@ impl Emit {
     }
 
     /// Elements `start`, `start + step`, .. along one axis.
-    pub fn slice(&mut self, x: Value, axis: usize, start: usize, size: usize, step: i64) -> Result<Value, Error> {
+    pub fn slice(
+        &mut self,
+        x: Value,
+        axis: usize,
+        start: usize,
+        size: usize,
+        step: i64,
+    ) -> Result<Value, Error> {
         let shape = self.shape(x);
         if axis < shape.rank() && start == 0 && size == shape[axis] && step == 1 {
             return Ok(x);

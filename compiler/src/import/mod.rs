@@ -52,7 +52,9 @@ impl Model {
             [0x89, b'H', b'D', b'F', ..] => Some("this is an HDF5 file"),
             [b'G', b'G', b'U', b'F', ..] => Some("this is a GGUF file"),
             [_, _, _, _, b'T', b'F', b'L', b'3', ..] => Some("this is a TensorFlow Lite file"),
-            [_, _, _, _, _, _, 0, 0, b'{', ..] => Some("this is a safetensors file, which holds tensors but no model"),
+            [_, _, _, _, _, _, 0, 0, b'{', ..] => {
+                Some("this is a safetensors file, which holds tensors but no model")
+            }
             [b'{' | b'<' | b'[', ..] => Some("this is text"),
             _ => None,
         };

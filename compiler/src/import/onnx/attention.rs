@@ -91,7 +91,8 @@ fn heads(e: &mut Emit, n: &Node, x: Value, count: &str) -> Made {
     match shape[..] {
         [_, _, _, _] => Ok(x),
         [b, s, wide] => {
-            let count = n.opt_int(count)?.ok_or_else(|| n.error(format!("attribute '{count}' is missing")))?;
+            let count =
+                n.opt_int(count)?.ok_or_else(|| n.error(format!("attribute '{count}' is missing")))?;
             let count = n.size(count)?;
             if count == 0 || !wide.is_multiple_of(count) {
                 return Err(n.error(format!("{shape} does not divide into {count} heads")));

@@ -1,14 +1,7 @@
 //! Products of matrices.
 
 use super::node::Node;
-use crate::{
-    dtype::DType,
-    error::Error,
-    graph::Value,
-    import::emit::Emit,
-    scalar::BinaryOp,
-    shape::Shape,
-};
+use crate::{dtype::DType, error::Error, graph::Value, import::emit::Emit, scalar::BinaryOp, shape::Shape};
 
 type Made = Result<Value, Error>;
 
@@ -150,7 +143,8 @@ pub fn einsum(e: &mut Emit, n: &Node) -> Made {
     let left: Vec<u32> = so_far.labels.iter().copied().filter(|it| output.contains(it)).collect();
     let order = output.iter().map(|it| left.iter().position(|own| own == it)).collect::<Option<Vec<_>>>();
     let order = order.filter(|it| it.len() == left.len());
-    let order = order.ok_or_else(|| n.error(format!("equation '{equation}' has an output of no operand, or one twice")))?;
+    let order = order
+        .ok_or_else(|| n.error(format!("equation '{equation}' has an output of no operand, or one twice")))?;
     e.permute(value, &order)
 }
 
@@ -208,7 +202,13 @@ fn join(e: &mut Emit, a: Term, b: Term, needed: &[u32]) -> Result<Term, Error> {
     };
     // Equal labels broadcast where one operand has 1.
     let sizes = |e: &Emit, labels: &[u32]| -> Vec<usize> {
-        labels.iter().map(|it| match size(e, &a, it) { 1 => size(e, &b, it), other => other }).collect()
+        labels
+            .iter()
+            .map(|it| match size(e, &a, it) {
+                1 => size(e, &b, it),
+                other => other,
+            })
+            .collect()
     };
     let (ns, ni, na, nb) = (sizes(e, &shared), sizes(e, &inner), sizes(e, &only_a), sizes(e, &only_b));
     let product = |dims: &[usize]| dims.iter().product::<usize>();

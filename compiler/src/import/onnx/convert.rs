@@ -72,9 +72,8 @@ pub fn convert(program: &Program, shapes: &[Shape]) -> Result<Graph, Error> {
     let wanted: Vec<&str> = program.outputs.iter().map(|it| it.name.as_str()).collect();
     let values = to.body(&program.nodes, &wanted, &mut scope)?;
     let mut graph = to.emit.graph;
-    graph.outputs = (wanted.iter().zip(values))
-        .map(|(name, value)| Output { name: name.to_string(), value })
-        .collect();
+    graph.outputs =
+        (wanted.iter().zip(values)).map(|(name, value)| Output { name: name.to_string(), value }).collect();
     graph.rebuild(|to, op| to.add(op))
 }
 
@@ -117,7 +116,10 @@ impl<'a> Convert<'a> {
         }
         (wanted.iter())
             .map(|name| {
-                scope.find(name).flatten().ok_or_else(|| Error::malformed(format!("output '{name}'"), "is made by no node"))
+                scope
+                    .find(name)
+                    .flatten()
+                    .ok_or_else(|| Error::malformed(format!("output '{name}'"), "is made by no node"))
             })
             .collect()
     }
@@ -138,7 +140,8 @@ impl<'a> Convert<'a> {
         }
         let opset = scope.opsets.get(domain).copied();
         let Some(opset) = opset else {
-            let what = format!("its domain '{domain}' is not imported by the model, nor is it a function there");
+            let what =
+                format!("its domain '{domain}' is not imported by the model, nor is it a function there");
             return Err(Error::unsupported(&*node.op_type, name, what));
         };
         let n = Node {

@@ -40,7 +40,9 @@ pub fn reshape(e: &mut Emit, n: &Node) -> Made {
     let mut open = None;
     for (axis, &dim) in dims.iter().enumerate() {
         to.push(match dim {
-            0 if copy => *from.get(axis).ok_or_else(|| n.error(format!("{dims:?} copies an axis that {from} has not")))?,
+            0 if copy => *from
+                .get(axis)
+                .ok_or_else(|| n.error(format!("{dims:?} copies an axis that {from} has not")))?,
             -1 if open.is_none() => {
                 open = Some(axis);
                 1
@@ -100,7 +102,8 @@ pub fn unsqueeze(e: &mut Emit, n: &Node) -> Made {
     let rank = shape.rank() + axes.len();
     let axes = n.axes(&axes, rank)?;
     let mut old = shape.iter();
-    let wide: Shape = (0..rank).map(|it| if axes.contains(&it) { 1 } else { *old.next().unwrap_or(&1) }).collect();
+    let wide: Shape =
+        (0..rank).map(|it| if axes.contains(&it) { 1 } else { *old.next().unwrap_or(&1) }).collect();
     e.reshape(x, wide)
 }
 
@@ -282,7 +285,8 @@ pub fn pad(e: &mut Emit, n: &Node) -> Made {
             let dim = e.shape(x)[axis];
             let (start, cut) = (low.min(0).unsigned_abs() as usize, high.min(0).unsigned_abs() as usize);
             let left = dim.checked_sub(start).and_then(|it| it.checked_sub(cut));
-            let left = left.ok_or_else(|| n.error(format!("pads {pads:?} take more than axis {axis} has")))?;
+            let left =
+                left.ok_or_else(|| n.error(format!("pads {pads:?} take more than axis {axis} has")))?;
             x = e.slice(x, axis, if left == 0 { 0 } else { start }, left, 1)?;
         }
     }

@@ -1,13 +1,7 @@
 //! Operators made of comparisons of places, and rearrangements of blocks.
 
 use super::node::Node;
-use crate::{
-    dtype::DType,
-    error::Error,
-    graph::Value,
-    import::emit::Emit,
-    scalar::BinaryOp,
-};
+use crate::{dtype::DType, error::Error, graph::Value, import::emit::Emit, scalar::BinaryOp};
 
 type Made = Result<Value, Error>;
 

@@ -267,7 +267,8 @@ pub fn dequantize(e: &mut Emit, n: &Node) -> Made {
     match n.opt_int("output_dtype")?.unwrap_or(0) {
         0 => Ok(y),
         code => {
-            let to = super::tensor::dtype(code as i32).map_err(|what| n.unsupported(format!("the result {what}")))?;
+            let to = super::tensor::dtype(code as i32)
+                .map_err(|what| n.unsupported(format!("the result {what}")))?;
             e.cast(y, to)
         }
     }
@@ -323,7 +324,10 @@ fn along(e: &mut Emit, n: &Node, parameter: Value, x: Value) -> Made {
         return e.reshape(parameter, &shape[..]);
     }
     let block = n.size(block)?;
-    if block == 0 || own.rank() != full.rank() || own[axis].checked_mul(block).is_none_or(|it| it < full[axis]) {
+    if block == 0
+        || own.rank() != full.rank()
+        || own[axis].checked_mul(block).is_none_or(|it| it < full[axis])
+    {
         return Err(n.error(format!("parameters of shape {own} do not fit {full} in blocks of {block}")));
     }
     let mut split: Vec<usize> = own.to_vec();

@@ -120,12 +120,16 @@ fn opsets(imports: &[OperatorSetIdProto], at: &str) -> Result<Opsets, Error> {
     for import in imports {
         let domain = domain(&import.domain);
         if import.version < 1 {
-            return Err(Error::malformed(at, format!("opset version {} of domain '{domain}'", import.version)));
+            return Err(Error::malformed(
+                at,
+                format!("opset version {} of domain '{domain}'", import.version),
+            ));
         }
         if let Some((_, oldest)) = DOMAINS.iter().find(|it| it.0 == domain)
             && import.version < *oldest
         {
-            let what = format!("opset {} of the standard domain: {oldest} is the oldest supported", import.version);
+            let what =
+                format!("opset {} of the standard domain: {oldest} is the oldest supported", import.version);
             return Err(Error::malformed(at, what));
         }
         if opsets.insert(domain.to_string(), import.version).is_some_and(|it| it != import.version) {

@@ -176,13 +176,7 @@ impl<'a> Node<'a> {
     }
 
     /// Ints that were an attribute before `since` and an operand from then on.
-    pub fn ints_at(
-        &self,
-        e: &Emit,
-        name: &str,
-        since: i64,
-        at: usize,
-    ) -> Result<Option<Vec<i64>>, Error> {
+    pub fn ints_at(&self, e: &Emit, name: &str, since: i64, at: usize) -> Result<Option<Vec<i64>>, Error> {
         match self.opset < since {
             true => Ok(self.ints(name)?.map(<[i64]>::to_vec)),
             false => self.literal_ints(e, at),

@@ -88,7 +88,13 @@ pub fn over(kind: Kind, e: &mut Emit, x: Value, axes: &Axes, keep: bool) -> Made
             let shape = e.shape(y);
             match keep {
                 true => Ok(y),
-                false => e.reshape(y, (0..shape.rank()).filter(|it| !axes.contains(it)).map(|it| shape[it]).collect::<crate::shape::Shape>()),
+                false => e.reshape(
+                    y,
+                    (0..shape.rank())
+                        .filter(|it| !axes.contains(it))
+                        .map(|it| shape[it])
+                        .collect::<crate::shape::Shape>(),
+                ),
             }
         }
     }

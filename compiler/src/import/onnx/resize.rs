@@ -77,7 +77,8 @@ pub fn resize(e: &mut Emit, n: &Node) -> Made {
         true => (None, floats(e, 1)?, None),
         false => (floats(e, 1)?, floats(e, 2)?, floats(e, 3)?),
     };
-    let fits = |list: &Option<Vec<f64>>, times: usize| list.as_ref().is_none_or(|it| it.len() == times * axes.len());
+    let fits =
+        |list: &Option<Vec<f64>>, times: usize| list.as_ref().is_none_or(|it| it.len() == times * axes.len());
     let cropped = spec.place == "tf_crop_and_resize";
     if !fits(&scales, 1) || !fits(&sizes, 1) || (cropped && (roi.is_none() || !fits(&roi, 2))) {
         return Err(n.error(format!("roi, scales or sizes do not fit {} axes", axes.len())));
@@ -99,7 +100,9 @@ pub fn resize(e: &mut Emit, n: &Node) -> Made {
                         let scale = match policy {
                             "not_larger" => ratios.fold(f64::INFINITY, f64::min),
                             "not_smaller" => ratios.fold(0.0, f64::max),
-                            other => return Err(n.error(format!("unknown keep_aspect_ratio_policy '{other}'"))),
+                            other => {
+                                return Err(n.error(format!("unknown keep_aspect_ratio_policy '{other}'")));
+                            }
                         };
                         ((scale * from as f64 + 0.5).floor(), scale)
                     }
@@ -323,7 +326,10 @@ fn gather(e: &mut Emit, x: Value, axis: usize, places: &[usize]) -> Made {
     let shape = e.shape(x);
     let from = shape[axis];
     let times = places.len().checked_div(from).unwrap_or(0);
-    if times > 0 && places.len() == from * times && places.iter().enumerate().all(|(at, &it)| it == at / times) {
+    if times > 0
+        && places.len() == from * times
+        && places.iter().enumerate().all(|(at, &it)| it == at / times)
+    {
         let mut wide = shape.to_vec();
         wide.insert(axis + 1, 1);
         let y = e.reshape(x, &wide[..])?;

@@ -110,9 +110,12 @@ pub fn sparse(proto: &SparseTensorProto, at: &str, external: External) -> Result
     for (at, place) in places.chunks_exact(rank.max(1)).enumerate() {
         let linear = match indices.shape().rank() {
             1 => usize::try_from(place[0]).ok(),
-            _ => (place.iter().zip(shape.iter()).zip(&strides)).try_fold(0usize, |sum, ((&at, &dim), stride)| {
-                usize::try_from(at).ok().filter(|it| *it < dim).map(|it| sum + it * stride)
-            }),
+            _ => (place.iter().zip(shape.iter()).zip(&strides)).try_fold(
+                0usize,
+                |sum, ((&at, &dim), stride)| {
+                    usize::try_from(at).ok().filter(|it| *it < dim).map(|it| sum + it * stride)
+                },
+            ),
         };
         let linear = linear.filter(|it| *it < bytes / size);
         let to = linear.ok_or_else(|| fail(format!("index {place:?} lies outside {shape}")))? * size;
@@ -150,13 +153,16 @@ fn external_data(proto: &TensorProto, external: External) -> Result<Bytes, Strin
     let entry = |key: &str| proto.external_data.iter().find(|it| it.key == key).map(|it| it.value.as_str());
     let number = |key: &str| match entry(key) {
         None => Ok(None),
-        Some(text) => text.parse::<usize>().map(Some).map_err(|_| format!("external {key} '{text}' is no size")),
+        Some(text) => {
+            text.parse::<usize>().map(Some).map_err(|_| format!("external {key} '{text}' is no size"))
+        }
     };
     let path = entry("location").ok_or("is in an external file whose location is not stated")?;
     if !is_safe(path) {
         return Err(format!("external file '{path}' would lie outside the model's folder"));
     }
-    let file = external(path).ok_or_else(|| format!("is in the external file '{path}', which is not there"))?;
+    let file =
+        external(path).ok_or_else(|| format!("is in the external file '{path}', which is not there"))?;
     let offset = number("offset")?.unwrap_or(0);
     let length = match number("length")? {
         Some(length) => length,

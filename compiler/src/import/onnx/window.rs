@@ -65,7 +65,13 @@ fn reach(n: &Node, window: &Window, axis: usize, kernel: usize) -> Result<usize,
 }
 
 /// Sets the padding that `auto` asks for.
-fn resolve(n: &Node, auto: AutoPad, window: &mut Window, sizes: &[usize], kernel: &[usize]) -> Result<(), Error> {
+fn resolve(
+    n: &Node,
+    auto: AutoPad,
+    window: &mut Window,
+    sizes: &[usize],
+    kernel: &[usize],
+) -> Result<(), Error> {
     for axis in 0..sizes.len() {
         let total = match auto {
             AutoPad::Explicit => continue,

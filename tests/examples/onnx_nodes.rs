@@ -1,0 +1,71 @@
+//! `onnx_nodes FOLDER`: every case of the ONNX backend suite below FOLDER (`*/model.onnx`,
+//! `*/test_data_set_0/{input,output}_*.pb`) imported and evaluated, compared, and counted.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use prost::Message;
+use wgfuse_compiler::{
+    graph::eval::eval,
+    import::{
+        Model,
+        onnx::{proto::TensorProto, tensor},
+    },
+    shape::Shape,
+    tensor::Tensor,
+};
+use wgfuse_tests::zoo::beyond;
+
+fn main() -> Result<()> {
+    let folder = std::env::args().nth(1).context("which folder?")?;
+    let mut names: Vec<_> = std::fs::read_dir(&folder)?.map(|it| Ok(it?.path())).collect::<Result<_>>()?;
+    names.sort();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for path in &names {
+        let outcome = std::panic::catch_unwind(|| case(path));
+        let (kind, what) = match outcome {
+            Ok(Ok(())) => ("pass", String::new()),
+            Ok(Err(error)) => {
+                let text = format!("{error:#}");
+                let refused = text.contains("not supported")
+                    || text.contains("no type")
+                    || text.contains("has element type");
+                (if refused { "refused" } else { "fail" }, text)
+            }
+            Err(_) => ("panic", String::new()),
+        };
+        *counts.entry(kind).or_default() += 1;
+        if kind != "pass" {
+            println!("{kind}\t{}\t{what}", path.file_name().unwrap_or_default().to_string_lossy());
+        }
+    }
+    println!("{counts:?} of {}", names.len());
+    Ok(())
+}
+
+fn case(path: &Path) -> Result<()> {
+    let model = Model::from_bytes(std::fs::read(path.join("model.onnx"))?.into())?;
+    let data = path.join("test_data_set_0");
+    let read = |kind: &str, count: usize| {
+        (0..count).map(|at| pb(&data.join(format!("{kind}_{at}.pb")))).collect::<Result<Vec<_>>>()
+    };
+    let (inputs, want) = (read("input", model.inputs.len())?, read("output", model.outputs.len())?);
+    let shapes: Vec<Shape> = inputs.iter().map(|it| it.shape().clone()).collect();
+    let graph = model.graph(&shapes)?;
+    let made = eval(&graph, &inputs)?;
+    for (at, (made, want)) in made.iter().zip(&want).enumerate() {
+        if made.ty() != want.ty() {
+            bail!("output {at} is {}, not {}", made.ty(), want.ty());
+        }
+        if let Some(by) = beyond(made, want, 1e-3, 1e-5) {
+            bail!("output {at} differs by {by}");
+        }
+    }
+    Ok(())
+}
+
+fn pb(path: &Path) -> Result<Tensor> {
+    let bytes: Bytes = std::fs::read(path).with_context(|| path.display().to_string())?.into();
+    Ok(tensor::tensor(&TensorProto::decode(bytes)?, "file", &|_| None)?)
+}
