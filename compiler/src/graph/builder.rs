@@ -245,8 +245,9 @@ impl GraphBuilder {
             let from = ty(graph, x)?.shape.clone();
             let known = sizes.iter().filter(|&&it| it != -1);
             let open = sizes.len() - known.clone().count();
-            let known = known.map(|&it| usize::try_from(it).ok());
-            let product = known.fold(Some(1usize), |a, b| a?.checked_mul(b?));
+            let product = known
+                .map(|&it| usize::try_from(it).ok())
+                .try_fold(1usize, |product, size| product.checked_mul(size?));
             let (Some(product), 0..=1) = (product, open) else {
                 return Err(wrong(graph, format!("{sizes:?} is not a shape for {from}")));
             };

@@ -70,7 +70,7 @@ fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> P
     line.end()?;
     graph.set_origin(origin);
     let value = match op {
-        Made::Op(op) => graph.add(op).map_err(|it| it.to_string())?,
+        Made::Op(op) => graph.add(*op).map_err(|it| it.to_string())?,
         Made::Constant(elements) => graph.add_constant(constant(&ty, &elements)?),
     };
     if *graph.ty(value) != ty {
@@ -83,7 +83,7 @@ fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> P
 }
 
 enum Made {
-    Op(Op),
+    Op(Box<Op>),
     /// The elements' texts; their meaning depends on the type behind them.
     Constant(Vec<String>),
 }
@@ -91,7 +91,7 @@ enum Made {
 fn node(values: &Values, line: &mut Cursor<'_>) -> Parsed<Made> {
     let name = line.name()?;
     match name {
-        "input" => return Ok(Made::Op(Op::Input { slot: line.number()? })),
+        "input" => return Ok(Made::Op(Op::Input { slot: line.number()? }.into())),
         "constant" if line.rest.starts_with('#') => {
             return Err("the values of this constant were left out when it was printed".to_string());
         }
@@ -117,7 +117,7 @@ fn node(values: &Values, line: &mut Cursor<'_>) -> Parsed<Made> {
     let mut parts = Parts { operands: operands.into_iter(), attributes };
     let op = parts.op(name)?;
     match (parts.operands.next(), parts.attributes.first()) {
-        (None, None) => Ok(Made::Op(op)),
+        (None, None) => Ok(Made::Op(op.into())),
         (Some(_), _) => Err(format!("too many operands for {name}")),
         (None, Some((key, _))) => Err(format!("{name} does not take '{key}' twice or at all")),
     }
