@@ -201,19 +201,18 @@ fn wg_atanh_f32(x: f32) -> f32 {
 
 // ---- Circular functions and their inverses
 
-// x minus the nearest multiple `quarter` of pi/2, by Cody and Waite's method: pi/2 in five parts, of which four have 8 bits,
-// so that their products with `quarter` are exact up to 2^16. |x| at most 100000.
-fn wg_quarter_rest_f32(x: f32, quarter: f32) -> f32 {
-    var r = fma(quarter, -1.5703125, x);
-    r = fma(quarter, -0.0004825592041015625, r);
-    r = fma(quarter, -1.2665987014770508e-06, r);
-    r = fma(quarter, -9.89530235528946e-10, r);
-    return fma(quarter, -2.5633440682570896e-12, r);
+// x - n pi/2 by Cody and Waite's method: pi/2 in parts, of which three have 8 bits, so that their products with n are exact
+// up to 2^16. Those are made of integers, because compilers add up the factors of `n * a + n * b`.
+fn wg_quarter_rest_f32(x: f32, n: i32) -> f32 {
+    var r = fma(f32(n * 201i), -0.0078125, x);
+    r = fma(f32(n * 253i), -1.9073486328125e-06, r);
+    r = fma(f32(n * 170i), -7.450580596923828e-09, r);
+    return fma(f32(n), -9.920935795e-10, r);
 }
 
 // sin(x + turn pi/2) for |x| <= 100000.
 fn wg_sin_turned_f32(x: f32, turn: i32) -> f32 {
-    let quarter = round(x * 0.63661975);
+    let quarter = i32(round(x * 0.63661975));
     let r = wg_quarter_rest_f32(x, quarter);
     let s = r * r;
     var p = fma(s, -0.00019516655, 0.008332173);
@@ -222,7 +221,7 @@ fn wg_sin_turned_f32(x: f32, turn: i32) -> f32 {
     var q = fma(s, 2.4437728e-05, -0.0013887362);
     q = fma(s, q, 0.041666646);
     let cosine = fma(s * s, q, fma(s, -0.5, 1.0));
-    let n = i32(quarter) + turn;
+    let n = quarter + turn;
     let y = select(sine, cosine, (n & 1i) == 1i);
     return select(y, -y, (n & 2i) == 2i);
 }
@@ -291,7 +290,53 @@ fn wg_acos_f32(x: f32) -> f32 {
 
 // ---- Powers
 
-// C's pow. Whole exponents below 64 by multiplication; others to the accuracy of the built-in function.
+// x^y for x > 0 by its bits and y finite: 2^(y log2 x), with log2 x to some 36 bits in two parts.
+fn wg_pow_positive_f32(x_bits: u32, y: f32) -> f32 {
+    // x = 2^exponent m with m from 0.707 to 1.414; whole = 2^24 m.
+    let shift = select(0u, 23u - firstLeadingBit(max(x_bits, 1u)), x_bits < 0x800000u);
+    let leading = ((x_bits << shift) & 0x7fffffu) | 0x800000u;
+    let above = leading > 0xb504f3u;
+    let whole = select(leading << 1u, leading, above);
+    let biased = max(i32(x_bits >> 23u), 1i) - i32(shift);
+    let exponent = select(biased - 127i, biased - 126i, above);
+    // log2 m = 2 / ln 2 (s + s^3 P(s^2)) with s = (m - 1) / (m + 1) = steps / 2^14 + rest. The remainder of that division fits
+    // 32 bits, so that it may wrap on the way.
+    let over = bitcast<i32>(whole - 0x1000000u);
+    let under = whole + 0x1000000u;
+    let quotient = f32(over) / f32(under);
+    let steps = i32(round(quotient * 16384.0));
+    let remainder = bitcast<i32>((bitcast<u32>(over) << 14u) - bitcast<u32>(steps) * under);
+    let rest = f32(remainder) / f32(under) * 6.103515625e-05;
+    let s = quotient * quotient;
+    var p = fma(s, 0.14939585, 0.19988643);
+    p = fma(s, p, 0.33333388);
+    // 2 / ln 2 is 2954 / 2^10 and 0.0006244568.
+    let log_steps = steps * 2954i;
+    let fixed = exponent * 4194304i + (log_steps >> 2u);
+    let log_high = f32(fixed & -262144i) * 2.384185791015625e-07;
+    let log_middle = f32(((fixed & 262143i) << 2u) | (log_steps & 3i)) * 5.960464477539063e-08;
+    let log_low = fma(rest + quotient * s * p, 2.88539, f32(steps) * 6.103515625e-05 * 0.0006244568);
+    let log = log_high + (log_middle + log_low);
+    if abs(y * log) > 200.0 {
+        return select(0.0, wg_inf_f32(), y * log > 0.0);
+    }
+    let y_high = bitcast<f32>(bitcast<u32>(y) & 0xfffff000u);
+    let product = y_high * log_high;
+    let product_rest = y_high * (log_middle + log_low) + (y - y_high) * log;
+    let n = round(product + product_rest);
+    let r = (product - n) + product_rest;
+    var e = fma(r, 0.00015471835, 0.0013390437);
+    e = fma(r, e, 0.0096180225);
+    e = fma(r, e, 0.055503618);
+    e = fma(r, e, 0.2402265);
+    e = fma(r, e, 0.6931472);
+    e = fma(r, e, 1.0);
+    let half = i32(n) >> 1u;
+    let other = i32(n) - half;
+    return e * bitcast<f32>(bitcast<u32>(half + 127i) << 23u) * bitcast<f32>(bitcast<u32>(other + 127i) << 23u);
+}
+
+// C's pow, to 1e-6 and better wherever |y| is below 10^5.
 fn wg_pow_f32(x: f32, y: f32) -> f32 {
     if y == 0.0 || x == 1.0 {
         return 1.0;
@@ -300,6 +345,7 @@ fn wg_pow_f32(x: f32, y: f32) -> f32 {
         return wg_nan_f32();
     }
     let base = abs(x);
+    let base_bits = bitcast<u32>(x) & 0x7fffffffu;
     let size = abs(y);
     let whole = floor(size) == size;
     let odd = whole && size < 16777216.0 && (u32(min(size, 16777216.0)) & 1u) == 1u;
@@ -307,27 +353,19 @@ fn wg_pow_f32(x: f32, y: f32) -> f32 {
     var power = 0.0;
     if wg_isinf_f32(y) {
         power = select(select(0.0, wg_inf_f32(), (base > 1.0) == grows), 1.0, base == 1.0);
-    } else if base == 0.0 {
+    } else if base_bits == 0u {
         power = select(wg_inf_f32(), 0.0, grows);
-    } else if wg_isinf_f32(x) {
+    } else if base_bits == 0x7f800000u {
         power = select(0.0, wg_inf_f32(), grows);
-    } else if whole && size < 64.0 {
-        var rest = u32(size);
-        var square = base;
-        power = 1.0;
-        for (var bit = 0u; bit < 6u; bit += 1u) {
-            if (rest & 1u) == 1u {
-                power *= square;
-            }
-            rest >>= 1u;
-            if rest == 0u {
-                break;
-            }
-            square *= square;
-        }
+    } else if whole && size < 8.0 {
+        // By multiplication.
+        let square = base * base;
+        let n = u32(size);
+        power = select(1.0, base, (n & 1u) == 1u) * select(1.0, square, (n & 2u) == 2u);
+        power *= select(1.0, square * square, (n & 4u) == 4u);
         power = select(1.0 / power, power, grows);
     } else {
-        power = pow(base, y);
+        power = wg_pow_positive_f32(base_bits, y);
     }
     if (bitcast<u32>(x) & 0x80000000u) == 0u {
         return power;
@@ -335,7 +373,7 @@ fn wg_pow_f32(x: f32, y: f32) -> f32 {
     if whole {
         return select(power, -power, odd);
     }
-    return select(wg_nan_f32(), power, base == 0.0 || wg_isinf_f32(x));
+    return select(wg_nan_f32(), power, base_bits == 0u || base_bits == 0x7f800000u);
 }
 
 fn wg_pow_u32(x: u32, y: u32) -> u32 {

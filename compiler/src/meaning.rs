@@ -99,6 +99,8 @@ impl UnaryOp {
             UnaryOp::Cosh => libm::cosh(x),
             UnaryOp::Tanh => libm::tanh(x),
             UnaryOp::Asinh => libm::asinh(x),
+            // libm's gives numbers far below 1.
+            UnaryOp::Acosh if x < 1.0 => f64::NAN,
             UnaryOp::Acosh => libm::acosh(x),
             UnaryOp::Atanh => libm::atanh(x),
             UnaryOp::Erf => libm::erf(x),

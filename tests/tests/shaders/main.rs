@@ -1,6 +1,11 @@
 //! The hand-written shaders: every file, and every concatenation that codegen loads, is valid to every compiler at hand, and
 //! computes what slow loops in f64 compute.
 
+mod gpu;
+mod operators;
+mod reductions;
+mod templates;
+
 use std::{io::Write, path::PathBuf, process::Command};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};

@@ -1,0 +1,374 @@
+//! The templates, their holes filled from buffers, against loops in f64. The filled holes count calls out of range, and
+//! how often each result is stored.
+
+use crate::{
+    gpu::{Random, floats, run, words},
+    loaded,
+};
+
+/// The line `const name: .. = ..;` with another value.
+pub fn with_const(source: &str, name: &str, value: &str) -> String {
+    let start = source.find(&format!("\nconst {name}:")).unwrap_or_else(|| panic!("no constant {name}"));
+    let equals = start + source[start..].find('=').expect("a value");
+    let end = equals + source[equals..].find(';').expect("an end");
+    format!("{}= {value}{}", &source[..equals], &source[end..])
+}
+
+/// The function `name` with another body.
+fn with_hole(source: &str, name: &str, body: &str) -> String {
+    let start = source.find(&format!("\nfn {name}(")).unwrap_or_else(|| panic!("no hole {name}"));
+    let open = start + source[start..].find('{').expect("a body");
+    let close = open + source[open..].find("\n}").expect("an end");
+    format!("{}{{ {body} {}", &source[..open], &source[close..])
+}
+
+fn filled(template: &str, consts: &[(&str, String)], holes: &[(&str, String)], bindings: &[&str]) -> String {
+    let source = consts.iter().fold(loaded(template), |it, (name, value)| with_const(&it, name, value));
+    let mut source = holes.iter().fold(source, |it, (name, body)| with_hole(&it, name, body));
+    for (at, name) in bindings.iter().enumerate() {
+        let line = format!("\n@group(0) @binding({at}) var<storage, read_write> {name}: array<f32>;");
+        source.push_str(&line);
+    }
+    source + "\n@group(0) @binding(9) var<storage, read_write> counts: array<atomic<u32>>;\n"
+}
+
+/// Runs with the results poisoned, checks the counts, and returns the results. Groups are folded, with some to spare.
+fn results(label: &str, source: &str, inputs: &[&[f32]], len: usize, groups: u32) -> Vec<f32> {
+    // Binding 9 follows the others.
+    let source = source.replace("@binding(9)", &format!("@binding({})", inputs.len() + 1));
+    let mut buffers: Vec<Vec<u32>> = inputs.iter().map(|it| words(it)).collect();
+    buffers.push(vec![0x7fc0_dead; len]);
+    buffers.push(vec![0; len + 1]);
+    let x = groups.min(7);
+    let y = groups.div_ceil(x).min(3);
+    let out = run(&source, &buffers, [x, y, groups.div_ceil(x * y)]);
+    let counts = &out[inputs.len() + 1];
+    assert_eq!(counts[len], 0, "{label}: holes called out of range");
+    assert!(counts[..len].iter().all(|&it| it == 1), "{label}: each result must be stored once");
+    floats(&out[inputs.len()])
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Product {
+    batches: u32,
+    rows: u32,
+    cols: u32,
+    depth: u32,
+    /// a is stored [batch, k, row].
+    a_by_rows: bool,
+    /// b is stored [batch, col, k].
+    b_by_depth: bool,
+}
+
+fn check_product(template: &str, product: Product, consts: &[(&str, String)], groups: u32, seed: u64) {
+    let Product { batches, rows, cols, depth, a_by_rows, b_by_depth } = product;
+    let label = format!("{template} {product:?} {consts:?} seed {seed}");
+    let mut random = Random(seed);
+    let a = random.floats((batches * rows * depth) as usize);
+    let b = random.floats((batches * depth * cols) as usize);
+    let a_at = |n: u32, i: u32, k: u32| match a_by_rows {
+        true => (n * depth + k) * rows + i,
+        false => (n * rows + i) * depth + k,
+    };
+    let b_at = |n: u32, k: u32, j: u32| match b_by_depth {
+        true => (n * cols + j) * depth + k,
+        false => (n * depth + k) * cols + j,
+    };
+    let len = batches * rows * cols;
+    let guard =
+        |bad: &str, result: &str| format!("if {bad} {{ atomicAdd(&counts[{len}u], 1u); return {result}; }}");
+    let a_bad = format!("batch >= {batches}u || row >= {rows}u || k >= {depth}u");
+    let b_bad = format!("batch >= {batches}u || col >= {cols}u || k >= {depth}u");
+    let bad = format!("batch >= {batches}u || row >= {rows}u || col >= {cols}u");
+    let a_index = match a_by_rows {
+        true => format!("(batch * {depth}u + k) * {rows}u + row"),
+        false => format!("(batch * {rows}u + row) * {depth}u + k"),
+    };
+    let b_index = match b_by_depth {
+        true => format!("(batch * {cols}u + col) * {depth}u + k"),
+        false => format!("(batch * {depth}u + k) * {cols}u + col"),
+    };
+    let holes = [
+        ("batches", format!("return {batches}u;")),
+        ("rows", format!("return {rows}u;")),
+        ("cols", format!("return {cols}u;")),
+        ("depth", format!("return {depth}u;")),
+        ("load_a", format!("{} return a_values[{a_index}];", guard(&a_bad, "0.0"))),
+        ("load_b", format!("{} return b_values[{b_index}];", guard(&b_bad, "0.0"))),
+        (
+            "store",
+            format!(
+                "{} let at = (batch * {rows}u + row) * {cols}u + col; results[at] = value; \
+                 atomicAdd(&counts[at], 1u);",
+                guard(&bad, "")
+            ),
+        ),
+    ];
+    let source = filled(template, consts, &holes, &["a_values", "b_values", "results"]);
+    let got = results(&label, &source, &[&a, &b], len as usize, groups);
+    for n in 0..batches {
+        for i in 0..rows {
+            for j in 0..cols {
+                let terms = (0..depth)
+                    .map(|k| f64::from(a[a_at(n, i, k) as usize]) * f64::from(b[b_at(n, k, j) as usize]));
+                let (want, size) = terms.fold((0.0, 0.0), |(sum, size), it| (sum + it, size + it.abs()));
+                let got = f64::from(got[((n * rows + i) * cols + j) as usize]);
+                // NaN must fail.
+                let near = (got - want).abs() <= 1e-6 * (size + 1e-3);
+                assert!(near, "{label}: [{n}, {i}, {j}] is {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn matmul_tiles() {
+    // rows, cols, depth, rows each, cols each, split
+    let tiles = [
+        [64, 64, 16, 4, 4, 1],
+        [32, 32, 8, 4, 4, 4],
+        [32, 64, 8, 4, 4, 2],
+        [16, 32, 16, 4, 4, 8],
+        [64, 64, 16, 8, 4, 2],
+        [128, 64, 8, 8, 4, 1],
+        [128, 128, 8, 8, 8, 1],
+        [16, 64, 4, 1, 8, 1],
+        [16, 16, 32, 2, 2, 4],
+        [8, 24, 12, 2, 3, 3],
+    ];
+    let mut random = Random(31);
+    for (case, tile) in tiles.iter().cycle().take(4 * tiles.len()).enumerate() {
+        let [rows, cols, depth, ..] = *tile;
+        let (a_by_rows, b_by_depth) = (case / tiles.len() & 1 == 1, case / tiles.len() & 2 == 2);
+        // The first round has the one-element product and whole tiles; then sizes fall as they may.
+        let sizes = match case {
+            0 => [1, 1, 1],
+            1 | 2 => [rows * 2, cols * 2, depth * 8],
+            _ => [
+                random.between(1, 2 * rows + 3),
+                random.between(1, 2 * cols + 3),
+                random.between(1, 9 * depth),
+            ],
+        };
+        let product = Product {
+            batches: random.between(1, 3),
+            rows: sizes[0],
+            cols: sizes[1],
+            depth: sizes[2],
+            a_by_rows,
+            b_by_depth,
+        };
+        let names = ["TILE_ROWS", "TILE_COLS", "TILE_DEPTH", "ROWS_EACH", "COLS_EACH", "SPLIT"];
+        let mut consts: Vec<(&str, String)> =
+            names.into_iter().zip(tile).map(|(name, it)| (name, format!("{it}u"))).collect();
+        consts.push(("A_ALONG_ROWS", a_by_rows.to_string()));
+        consts.push(("B_ALONG_DEPTH", b_by_depth.to_string()));
+        let groups = product.batches * product.rows.div_ceil(rows) * product.cols.div_ceil(cols);
+        check_product("matmul", product, &consts, groups, 1000 + case as u64);
+    }
+}
+
+#[test]
+fn matvec_columns() {
+    // size, cols, rows
+    let tiles = [[128, 4, 1], [64, 64, 1], [64, 1, 1], [256, 8, 4], [64, 16, 8], [32, 2, 3]];
+    let mut random = Random(32);
+    for (case, tile) in tiles.iter().cycle().take(4 * tiles.len()).enumerate() {
+        let [size, cols, rows] = *tile;
+        let along = case / tiles.len() % 2 == 0;
+        let product = Product {
+            batches: random.between(1, 3),
+            rows: random.between(1, 8),
+            cols: random.between(1, 3 * cols + 2),
+            depth: random.between(1, 1500),
+            a_by_rows: false,
+            b_by_depth: along,
+        };
+        let mut consts: Vec<(&str, String)> = ["SIZE", "COLS", "ROWS"]
+            .into_iter()
+            .zip([size, cols, rows])
+            .map(|(n, it)| (n, format!("{it}u")))
+            .collect();
+        consts.push(("ALONG_DEPTH", along.to_string()));
+        let groups = product.batches * product.rows.div_ceil(rows) * product.cols.div_ceil(cols);
+        check_product("matvec", product, &consts, groups, 2000 + case as u64);
+    }
+}
+
+#[test]
+fn small_sums() {
+    let mut random = Random(33);
+    for case in 0..12 {
+        let product = Product {
+            batches: random.between(1, 9),
+            rows: random.between(1, 70),
+            cols: if case % 3 == 0 { 1 } else { random.between(1, 9) },
+            depth: random.between(1, 30),
+            a_by_rows: case % 2 == 0,
+            b_by_depth: case % 4 < 2,
+        };
+        let size = [32, 64, 256][case % 3];
+        let consts = [("SIZE", format!("{size}u")), ("ALONG_ROWS", (case % 2 == 0).to_string())];
+        let groups = (product.batches * product.rows * product.cols).div_ceil(size);
+        check_product("conv", product, &consts, groups, 3000 + case as u64);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Mask {
+    None,
+    /// -inf above the diagonal, and everywhere in every fifth row.
+    Infinite,
+    /// -3.4e38 in place of -inf.
+    Large,
+    /// Scores spread over some hundreds.
+    Steep,
+    /// -inf in most places, with NaN, inf and -inf among the scores of some rows.
+    Special,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heads {
+    /// batches, heads, queries, keys, channels, value channels
+    sizes: [u32; 6],
+    mask: Mask,
+    zero_masked: bool,
+}
+
+fn mask_of(kind: Mask, i: u32, j: u32, random: &mut Random) -> f32 {
+    let hidden = j > i || i % 5 == 4;
+    match kind {
+        Mask::None => 0.0,
+        Mask::Infinite if hidden => f32::NEG_INFINITY,
+        Mask::Large if hidden => -3.4e38,
+        Mask::Infinite | Mask::Large => random.float(),
+        Mask::Steep => 300.0 * random.float(),
+        Mask::Special => match (i % 7, j) {
+            (0, 3) => f32::NAN,
+            (1, 2) => f32::INFINITY,
+            (2, 40..) => 2.0,
+            (2, _) => f32::NEG_INFINITY,
+            (3, 0) => 0.5,
+            (3, _) => f32::NEG_INFINITY,
+            _ => random.float(),
+        },
+    }
+}
+
+/// softmax(q k^T scale + mask) v of one row, in f64.
+fn attention_row(scores: &[f64], zero_masked: bool, value: impl Fn(usize) -> f64) -> f64 {
+    if zero_masked && scores.iter().all(|&it| it == f64::NEG_INFINITY) {
+        return 0.0;
+    }
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|it| (it - largest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.iter().enumerate().map(|(j, it)| it / total * value(j)).sum()
+}
+
+fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, seed: u64) {
+    let Heads { sizes: [nb, nh, ni, nj, nd, ne], mask, zero_masked } = heads;
+    let label = format!("attention {heads:?} {consts:?} seed {seed}");
+    let mut random = Random(seed);
+    let planes = nb * nh;
+    let q = random.floats((planes * ni * nd) as usize);
+    let k = random.floats((planes * nj * nd) as usize);
+    let v = random.floats((planes * nj * ne) as usize);
+    let masks: Vec<f32> = (0..ni)
+        .flat_map(|i| (0..nj).map(move |j| (i, j)))
+        .map(|(i, j)| mask_of(mask, i, j, &mut random))
+        .collect();
+    let scale = 1.7f32;
+    let len = planes * ni * ne;
+    let load = |array: &str, count: u32, index: &str, width: u32, channel: &str| {
+        format!(
+            "if b >= {nb}u || h >= {nh}u || {index} >= {count}u || {channel} >= {width}u {{ \
+                atomicAdd(&counts[{len}u], 1u); return 0.0; }} \
+             return {array}[((b * {nh}u + h) * {count}u + {index}) * {width}u + {channel}];"
+        )
+    };
+    let holes = [
+        ("batches", format!("return {nb}u;")),
+        ("heads", format!("return {nh}u;")),
+        ("queries", format!("return {ni}u;")),
+        ("keys", format!("return {nj}u;")),
+        ("scale", format!("return {scale:?};")),
+        ("zero_masked", format!("return {zero_masked};")),
+        ("load_q", load("q_values", ni, "i", nd, "d")),
+        ("load_k", load("k_values", nj, "j", nd, "d")),
+        ("load_v", load("v_values", nj, "j", ne, "e")),
+        (
+            "load_mask",
+            format!(
+                "if i >= {ni}u || j >= {nj}u {{ atomicAdd(&counts[{len}u], 1u); return 0.0; }} \
+                 return masks[i * {nj}u + j];"
+            ),
+        ),
+        (
+            "store",
+            format!(
+                "if b >= {nb}u || h >= {nh}u || i >= {ni}u || e >= {ne}u {{ \
+                    atomicAdd(&counts[{len}u], 1u); return; }} \
+                 let at = ((b * {nh}u + h) * {ni}u + i) * {ne}u + e; results[at] = value; \
+                 atomicAdd(&counts[at], 1u);"
+            ),
+        ),
+    ];
+    let bindings = ["q_values", "k_values", "v_values", "masks", "results"];
+    let mut consts = consts.to_vec();
+    consts.extend([("CHANNELS", format!("{nd}u")), ("VALUE_CHANNELS", format!("{ne}u"))]);
+    let source = filled("attention", &consts, &holes, &bindings);
+    let groups = planes * ni.div_ceil(queries_each);
+    let got = results(&label, &source, &[&q, &k, &v, &masks], len as usize, groups);
+    for plane in 0..planes {
+        for i in 0..ni {
+            let scores: Vec<f64> = (0..nj)
+                .map(|j| {
+                    let dot: f64 = (0..nd)
+                        .map(|d| {
+                            f64::from(q[((plane * ni + i) * nd + d) as usize])
+                                * f64::from(k[((plane * nj + j) * nd + d) as usize])
+                        })
+                        .sum();
+                    // Rounded, because where the mask is -3.4e38 the rest of the score is lost in f32.
+                    f64::from((dot * f64::from(scale) + f64::from(masks[(i * nj + j) as usize])) as f32)
+                })
+                .collect();
+            for e in 0..ne {
+                let want = attention_row(&scores, zero_masked, |j| {
+                    f64::from(v[((plane * nj + j as u32) * ne + e) as usize])
+                });
+                let got = f64::from(got[((plane * ni + i) * ne + e) as usize]);
+                let tolerance = if mask == Mask::Steep { 2e-4 } else { 1e-5 };
+                let same = (got.is_nan() && want.is_nan()) || (got - want).abs() <= tolerance;
+                assert!(same, "{label}: [{plane}, {i}, {e}] is {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_rows() {
+    // size, queries, keys
+    let tiles = [[128, 16, 32], [64, 4, 16], [64, 1, 64], [32, 3, 8], [64, 5, 16], [128, 8, 64]];
+    let masks = [Mask::None, Mask::Infinite, Mask::Large, Mask::Steep, Mask::Special];
+    let mut random = Random(34);
+    for case in 0..30 {
+        let [size, queries, keys] = tiles[case % tiles.len()];
+        let heads = Heads {
+            sizes: [
+                random.between(1, 2),
+                random.between(1, 3),
+                random.between(1, 20),
+                random.between(1, 90),
+                random.between(1, 40),
+                random.between(1, 40),
+            ],
+            mask: masks[case % masks.len()],
+            zero_masked: case % 2 == 0,
+        };
+        let consts =
+            [("SIZE", size), ("QUERIES", queries), ("KEYS", keys)].map(|(n, it)| (n, format!("{it}u")));
+        check_attention(heads, &consts, queries, 4000 + case as u64);
+    }
+}
