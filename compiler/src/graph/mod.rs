@@ -13,6 +13,7 @@ pub mod verify;
 use std::{collections::HashMap, sync::Arc};
 
 use slotmap::{Key, SlotMap, new_key_type};
+use smallvec::SmallVec;
 
 pub use op::{Op, Operands, PadMode, PoolKind, Real, Window};
 
@@ -46,6 +47,16 @@ pub struct Output {
     pub value: Value,
 }
 
+/// Constants of at most so many bytes are compared by their bytes.
+const SMALL: usize = 16;
+
+/// What makes two constants of one type the same.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Bits {
+    Small(SmallVec<[u8; SMALL]>),
+    Large { at: usize, len: usize },
+}
+
 #[derive(Clone, Default, Debug)]
 pub struct Graph {
     nodes: SlotMap<Value, Node>,
@@ -53,7 +64,7 @@ pub struct Graph {
     inputs: Vec<Input>,
     pub outputs: Vec<Output>,
     seen: HashMap<Op, Value>,
-    seen_constants: HashMap<(usize, usize, Type), ConstantId>,
+    seen_constants: HashMap<(Bits, Type), ConstantId>,
     origin: Option<Arc<str>>,
 }
 
@@ -96,9 +107,14 @@ impl Graph {
         self.add(Op::Input { slot })
     }
 
-    /// Constants that share their bytes and type share one node.
+    /// Constants of one type share one node if they share their bytes, small ones also if they have equal bytes.
     pub fn add_constant(&mut self, tensor: Tensor) -> Value {
-        let key = (tensor.data().as_ptr() as usize, tensor.data().len(), tensor.ty().clone());
+        let data = tensor.data();
+        let bits = match data.len() {
+            0..=SMALL => Bits::Small(data.as_ref().into()),
+            len => Bits::Large { at: data.as_ptr() as usize, len },
+        };
+        let key = (bits, tensor.ty().clone());
         let id = match self.seen_constants.get(&key) {
             Some(&id) => id,
             None => {

@@ -4,6 +4,8 @@
 mod constants;
 mod place;
 mod range;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
