@@ -39,20 +39,20 @@ pub(crate) struct Tape {
 pub(crate) struct Slot {
     /// Number in `Tape::uploads` and offset.
     pub device: Option<(usize, usize)>,
-    pub host: Option<Pinned>,
+    pub host: Option<Operand>,
 }
 
 pub(crate) enum Source {
     /// Number in `Tape::readback`.
     Device(usize, Type),
-    Host(Pinned),
+    Host(Operand),
 }
 
 pub(crate) enum Segment {
     Gpu(Vec<Command>),
     Host(Vec<Call>),
-    Download(Readback, Vec<Pinned>),
-    Upload(Vec<(Pinned, Chunk)>),
+    Download(Readback, Vec<Operand>),
+    Upload(Vec<(Operand, Chunk)>),
 }
 
 pub(crate) struct Command {
@@ -81,18 +81,6 @@ pub(crate) struct Copy {
     pub to: (usize, u64),
     pub bytes: u64,
 }
-
-/// Memory of the tape, or of a constant that the tape keeps.
-pub(crate) struct Pinned(pub Operand);
-
-// SAFETY: the memory lives as long as the tape, which one run at a time uses, behind a lock.
-unsafe impl Send for Pinned {}
-// SAFETY: as above; what is written is written through the one `&mut Tape`.
-unsafe impl Sync for Pinned {}
-// SAFETY: as above.
-unsafe impl Send for Call {}
-// SAFETY: as above.
-unsafe impl Sync for Call {}
 
 pub(crate) async fn capture(
     plan: &Plan,
@@ -142,7 +130,7 @@ pub(crate) async fn capture(
                 }
             }
             Step::Download { ty, from, to, .. } => {
-                let (chunk, operand) = (space.chunk(from), Pinned(space.operand(ty, to)));
+                let (chunk, operand) = (space.chunk(from), space.operand(ty, to));
                 let copy = Copy { from: chunk, to: (0, 0), bytes: from.len };
                 match segments.last_mut() {
                     Some(Segment::Download(readback, operands)) => {
@@ -156,7 +144,7 @@ pub(crate) async fn capture(
                 }
             }
             Step::Upload { ty, from, to, .. } => {
-                let copy = (Pinned(space.operand(ty, from)), space.chunk(to));
+                let copy = (space.operand(ty, from), space.chunk(to));
                 match segments.last_mut() {
                     Some(Segment::Upload(copies)) => copies.push(copy),
                     _ => segments.push(Segment::Upload(vec![copy])),
@@ -167,7 +155,7 @@ pub(crate) async fn capture(
 
     let mut readback = Readback::default();
     let source = |port: &Port| match (&port.host, &port.device) {
-        (Some(slice), _) => Source::Host(Pinned(space.operand(&port.ty, slice))),
+        (Some(slice), _) => Source::Host(space.operand(&port.ty, slice)),
         (None, Some(slice)) => {
             readback.copies.push(Copy { from: space.chunk(slice), to: (0, 0), bytes: slice.len });
             Source::Device(readback.copies.len() - 1, port.ty.clone())
@@ -289,7 +277,7 @@ impl Space<'_> {
             earlier.iter().filter(|it| it.role == BufferRole::Inputs && it.place == Place::Gpu).count()
         };
         let device = port.device.map(|it| (uploads(it.buffer), it.offset as usize));
-        Slot { device, host: port.host.as_ref().map(|it| Pinned(self.operand(&port.ty, it))) }
+        Slot { device, host: port.host.as_ref().map(|it| self.operand(&port.ty, it)) }
     }
 
     async fn bind_group(

@@ -24,6 +24,7 @@ pub use wgfuse_compiler as compiler;
 pub use wgfuse_compiler::{
     dtype::DType,
     error::Error as ModelError,
+    graph::builder::GraphBuilder,
     import::Signature,
     options::{Fallback, Options},
     plan::Plan,

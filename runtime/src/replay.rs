@@ -6,7 +6,7 @@ use wgfuse_compiler::{plan::Plan, shape::Type, tensor::Tensor};
 
 use crate::{
     buffers::{self, Wait},
-    capture::{Command, Pinned, Readback, Segment, Source, Tape},
+    capture::{Command, Readback, Segment, Source, Tape},
     device::Gpu,
     error::{DeviceError, Error},
     forms,
@@ -39,7 +39,7 @@ pub(crate) async fn replay(
                 let mut bytes = Vec::new();
                 readback
                     .read(device(gpu.as_deref()), wait, |at, device| {
-                        let operand = &operands[at].0;
+                        let operand = &operands[at];
                         bytes.clear();
                         forms::to_host(operand.ty.dtype, device, operand.ty.shape.count(), &mut bytes);
                         // SAFETY: as above; the operand has exactly its type's bytes.
@@ -51,7 +51,7 @@ pub(crate) async fn replay(
                 // Writes reach the device before the commands of the next submission, not the ones before.
                 submit(gpu.as_deref(), &mut encoder).await?;
                 let gpu = device(gpu.as_deref());
-                for (Pinned(operand), chunk) in copies {
+                for (operand, chunk) in copies {
                     tape.scratch.clear();
                     // SAFETY: as above.
                     let host = unsafe { bytes_of(operand) };
@@ -93,7 +93,7 @@ pub(crate) async fn replay(
     }
     let output = |it: &Source| match it {
         Source::Device(at, _) => found[*at].clone().expect("every copy was read"),
-        Source::Host(Pinned(operand)) => {
+        Source::Host(operand) => {
             // SAFETY: as above.
             let bytes = Bytes::copy_from_slice(unsafe { bytes_of(operand) });
             Tensor::new(operand.ty.clone(), bytes).expect("an operand has its type's bytes")
@@ -115,7 +115,7 @@ pub(crate) async fn place_inputs(tape: &mut Tape, plan: &Plan, inputs: &[Tensor]
             })?;
             tape.uploads[upload].1[offset..offset + tape.scratch.len()].copy_from_slice(&tape.scratch);
         }
-        if let Some(Pinned(operand)) = &slot.host {
+        if let Some(operand) = &slot.host {
             // SAFETY: the operand leads to memory of the tape with exactly the bytes of the input's type.
             unsafe { operand.data.copy_from_nonoverlapping(tensor.data().as_ptr(), tensor.data().len()) };
         }

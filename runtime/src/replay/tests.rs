@@ -247,3 +247,46 @@ fn every_kernel_is_timed() {
     assert_eq!(names, ["sum", "square"]);
     assert!(times.iter().all(|it| it.seconds >= 0.0 && it.seconds < 1.0), "{times:?}");
 }
+
+#[test]
+fn the_processor_gives_the_graphs_values() {
+    use wgfuse_compiler::{
+        graph, lower, options::Options, partition, passes, plan, schedule, target::Target,
+    };
+
+    let mut b = graph::builder::GraphBuilder::new();
+    let x = b.input("x", DType::F32, [4, 16]).expect("an input");
+    let weights: Vec<f32> = (0..16 * 8).map(|it| (it % 7) as f32 / 7.0).collect();
+    let w = b.constant(Tensor::f32([16, 8], &weights).expect("as many"));
+    let y = b.matmul(x, w).expect("fits");
+    let y = b.softmax(y, 1).expect("fits");
+    let doubled = b.add(y, y).expect("fits");
+    for (name, value) in [("y", y), ("doubled", doubled), ("x", x), ("w", w), ("again", y)] {
+        b.output(name, value).expect("a new name");
+    }
+    let graph = b.finish().expect("valid");
+    let input =
+        Tensor::f32([4, 16], &(0..64).map(|it| it as f32 / 64.0).collect::<Vec<_>>()).expect("as many");
+    let expected = graph::eval::eval(&graph, std::slice::from_ref(&input)).expect("runs");
+
+    let (target, options) = (Target::cpu(), Options::default());
+    let graph = passes::optimise(graph, &target, &options).expect("valid");
+    let parts = partition::split(&graph, &target, &options).expect("valid");
+    let schedule = schedule::schedule(lower::lower(&parts), &target, &options);
+    let shaders = vec![None; schedule.kernels.len()];
+    let plan = plan::plan(&parts, schedule, shaders, &target, &options).expect("fits");
+    let mut constants = Constants::default();
+    let captured = pollster::block_on(capture(&plan, None, &mut constants, false));
+    let Ok(mut tape) = captured else { panic!("not captured") };
+    for _ in 0..3 {
+        let inputs = std::slice::from_ref(&input);
+        let outputs = pollster::block_on(replay(&mut tape, &plan, inputs, Wait::Block)).expect("runs");
+        for (have, want) in outputs.iter().zip(&expected) {
+            assert_eq!(have.ty(), want.ty());
+            let pairs = have.to_f64().into_iter().zip(want.to_f64());
+            pairs.for_each(|(have, want)| assert!((have - want).abs() < 1e-5, "{have} {want}"));
+        }
+    }
+    let times = pollster::block_on(profile(&mut tape, &plan, &[input], Wait::Block)).expect("runs");
+    assert_eq!(times.len(), plan.kernels.len());
+}
