@@ -1,16 +1,82 @@
 //! Schedule to shaders, through `naga::Module`. Obeys: no choice is made here.
+//!
+//! In: kernels, each with its skeleton. Out: validated modules, the same bytes for the same kernel. Every index is in bounds
+//! by construction, every loop is counted, every divisor is not zero: modules need no run-time checks.
 
+mod attention;
+mod body;
+mod contract;
+mod grid;
+mod library;
+mod map;
+mod memory;
+mod ops;
+mod rows;
 pub mod shader;
+mod types;
+mod writer;
+
+use std::sync::Arc;
+
+use slotmap::SlotMap;
 
 pub use shader::{Binding, Shader};
+pub use types::device_bytes;
 
-use crate::{error::Error, options::Options, schedule::Schedule, target::Target};
+use crate::{
+    bug,
+    error::Error,
+    lower::{TensorId, TensorInfo},
+    options::Options,
+    schedule::{Kernel, RowForm, Schedule, Skeleton},
+    target::{Place, Target},
+};
+use memory::Memory;
+use writer::{Code, Writer};
 
 /// One shader for each kernel on the GPU, `None` for those on the CPU, in the order of the schedule.
-pub fn emit(
-    _schedule: &Schedule,
-    _target: &Target,
-    _options: &Options,
-) -> Result<Vec<Option<Shader>>, Error> {
-    todo!()
+pub fn emit(schedule: &Schedule, target: &Target, _options: &Options) -> Result<Vec<Option<Shader>>, Error> {
+    let one = |kernel: &Kernel| match kernel.place {
+        Place::Gpu => shader(kernel, &schedule.tensors, target).map(Some),
+        Place::Cpu => Ok(None),
+    };
+    schedule.kernels.iter().map(one).collect()
+}
+
+/// A kernel whose tensors have no elements.
+fn nothing(writer: &mut Writer) -> [u32; 3] {
+    Code::new(writer, "main").entry_point([1, 1, 1]);
+    [0, 1, 1]
+}
+
+fn shader(
+    kernel: &Kernel,
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Result<Shader, Error> {
+    let mut writer = Writer::default();
+    let memory = Memory::bind(&mut writer, kernel, tensors, target)?;
+    let to = &mut writer;
+    let groups = match &kernel.skeleton {
+        _ if kernel.stores.iter().all(|it| tensors[it.tensor].ty.shape.count() == 0) => nothing(to),
+        Skeleton::Map { space, workgroup } => map::write(to, &memory, kernel, space, *workgroup, target)?,
+        Skeleton::Rows { outer, inner, stages, form } => {
+            let stages: Vec<_> = stages.iter().map(rows::Reduction::from).collect();
+            match *form {
+                RowForm::Invocation { workgroup } => {
+                    rows::by_invocation(to, &memory, kernel, (outer, inner), &stages, workgroup, target)?
+                }
+                RowForm::Workgroup { size } => {
+                    rows::by_workgroup(to, &memory, kernel, (outer, inner), &stages, size, target)?
+                }
+            }
+        }
+        Skeleton::Contract { .. } => contract::write(to, &memory, kernel, target)?,
+        Skeleton::Attention { .. } => attention::write(to, &memory, kernel, target)?,
+    };
+    let module = writer.module;
+    shader::validate(&module).unwrap_or_else(|it| bug!("kernel '{}': invalid module: {:?}", kernel.name, it));
+    let workgroup_size = module.entry_points[0].workgroup_size;
+    let key = shader::key(&module);
+    Ok(Shader { module: Arc::new(module), workgroup_size, groups, bindings: memory.bindings, key })
 }

@@ -1,8 +1,13 @@
 //! What `codegen` makes of one kernel.
 
-use std::sync::Arc;
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
 
-use crate::lower::TensorId;
+use naga::valid::{Capabilities, ModuleInfo, ValidationError, ValidationFlags, Validator};
+
+use crate::{bug, lower::TensorId};
 
 /// A validated module with one entry point, `main`.
 #[derive(Clone, Debug)]
@@ -24,4 +29,56 @@ pub struct Binding {
     /// Offset and length in the tensor's device form, in bytes.
     pub offset: u64,
     pub len: u64,
+}
+
+impl Shader {
+    /// The module as WGSL.
+    pub fn wgsl(&self) -> String {
+        let info = validate(&self.module).unwrap_or_else(|it| bug!("a shader's module is not valid: {it:?}"));
+        naga::back::wgsl::write_string(&self.module, &info, naga::back::wgsl::WriterFlags::empty())
+            .unwrap_or_else(|it| bug!("a valid module has no text: {it}"))
+    }
+}
+
+/// Without any capability but packing f16 in words, which WGSL has everywhere.
+pub fn validate(module: &naga::Module) -> Result<ModuleInfo, Box<ValidationError>> {
+    Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        .validate(module)
+        .map_err(|it| Box::new(it.into_inner()))
+}
+
+/// The hash of everything in `module` but the order in which its parts were found out: of its debug text, which names every
+/// part and holds no addresses and no hash maps.
+pub fn key(module: &naga::Module) -> u128 {
+    let mut hasher = Hasher([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
+    let parts: [&dyn fmt::Debug; 6] = [
+        &module.types,
+        &module.constants,
+        &module.global_variables,
+        &module.global_expressions,
+        &module.functions,
+        &module.entry_points,
+    ];
+    for part in parts {
+        write!(hasher, "{part:?};").unwrap_or_else(|_| bug!("a hash cannot fail"));
+    }
+    (hasher.0[0] as u128) << 64 | hasher.0[1] as u128
+}
+
+/// Two independent lanes of multiply and rotate (the constants are primes from the digits of the golden ratio and of
+/// pi).
+struct Hasher([u64; 2]);
+
+impl Write for Hasher {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let [a, b] = &mut self.0;
+        for chunk in text.as_bytes().chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            let word = u64::from_le_bytes(word) ^ (chunk.len() as u64) << 56;
+            *a = (*a ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            *b = (*b ^ word).wrapping_mul(0xc2b2_ae3d_27d4_eb4f).rotate_left(31).wrapping_add(*a);
+        }
+        Ok(())
+    }
 }

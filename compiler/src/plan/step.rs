@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+pub use crate::codegen::device_bytes;
 use crate::{
     codegen::Shader,
-    dtype::DType,
     graph::{Graph, Value},
     lower::TensorId,
     schedule::Kernel,
@@ -154,24 +154,4 @@ pub fn alignment_on(place: Place, target: &Target) -> u64 {
         Place::Gpu => target.offset_alignment.max(4),
         Place::Cpu => 64,
     }
-}
-
-/// Bytes of the device form of `ty`: a multiple of 4, at least 4.
-pub fn device_bytes(ty: &Type) -> u64 {
-    let count = ty.shape.count() as u64;
-    let bytes = match ty.dtype {
-        DType::F16 | DType::BF16 => count * 2,
-        DType::F64 => count * 8,
-        DType::Bool
-        | DType::I8
-        | DType::U8
-        | DType::I16
-        | DType::U16
-        | DType::I32
-        | DType::U32
-        | DType::I64
-        | DType::U64
-        | DType::F32 => count * 4,
-    };
-    bytes.max(4).next_multiple_of(4)
 }

@@ -1,0 +1,346 @@
+//! Bodies to naga expressions: what a kernel's expressions and indices are at one point of its loops.
+//!
+//! A `Scope` knows the values of the loop variables, each an `Index` over *leaves*: numbers that the code has at hand, as
+//! the number of an invocation or a loop's counter. Coordinates are rewritten in terms of leaves before anything is
+//! emitted, so that a contiguous access becomes the invocation's number itself. Everything is computed at most
+//! once a frame; a frame sees those around it.
+//!
+//! Indices are computed in u32 modulo 2^32. That is right because the result is in range even where a part is
+//! negative; quotients and remainders of what may be negative are moved up by a multiple of the divisor first.
+
+use std::collections::HashMap;
+
+use naga::{BinaryOperator as B, MathFunction, ScalarKind};
+
+use super::{
+    memory::Memory,
+    ops,
+    types::Word,
+    writer::{Code, Handle},
+};
+use crate::{
+    bug,
+    dtype::DType,
+    index::{Atom, Index, linearise},
+    lower::{Body, Coords, Expr, ExprId, TensorId},
+    schedule::Store,
+};
+
+/// Leaves are numbered from here; loop variables are below.
+const FIRST_LEAF: u32 = 1 << 16;
+
+/// What has been computed at one nesting of loops.
+#[derive(Default)]
+pub struct Frame {
+    exprs: HashMap<ExprId, Handle>,
+    indices: HashMap<Index, Handle>,
+}
+
+pub struct Scope<'k> {
+    body: &'k Body,
+    memory: &'k Memory,
+    /// The values of the loop variables, where known.
+    vars: Vec<Option<Index>>,
+    leaves: Vec<Handle>,
+    params: Vec<(Handle, Word)>,
+    frames: Vec<Frame>,
+}
+
+impl<'k> Scope<'k> {
+    pub fn new(body: &'k Body, memory: &'k Memory) -> Scope<'k> {
+        let frames = vec![Frame::default()];
+        Scope { body, memory, vars: Vec::new(), leaves: Vec::new(), params: Vec::new(), frames }
+    }
+
+    /// `value`, a u32 below `extent`, as an index.
+    pub fn leaf(&mut self, value: Handle, extent: usize) -> Index {
+        let axis = FIRST_LEAF + self.leaves.len() as u32;
+        self.leaves.push(value);
+        Index::var(axis as usize, extent)
+    }
+
+    /// Each of the loop variables `vars` is the value beside it.
+    pub fn bind(&mut self, vars: impl IntoIterator<Item = usize>, values: impl IntoIterator<Item = Index>) {
+        for (var, value) in vars.into_iter().zip(values) {
+            if self.vars.len() <= var {
+                self.vars.resize(var + 1, None);
+            }
+            self.vars[var] = Some(value);
+        }
+    }
+
+    /// The value of the next `Param`, not yet rounded to the type that the body gives it.
+    pub fn param(&mut self, value: Handle, word: Word) {
+        self.params.push((value, word));
+    }
+
+    pub fn enter(&mut self, frame: Frame) {
+        self.frames.push(frame);
+    }
+
+    pub fn leave(&mut self) -> Frame {
+        self.frames.pop().expect("a frame was entered")
+    }
+
+    /// For each expression whether it changes with variables `first..`, or with a `Param` that is not known yet.
+    pub fn varying(&self, first: usize) -> Vec<bool> {
+        let mut varying: Vec<bool> = Vec::with_capacity(self.body.len());
+        for (_, expr, _) in self.body.iter() {
+            let changes = |index: &Index| {
+                let mut found = false;
+                index.leaves(&mut |leaf| {
+                    found |= match leaf {
+                        Atom::Var { axis, .. } => *axis as usize >= first,
+                        Atom::Data { .. } | Atom::Div(..) | Atom::Mod(..) => false,
+                    }
+                });
+                found
+            };
+            let mut it = match expr {
+                Expr::Param(number) => *number as usize >= self.params.len(),
+                Expr::Coord(at) => changes(at),
+                Expr::Load { at, .. } => at.iter().any(changes),
+                Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => {
+                    false
+                }
+            };
+            expr.operands(&mut |operand| it |= varying[operand.0 as usize]);
+            varying.push(it);
+        }
+        varying
+    }
+
+    /// Computes what `roots` need and what does not change with variables `first..`, before their loops are opened.
+    pub fn hoist(&mut self, code: &mut Code, roots: &[ExprId], first: usize) {
+        let varying = self.varying(first);
+        let needed = self.body.needed(roots.iter().copied());
+        let mut early: Vec<ExprId> = roots.iter().copied().filter(|it| !varying[it.0 as usize]).collect();
+        for (id, expr, _) in self.body.iter() {
+            if needed[id.0 as usize] && varying[id.0 as usize] {
+                expr.operands(&mut |it| {
+                    if !varying[it.0 as usize] {
+                        early.push(it);
+                    }
+                });
+            }
+        }
+        early.sort_unstable();
+        early.dedup();
+        for id in early {
+            self.value(code, id);
+        }
+    }
+
+    /// Whether `store` is of an element of the row rather than of the row. `varying` is that of `first`.
+    pub fn store_varies(&self, store: &Store, varying: &[bool], first: usize) -> bool {
+        let mut found = varying[store.value.0 as usize];
+        for index in &store.at {
+            index.leaves(&mut |leaf| {
+                found |= match leaf {
+                    Atom::Var { axis, .. } => *axis as usize >= first,
+                    Atom::Data { expr, .. } => varying[*expr as usize],
+                    Atom::Div(..) | Atom::Mod(..) => false,
+                }
+            });
+        }
+        found
+    }
+
+    pub fn dtype(&self, id: ExprId) -> DType {
+        self.body.dtype(id)
+    }
+
+    pub fn value(&mut self, code: &mut Code, id: ExprId) -> Handle {
+        if let Some(&found) = self.frames.iter().rev().find_map(|it| it.exprs.get(&id)) {
+            return found;
+        }
+        let body = self.body;
+        let dtype = body.dtype(id);
+        let value = match body.expr(id) {
+            Expr::Const(it) => ops::constant(code, *it, dtype),
+            Expr::Coord(at) => {
+                let at = self.here(at);
+                let value = self.index(code, &at);
+                ops::cast(code, DType::U32, dtype, value)
+            }
+            Expr::Load { tensor, at, guard } => self.load(code, *tensor, at, *guard),
+            Expr::Param(number) => {
+                let &(value, word) = self
+                    .params
+                    .get(*number as usize)
+                    .unwrap_or_else(|| bug!("parameter {number} is used before it is computed"));
+                let from = match word {
+                    Word::F32 => DType::F32,
+                    Word::I32 => DType::I32,
+                    Word::U32 => DType::U32,
+                    Word::Bool => DType::Bool,
+                };
+                ops::cast(code, from, dtype, value)
+            }
+            Expr::Unary(op, x) => {
+                let operand = self.value(code, *x);
+                ops::unary(code, *op, body.dtype(*x), operand)
+            }
+            Expr::Binary(op, x, y) => {
+                let (left, right) = (self.value(code, *x), self.value(code, *y));
+                ops::binary(code, *op, body.dtype(*x), left, right)
+            }
+            Expr::Select(cond, yes, no) => {
+                let cond = self.value(code, *cond);
+                let (yes, no) = (self.value(code, *yes), self.value(code, *no));
+                code.select(cond, yes, no)
+            }
+            Expr::Cast(x) => {
+                let operand = self.value(code, *x);
+                ops::cast(code, body.dtype(*x), dtype, operand)
+            }
+        };
+        self.frame().exprs.insert(id, value);
+        value
+    }
+
+    fn load(&mut self, code: &mut Code, tensor: TensorId, at: &Coords, guard: Option<ExprId>) -> Handle {
+        let inside = guard.map(|it| self.value(code, it));
+        let mut at = self.address(code, tensor, at, inside.is_none());
+        if let Some(inside) = inside {
+            let zero = code.u32(0);
+            at = code.select(inside, at, zero);
+        }
+        let value = self.memory.load(code, tensor, at);
+        match inside {
+            None => value,
+            Some(inside) => {
+                let zero = ops::zero(code, Word::of(self.memory.held(tensor).dtype));
+                code.select(inside, value, zero)
+            }
+        }
+    }
+
+    pub fn store(&mut self, code: &mut Code, store: &Store) {
+        let value = self.value(code, store.value);
+        let to = self.memory.held(store.tensor).dtype;
+        let value = ops::cast(code, self.dtype(store.value), to, value);
+        let at = self.address(code, store.tensor, &store.at, true);
+        self.memory.store(code, store.tensor, at, value);
+    }
+
+    /// The number of the element at `at`. With `clamp` it is in bounds, whatever the coordinates are.
+    fn address(&mut self, code: &mut Code, tensor: TensorId, at: &Coords, clamp: bool) -> Handle {
+        let shape = &self.memory.held(tensor).shape;
+        let at: Coords = at.iter().map(|it| self.here(it)).collect();
+        let linear = linearise(&at, shape);
+        let value = self.index(code, &linear);
+        let (low, high) = linear.range();
+        let last = shape.count().saturating_sub(1) as i64;
+        if clamp && (low < 0 || high > last) {
+            let last = code.u32(last as u32);
+            return code.math(MathFunction::Min, &[value, last]);
+        }
+        value
+    }
+
+    /// `index` in terms of leaves.
+    pub fn here(&self, index: &Index) -> Index {
+        index.substitute(&mut |atom| match atom {
+            Atom::Var { axis, .. } if *axis < FIRST_LEAF => match self.vars.get(*axis as usize) {
+                Some(Some(value)) => value.clone(),
+                _ => bug!("loop variable {axis} is used outside of its loop"),
+            },
+            Atom::Var { .. } | Atom::Data { .. } | Atom::Div(..) | Atom::Mod(..) => Index::atom(atom.clone()),
+        })
+    }
+
+    /// An index over leaves as a u32, modulo 2^32.
+    pub fn index(&mut self, code: &mut Code, index: &Index) -> Handle {
+        if let Some(&found) = self.frames.iter().rev().find_map(|it| it.indices.get(index)) {
+            return found;
+        }
+        let mut sum: Option<Handle> = None;
+        // Positive terms first: then no sum begins with a negation unless it must.
+        let ordered =
+            index.terms().iter().filter(|it| it.1 > 0).chain(index.terms().iter().filter(|it| it.1 < 0));
+        for (atom, by) in ordered {
+            let mut term = self.atom(code, atom);
+            if by.unsigned_abs() != 1 {
+                let factor = code.u32(by.unsigned_abs() as u32);
+                term = code.binary(B::Multiply, term, factor);
+            }
+            sum = Some(match (sum, *by > 0) {
+                (None, true) => term,
+                (Some(sum), true) => code.binary(B::Add, sum, term),
+                (sum, false) => {
+                    let sum = sum.unwrap_or_else(|| code.u32(0));
+                    code.binary(B::Subtract, sum, term)
+                }
+            });
+        }
+        let value = match (sum, index.offset()) {
+            (None, offset) => code.u32(offset as u32),
+            (Some(sum), 0) => sum,
+            (Some(sum), offset) => {
+                let by = code.u32(offset.unsigned_abs() as u32);
+                code.binary(if offset > 0 { B::Add } else { B::Subtract }, sum, by)
+            }
+        };
+        self.frame().indices.insert(index.clone(), value);
+        value
+    }
+
+    fn atom(&mut self, code: &mut Code, atom: &Atom) -> Handle {
+        match atom {
+            Atom::Var { axis, .. } => self.leaves[(axis - FIRST_LEAF) as usize],
+            Atom::Data { expr, .. } => {
+                let expr = ExprId(*expr);
+                let value = self.value(code, expr);
+                match Word::of(self.dtype(expr)) {
+                    Word::U32 => value,
+                    Word::I32 => code.bitcast(value, ScalarKind::Uint),
+                    Word::Bool => code.convert(value, Word::U32),
+                    Word::F32 => bug!("an index is a float"),
+                }
+            }
+            Atom::Div(inner, by) => {
+                let (value, lift) = self.lifted(code, inner, *by);
+                let by = *by as u32;
+                let quotient = if by.is_power_of_two() {
+                    let places = code.u32(by.trailing_zeros());
+                    code.binary(B::ShiftRight, value, places)
+                } else {
+                    let by = code.u32(by);
+                    code.binary(B::Divide, value, by)
+                };
+                match lift {
+                    0 => quotient,
+                    _ => {
+                        let lift = code.u32(lift);
+                        code.binary(B::Subtract, quotient, lift)
+                    }
+                }
+            }
+            Atom::Mod(inner, by) if (*by as u32).is_power_of_two() && *by <= u32::MAX as i64 => {
+                let value = self.index(code, inner);
+                let mask = code.u32(*by as u32 - 1);
+                code.binary(B::And, value, mask)
+            }
+            Atom::Mod(inner, by) => {
+                let (value, _) = self.lifted(code, inner, *by);
+                let by = code.u32(*by as u32);
+                code.binary(B::Modulo, value, by)
+            }
+        }
+    }
+
+    /// `inner` plus `lift * by`, which is not negative.
+    fn lifted(&mut self, code: &mut Code, inner: &Index, by: i64) -> (Handle, u32) {
+        let (low, high) = inner.range();
+        let lift = if low < 0 { -low.div_euclid(by) } else { 0 };
+        if high.saturating_add(lift.saturating_mul(by)) > u32::MAX as i64 || by > u32::MAX as i64 {
+            bug!("index {inner} / {by} does not fit 32 bits");
+        }
+        (self.index(code, &inner.offset_by(lift * by)), lift as u32)
+    }
+
+    fn frame(&mut self) -> &mut Frame {
+        self.frames.last_mut().expect("the outermost frame stays")
+    }
+}

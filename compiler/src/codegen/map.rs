@@ -1,0 +1,34 @@
+//! Skeleton: each point of a space by itself, one an invocation.
+
+use super::{
+    body::Scope,
+    grid,
+    memory::Memory,
+    writer::{Code, Writer},
+};
+use crate::{error::Error, index::delinearise, schedule::Kernel, shape::Shape, target::Target};
+
+/// Writes the entry point; gives the workgroups to dispatch.
+pub fn write(
+    writer: &mut Writer,
+    memory: &Memory,
+    kernel: &Kernel,
+    space: &Shape,
+    workgroup: u32,
+    target: &Target,
+) -> Result<[u32; 3], Error> {
+    let count = space.count() as u64;
+    let groups = grid::fold(count.div_ceil(workgroup as u64), workgroup, &kernel.name, target)?;
+    let mut code = Code::new(writer, "main");
+    let number = grid::invocation(&mut code, groups, workgroup);
+    let below = grid::open_below(&mut code, number, count, grid::total(groups, workgroup));
+    let mut scope = Scope::new(&kernel.body, memory);
+    let point = scope.leaf(number, count as usize);
+    scope.bind(0.., delinearise(&point, space));
+    for store in &kernel.stores {
+        scope.store(&mut code, store);
+    }
+    grid::close_below(&mut code, below);
+    code.entry_point([workgroup, 1, 1]);
+    Ok(groups)
+}
