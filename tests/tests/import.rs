@@ -3,11 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use prost::Message;
 use wgfuse_compiler::{
+    dtype::DType,
     error::Error,
-    graph::{eval::eval, verify::verify},
-    import::Model,
+    graph::{Op, eval::eval, verify::verify},
+    import::{Model, Signature, onnx::proto::*},
     shape::{Dim, Shape},
+    tensor::Tensor,
 };
 use wgfuse_tests::zoo;
 
@@ -172,4 +175,171 @@ fn other_formats_are_named() {
     assert!(of(b"PK\x03\x04....").contains("zip"));
     assert!(of(b"{\"a\": 1}").contains("text"));
     assert!(of(b"\x08\x0a").contains("graph"));
+}
+
+fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    let owned = |names: &[&str]| names.iter().map(|it| it.to_string()).collect();
+    NodeProto { op_type: op.into(), input: owned(inputs), output: owned(outputs), ..Default::default() }
+}
+
+fn info(name: &str) -> ValueInfoProto {
+    let dim = vec![DimensionProto { dim_value: Some(3), ..Default::default() }];
+    let tensor_type = Some(TensorTypeProto { elem_type: 1, shape: Some(TensorShapeProto { dim }) });
+    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type }) }
+}
+
+/// x f32[3] to y, opset 20.
+fn model(nodes: Vec<NodeProto>) -> ModelProto {
+    ModelProto {
+        ir_version: 10,
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 20 }],
+        graph: Some(GraphProto {
+            node: nodes,
+            input: vec![info("x")],
+            output: vec![info("y")],
+            ..Default::default()
+        }),
+        functions: vec![],
+    }
+}
+
+fn run(model: &ModelProto) -> Result<Vec<f32>, Error> {
+    let model = Model::from_bytes(model.encode_to_vec().into())?;
+    let x = Tensor::f32([3], &[1.0, -2.0, 3.0]).unwrap();
+    let graph = model.graph(&[[3].into()])?;
+    Ok(eval(&graph, &[x])?[0].to_f32().unwrap())
+}
+
+fn fault(model: &ModelProto) -> String {
+    run(model).unwrap_err().to_string()
+}
+
+#[test]
+fn nodes_in_any_order() {
+    let nodes = vec![node("Neg", &["a"], &["y"]), node("Abs", &["x"], &["a"])];
+    assert_eq!(run(&model(nodes)).unwrap(), [-1.0, -2.0, -3.0]);
+    let cycle = vec![node("Neg", &["a"], &["y"]), node("Abs", &["y"], &["a"])];
+    assert!(fault(&model(cycle)).contains("cycle"));
+}
+
+#[test]
+fn faults_name_node_and_operator() {
+    let unknown = fault(&model(vec![node("Frobnicate", &["x"], &["y"])]));
+    assert!(
+        unknown.contains("'Frobnicate_0'") && unknown.contains("ai.onnx::Frobnicate (opset 20)"),
+        "{unknown}"
+    );
+    let mut other = node("Abs", &["x"], &["y"]);
+    other.domain = "org.example".into();
+    assert!(fault(&model(vec![other])).contains("org.example"));
+    let missing = fault(&model(vec![node("Abs", &["nowhere"], &["y"])]));
+    assert!(missing.contains("'nowhere'"), "{missing}");
+    let twice = fault(&model(vec![node("Abs", &["x"], &["y"]), node("Neg", &["x"], &["y"])]));
+    assert!(twice.contains("'Neg_1'") && twice.contains("'y'"), "{twice}");
+    let mut old = model(vec![node("Abs", &["x"], &["y"])]);
+    old.opset_import[0].version = 6;
+    assert!(fault(&old).contains("opset 6"));
+    let mut attribute = node("Abs", &["x"], &["y"]);
+    attribute.attribute =
+        vec![AttributeProto { name: "mystery".into(), i: 1, r#type: 2, ..Default::default() }];
+    assert!(fault(&model(vec![attribute])).contains("'mystery'"));
+}
+
+#[test]
+fn input_as_output() {
+    let mut model = model(vec![]);
+    model.graph.as_mut().unwrap().output = vec![info("x")];
+    assert_eq!(run(&model).unwrap(), [1.0, -2.0, 3.0]);
+}
+
+#[test]
+fn functions_are_inlined() {
+    let mut call = node("Twice", &["x"], &["y"]);
+    call.domain = "org.example".into();
+    let slope = AttributeProto { name: "slope".into(), f: 0.5, r#type: 1, ..Default::default() };
+    call.attribute = vec![slope];
+    let mut body = node("LeakyRelu", &["a"], &["b"]);
+    body.attribute = vec![AttributeProto {
+        name: "alpha".into(),
+        r#type: 1,
+        ref_attr_name: "slope".into(),
+        ..Default::default()
+    }];
+    let mut model = model(vec![call]);
+    model.functions = vec![FunctionProto {
+        name: "Twice".into(),
+        domain: "org.example".into(),
+        input: vec!["a".into()],
+        output: vec!["c".into()],
+        attribute: vec!["slope".into()],
+        node: vec![body, node("Add", &["b", "b"], &["c"])],
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 20 }],
+        ..Default::default()
+    }];
+    assert_eq!(run(&model).unwrap(), [2.0, -2.0, 6.0]);
+    // A function that calls itself.
+    let mut again = node("Twice", &["a"], &["c"]);
+    again.domain = "org.example".into();
+    model.functions[0].node = vec![again];
+    assert!(fault(&model).contains("deeper"));
+}
+
+/// A weight in another file, reached only through the caller, and never outside the model's folder.
+#[test]
+fn external_data() {
+    let with_path = |path: &str| {
+        let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+        let mut model = model(vec![node("Add", &["x", "w"], &["y"])]);
+        model.graph.as_mut().unwrap().initializer = vec![TensorProto {
+            name: "w".into(),
+            dims: vec![3],
+            data_type: 1,
+            data_location: 1,
+            external_data: vec![entry("location", path), entry("offset", "4"), entry("length", "12")],
+            ..Default::default()
+        }];
+        let data: Vec<u8> = [9.0f32, 1.0, 2.0, 3.0].iter().flat_map(|it| it.to_le_bytes()).collect();
+        let data = Bytes::from(data);
+        let model = Model::from_onnx(model.encode_to_vec().into(), &|asked| {
+            assert_eq!(asked, "weights.bin");
+            Some(data.clone())
+        })?;
+        let graph = model.graph(&[[3].into()])?;
+        Ok::<_, Error>(eval(&graph, &[Tensor::f32([3], &[0.0; 3]).unwrap()])?[0].to_f32().unwrap())
+    };
+    assert_eq!(with_path("weights.bin").unwrap(), [1.0, 2.0, 3.0]);
+    for path in ["/etc/passwd", "../weights.bin", "a/../../b", "C:\\weights.bin", ""] {
+        assert!(with_path(path).is_err(), "{path}");
+    }
+}
+
+/// Weights are borrowed from the file.
+#[test]
+fn weights_are_not_copied() {
+    let bytes = zoo::onnx("bert_tiny").unwrap();
+    let file = bytes.as_ptr_range();
+    let model = Model::from_bytes(bytes.clone()).unwrap();
+    let graph = model.graph(&[[2, 5].into(), [2, 5].into()]).unwrap();
+    let large: Vec<_> = (graph.nodes())
+        .filter_map(|(_, node)| match node.op {
+            Op::Constant(id) => Some(graph.constant(id)),
+            _ => None,
+        })
+        .filter(|it| it.data().len() > 8000)
+        .collect();
+    assert!(large.len() > 10);
+    assert!(large.iter().all(|it| file.contains(&it.data().as_ptr())));
+}
+
+#[test]
+fn models_written_in_rust() {
+    let dims = vec![Dim::Symbol("batch".into()), Dim::Fixed(4)];
+    let input = Signature { name: "x".into(), dtype: DType::F32, dims: dims.clone() };
+    let model = Model::from_builder(vec![input], |b, x| Ok(vec![("y".into(), b.relu(x[0])?)])).unwrap();
+    assert_eq!(model.outputs, [Signature { name: "y".into(), dtype: DType::F32, dims }]);
+    let graph = model.graph(&[[2, 4].into()]).unwrap();
+    let x = Tensor::f32([2, 4], &[1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0]).unwrap();
+    let y = eval(&graph, &[x]).unwrap();
+    assert_eq!(y[0].to_f32().unwrap(), [1.0, 0.0, 2.0, 0.0, 3.0, 0.0, 4.0, 0.0]);
+    assert!(model.graph(&[[2, 5].into()]).is_err());
 }

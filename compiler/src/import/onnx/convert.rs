@@ -1,6 +1,9 @@
 //! A program and the shapes of its inputs to a graph: nodes one by one, functions and known branches in place.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    cell::Cell,
+    collections::{HashMap, HashSet},
+};
 
 use super::{
     Function, Opsets, Program, domain,
@@ -153,12 +156,17 @@ impl<'a> Convert<'a> {
             outputs: &node.output,
             attributes: &node.attribute,
             arguments: scope.arguments,
+            asked: Cell::new(0),
         };
         if domain.is_empty() && node.op_type == "If" {
             return self.branch(node, &n, scope);
         }
         match Rule::find(domain, &node.op_type) {
-            Some(rule) => rule.convert(&mut self.emit, &n),
+            Some(rule) => {
+                let made = rule.convert(&mut self.emit, &n)?;
+                n.all_asked()?;
+                Ok(made)
+            }
             None => Err(n.unsupported("wgfuse does not know this operator")),
         }
     }

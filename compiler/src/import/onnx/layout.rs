@@ -232,7 +232,27 @@ pub fn gather_elements(e: &mut Emit, n: &Node) -> Made {
 pub fn gather_nd(e: &mut Emit, n: &Node) -> Made {
     let (x, indices) = (n.input(0)?, n.input(1)?);
     let batch = n.size(n.int("batch_dims", 0)?)?;
+    if batch == 0
+        && let Some(shape) = reads_all_in_order(e, x, indices)
+    {
+        return e.reshape(x, shape);
+    }
     e.add(Op::GatherNd { batch, x, indices })
+}
+
+/// The shape of the result if `indices`, known now, name every element of `x` in its order. Masks are often read so.
+fn reads_all_in_order(e: &Emit, x: Value, indices: Value) -> Option<Shape> {
+    let (from, to) = (e.shape(x), e.shape(indices));
+    let (&width, outer) = to.split_last()?;
+    if width == 0 || width != from.rank() || outer.iter().product::<usize>() != from.count() {
+        return None;
+    }
+    let (places, strides) = (e.literal(indices)?.to_i64(), from.strides());
+    let in_order = places.chunks_exact(width).enumerate().all(|(at, place)| {
+        let own = |axis: usize| at / strides[axis] % from[axis];
+        (0..width).all(|axis| usize::try_from(place[axis]) == Ok(own(axis)))
+    });
+    in_order.then(|| Shape::from(outer))
 }
 
 /// The slices of `x` along an axis at which a condition, known now, holds.
@@ -263,6 +283,7 @@ pub fn pad(e: &mut Emit, n: &Node) -> Made {
         "wrap" => PadMode::Wrap,
         other => return Err(n.error(format!("unknown mode '{other}'"))),
     };
+    let value = if n.opset < 11 { n.float("value", 0.0)? } else { 0.0 };
     let pads = n.ints_at(e, "pads", 11, 1)?.ok_or_else(|| n.error("the pads are missing"))?;
     let axes = match n.opset < 18 {
         true => None,
@@ -294,7 +315,7 @@ pub fn pad(e: &mut Emit, n: &Node) -> Made {
         return Ok(x);
     }
     let fill = match (mode, n.opset < 11) {
-        (PadMode::Constant, true) => Some(e.scalar(e.dtype(x), n.float("value", 0.0)?)),
+        (PadMode::Constant, true) => Some(e.scalar(e.dtype(x), value)),
         (PadMode::Constant, false) => Some(match n.opt(2) {
             Some(fill) => e.reshape(fill, [])?,
             None => e.scalar(e.dtype(x), 0.0),

@@ -91,7 +91,12 @@ pub fn space_to_depth(e: &mut Emit, n: &Node) -> Made {
         return Err(n.error(format!("{h}x{w} does not divide into blocks of {size}x{size}")));
     }
     let y = e.reshape(x, [b, c, h / size, size, w / size, size])?;
-    let y = e.permute(y, &[0, 3, 5, 1, 2, 4])?;
+    let order = match n.text("mode", "DCR")? {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(n.error(format!("mode '{other}' is neither DCR nor CRD"))),
+    };
+    let y = e.permute(y, &order)?;
     e.reshape(y, [b, c * size * size, h / size, w / size])
 }
 

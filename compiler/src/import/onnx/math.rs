@@ -6,7 +6,7 @@ use crate::{
     error::Error,
     graph::Value,
     import::emit::Emit,
-    scalar::{BinaryOp, UnaryOp},
+    scalar::{BinaryOp, ReduceOp, UnaryOp},
 };
 
 type Made = Result<Value, Error>;
@@ -303,6 +303,25 @@ pub fn quantize(e: &mut Emit, n: &Node) -> Made {
     saturate(e, y, to)
 }
 
+/// To u8 with the scale and zero point that fit the range of `x` and 0.
+pub fn dynamic_quantize(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
+    let x = n.input(0)?;
+    let axes = (0..e.rank(x)).collect();
+    let high = e.reduce(ReduceOp::Max, x, &axes, false)?;
+    let high = e.with(BinaryOp::Max, high, 0.0)?;
+    let low = e.reduce(ReduceOp::Min, x, &axes, false)?;
+    let low = e.with(BinaryOp::Min, low, 0.0)?;
+    let width = e.binary(BinaryOp::Sub, high, low)?;
+    let scale = e.with(BinaryOp::Div, width, 255.0)?;
+    let zero = e.binary(BinaryOp::Div, low, scale)?;
+    let zero = e.unary(UnaryOp::Neg, zero)?;
+    let zero = e.unary(UnaryOp::Round, zero)?;
+    let y = e.binary(BinaryOp::Div, x, scale)?;
+    let y = e.unary(UnaryOp::Round, y)?;
+    let y = e.binary(BinaryOp::Add, y, zero)?;
+    Ok(vec![saturate(e, y, DType::U8)?, scale, saturate(e, zero, DType::U8)?])
+}
+
 pub fn saturate(e: &mut Emit, x: Value, to: DType) -> Made {
     let (low, high) = crate::scalar::int_range(to);
     let x = e.with(BinaryOp::Max, x, low as f64)?;
@@ -313,11 +332,11 @@ pub fn saturate(e: &mut Emit, x: Value, to: DType) -> Made {
 /// A quantisation parameter in a shape that broadcasts to that of `x`.
 fn along(e: &mut Emit, n: &Node, parameter: Value, x: Value) -> Made {
     let (own, full) = (e.shape(parameter), e.shape(x));
-    let block = n.int("block_size", 0)?;
+    let (block, axis) = (n.int("block_size", 0)?, n.int("axis", 1)?);
     if own.count() == 1 {
         return e.reshape(parameter, []);
     }
-    let axis = n.axis(n.int("axis", 1)?, full.rank())?;
+    let axis = n.axis(axis, full.rank())?;
     if block == 0 && own.rank() == 1 {
         let mut shape = vec![1; full.rank()];
         shape[axis] = own[0];

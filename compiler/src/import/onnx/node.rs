@@ -1,6 +1,6 @@
 //! One node of the file, as its conversion sees it: operands already made, attributes checked when asked for.
 
-use std::collections::HashMap;
+use std::{cell::Cell, collections::HashMap};
 
 use super::{
     proto::{AttributeProto, TensorProto, attribute},
@@ -28,7 +28,25 @@ pub struct Node<'a> {
     pub outputs: &'a [String],
     pub attributes: &'a [AttributeProto],
     pub arguments: &'a Arguments,
+    /// Which of `attributes`, of the first 64, have been asked for.
+    pub asked: Cell<u64>,
 }
+
+/// Attributes that change nothing in an inference, or nothing for the types that are supported.
+const WITHOUT_EFFECT: [&str; 12] = [
+    "consumed_inputs",
+    "is_test",
+    "momentum",
+    "precision",
+    "ratio",
+    "round_mode",
+    "saturate",
+    "seed",
+    "softmax_precision",
+    "sorted",
+    "stash_type",
+    "storage_order",
+];
 
 impl<'a> Node<'a> {
     pub fn error(&self, what: impl std::fmt::Display) -> Error {
@@ -63,10 +81,25 @@ impl<'a> Node<'a> {
 
     /// The attribute `name`, with the value that the call gives if the node is in a function's body.
     pub fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {
-        let found = self.attributes.iter().find(|it| it.name == name)?;
+        let at = self.attributes.iter().position(|it| it.name == name)?;
+        let found = &self.attributes[at];
+        if at < 64 {
+            self.asked.set(self.asked.get() | 1 << at);
+        }
         match found.ref_attr_name.is_empty() {
             true => Some(found),
             false => self.arguments.get(&found.ref_attr_name),
+        }
+    }
+
+    /// An attribute that the conversion has not asked for would change the meaning.
+    pub fn all_asked(&self) -> Result<(), Error> {
+        let unknown = self.attributes.iter().enumerate().find(|(at, it)| {
+            *at < 64 && self.asked.get() & 1 << at == 0 && !WITHOUT_EFFECT.contains(&it.name.as_str())
+        });
+        match unknown {
+            Some((_, it)) => Err(self.unsupported(format!("the attribute '{}'", it.name))),
+            None => Ok(()),
         }
     }
 

@@ -31,7 +31,8 @@ pub fn reduce(kind: Kind, e: &mut Emit, n: &Node) -> Made {
     let rank = e.rank(x);
     let since = if matches!(kind, Kind::Sum) { 13 } else { 18 };
     let axes = n.ints_at(e, "axes", since, 1)?.unwrap_or_default();
-    let axes = match axes.is_empty() && !n.flag("noop_with_empty_axes", false)? {
+    let noop = n.flag("noop_with_empty_axes", false)?;
+    let axes = match axes.is_empty() && !noop {
         true => (0..rank).collect(),
         false => n.axes(&axes, rank)?,
     };

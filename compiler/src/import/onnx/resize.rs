@@ -87,13 +87,14 @@ pub fn resize(e: &mut Emit, n: &Node) -> Made {
         Some(roi) if cropped => (roi[at], roi[at + axes.len()]),
         _ => (0.0, 1.0),
     };
+    let policy = n.text("keep_aspect_ratio_policy", "stretch")?;
     let mut changes = Vec::new();
     for (at, &axis) in axes.iter().enumerate() {
         let from = shape[axis];
         let (to, scale) = match (&sizes, &scales) {
             (Some(sizes), _) => {
                 let to = sizes[at];
-                match n.text("keep_aspect_ratio_policy", "stretch")? {
+                match policy {
                     "stretch" => (to, to / from as f64),
                     policy => {
                         let ratios = axes.iter().zip(sizes).map(|(&axis, to)| to / shape[axis] as f64);

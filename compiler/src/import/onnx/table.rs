@@ -83,6 +83,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("DequantizeLinear", One(math::dequantize)),
     ("Div", Binary(BinaryOp::Div)),
     ("Dropout", Many(math::dropout)),
+    ("DynamicQuantizeLinear", Many(math::dynamic_quantize)),
     ("Einsum", One(contract::einsum)),
     ("Elu", One(math::elu)),
     ("Equal", Binary(BinaryOp::Eq)),

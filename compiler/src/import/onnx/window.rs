@@ -229,8 +229,7 @@ pub fn lp_pool(e: &mut Emit, n: &Node) -> Made {
         window.after[axis] = window.after[axis].max(after);
     }
     let places = kernel.checked_count().ok_or_else(|| n.error("the kernel is too large"))?;
-    let p = n.float("p", f64::NAN)?;
-    let p = if p.is_nan() { n.int("p", 2)? as f64 } else { p };
+    let p = n.int("p", 2)? as f64;
     let x = power(e, x, p)?;
     let kind = PoolKind::Average { count_padding: true };
     let y = e.add(Op::Pool { kind, window, kernel, output, x })?;
