@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, OnceLock};
 
+use wgfuse_tests::random;
+
 struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -109,26 +111,25 @@ pub fn floats(words: &[u32]) -> Vec<f32> {
     words.iter().map(|&it| f32::from_bits(it)).collect()
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-pub struct Random(pub u64);
+pub struct Random(random::Random);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    pub fn new(seed: u64) -> Random {
+        Random(random::Random::new(seed))
+    }
+
+    pub fn word(&mut self) -> u32 {
+        self.0.next() as u32
     }
 
     /// In low..=high.
     pub fn between(&mut self, low: u32, high: u32) -> u32 {
-        low + (self.next() % u64::from(high - low + 1)) as u32
+        low + self.0.below((high - low + 1) as usize) as u32
     }
 
     /// In -1..1.
     pub fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        self.0.unit() as f32
     }
 
     pub fn floats(&mut self, count: usize) -> Vec<f32> {

@@ -87,6 +87,23 @@ fn back_ends_write_every_file() {
     }
 }
 
+/// As shipped, every template keeps to what WebGPU guarantees: 256 invocations, 16 KiB.
+#[test]
+fn defaults_fit_everywhere() {
+    for (name, source) in sources() {
+        let (module, _) = validated(&name, &source);
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).expect("a validated module");
+        let workgroup =
+            module.global_variables.iter().filter(|(_, it)| it.space == naga::AddressSpace::WorkGroup);
+        let bytes: u32 = workgroup.map(|(_, it)| layouter[it.ty].size).sum();
+        assert!(bytes <= 16_384, "{name}: {bytes} bytes of workgroup memory");
+        for entry in &module.entry_points {
+            assert!(entry.workgroup_size[0] <= 256, "{name}: {:?} invocations", entry.workgroup_size);
+        }
+    }
+}
+
 /// Chrome's compiler is stricter than naga, about uniform control flow above all.
 #[test]
 fn tint_accepts_every_file() {

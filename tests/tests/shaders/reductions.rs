@@ -30,7 +30,7 @@ fn reduce_twice(ty: &str, ops: [&str; 2], size: u32, values: &[u32]) -> [Vec<u32
 
 #[test]
 fn floats_reduce_and_nan_spreads() {
-    let mut random = Random(21);
+    let mut random = Random::new(21);
     for size in [1u32, 2, 32, 64, 256] {
         let mut values = random.floats(size as usize);
         values.iter_mut().for_each(|it| *it = (*it + it.signum()) * 0.7);
@@ -62,9 +62,9 @@ fn floats_reduce_and_nan_spreads() {
 
 #[test]
 fn integers_reduce_and_wrap() {
-    let mut random = Random(22);
+    let mut random = Random::new(22);
     for size in [1u32, 4, 128] {
-        let values: Vec<u32> = (0..size).map(|_| random.next() as u32 | 1).collect();
+        let values: Vec<u32> = (0..size).map(|_| random.word() | 1).collect();
         let signed = || values.iter().map(|&it| it as i32);
         for (ty, largest, smallest) in [
             ("i32", signed().max().map(|it| it as u32), signed().min().map(|it| it as u32)),

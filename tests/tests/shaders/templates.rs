@@ -63,7 +63,7 @@ struct Product {
 fn check_product(template: &str, product: Product, consts: &[(&str, String)], groups: u32, seed: u64) {
     let Product { batches, rows, cols, depth, a_by_rows, b_by_depth } = product;
     let label = format!("{template} {product:?} {consts:?} seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let a = random.floats((batches * rows * depth) as usize);
     let b = random.floats((batches * depth * cols) as usize);
     let a_at = |n: u32, i: u32, k: u32| match a_by_rows {
@@ -136,10 +136,11 @@ fn matmul_tiles() {
         [16, 16, 32, 2, 2, 4],
         [8, 24, 12, 2, 3, 3],
     ];
-    let mut random = Random(31);
+    let mut random = Random::new(31);
     for (case, tile) in tiles.iter().cycle().take(4 * tiles.len()).enumerate() {
         let [rows, cols, depth, ..] = *tile;
-        let (a_by_rows, b_by_depth) = (case / tiles.len() & 1 == 1, case / tiles.len() & 2 == 2);
+        let round = case / tiles.len();
+        let (a_by_rows, b_by_depth) = (round & 1 == 1, round & 2 == 2);
         // The first round has the one-element product and whole tiles; then sizes fall as they may.
         let sizes = match case {
             0 => [1, 1, 1],
@@ -172,7 +173,7 @@ fn matmul_tiles() {
 fn matvec_columns() {
     // size, cols, rows
     let tiles = [[128, 4, 1], [64, 64, 1], [64, 1, 1], [256, 8, 4], [64, 16, 8], [32, 2, 3]];
-    let mut random = Random(32);
+    let mut random = Random::new(32);
     for (case, tile) in tiles.iter().cycle().take(4 * tiles.len()).enumerate() {
         let [size, cols, rows] = *tile;
         let along = case / tiles.len() % 2 == 0;
@@ -197,7 +198,7 @@ fn matvec_columns() {
 
 #[test]
 fn small_sums() {
-    let mut random = Random(33);
+    let mut random = Random::new(33);
     for case in 0..12 {
         let product = Product {
             batches: random.between(1, 9),
@@ -269,7 +270,7 @@ fn attention_row(scores: &[f64], zero_masked: bool, value: impl Fn(usize) -> f64
 fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, seed: u64) {
     let Heads { sizes: [nb, nh, ni, nj, nd, ne], mask, zero_masked } = heads;
     let label = format!("attention {heads:?} {consts:?} seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let planes = nb * nh;
     let q = random.floats((planes * ni * nd) as usize);
     let k = random.floats((planes * nj * nd) as usize);
@@ -352,7 +353,7 @@ fn attention_rows() {
     // size, queries, keys
     let tiles = [[128, 16, 32], [64, 4, 16], [64, 1, 64], [32, 3, 8], [64, 5, 16], [128, 8, 64]];
     let masks = [Mask::None, Mask::Infinite, Mask::Large, Mask::Steep, Mask::Special];
-    let mut random = Random(34);
+    let mut random = Random::new(34);
     for case in 0..30 {
         let [size, queries, keys] = tiles[case % tiles.len()];
         let heads = Heads {
