@@ -1,0 +1,197 @@
+//! A report as one page that needs nothing else: tables, and the memory plan drawn over time.
+
+use std::fmt::Write;
+
+use crate::{
+    print,
+    report::{Report, Span},
+};
+
+const STYLE: &str = "\
+body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2430;background:#fff}\
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}\
+table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem;text-align:left;vertical-align:top}\
+th{border-bottom:1px solid #9aa5b1}tr:nth-child(even) td{background:#f4f6f8}td.n{text-align:right}\
+code{font:12px ui-monospace,monospace}summary{cursor:pointer;margin:.5rem 0}\
+svg{width:100%;height:auto;background:#f4f6f8}.scroll{overflow-x:auto}";
+
+pub fn html(model: &str, device: &str, assumed: &[String], report: &Report) -> String {
+    let mut page = String::new();
+    write_page(&mut page, model, device, assumed, report).expect("a string takes everything");
+    page
+}
+
+fn write_page(
+    out: &mut String,
+    model: &str,
+    device: &str,
+    assumed: &[String],
+    report: &Report,
+) -> std::fmt::Result {
+    let title = escape(model);
+    writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{title}</title>")?;
+    writeln!(out, "<style>{STYLE}</style>\n<h1>{title}</h1>")?;
+    write!(out, "<p>Compiled for {}: ", escape(device))?;
+    write!(out, "{}, ", print::count(report.kernels.len(), "kernel"))?;
+    writeln!(out, "{} of them launched on the GPU.", report.dispatches)?;
+    if !assumed.is_empty() {
+        writeln!(out, "Sizes assumed: {}.", escape(&assumed.join(", ")))?;
+    }
+    writeln!(out, "</p>")?;
+
+    writeln!(out, "<h2>Inputs and outputs</h2>")?;
+    let ports = [("input", &report.inputs), ("output", &report.outputs)];
+    let ports = ports.into_iter().flat_map(|(kind, all)| {
+        all.iter().map(move |it| {
+            [kind.into(), it.name.clone(), it.dtype.into(), it.dims.clone(), format!("{:?}", it.shape)]
+                .to_vec()
+        })
+    });
+    table(out, &["", "name", "type", "in the file", "here"], &[], ports)?;
+
+    writeln!(out, "<h2>Where it runs</h2>")?;
+    match &report.cpu_parts[..] {
+        [] => writeln!(out, "<p>No part had to leave the device.</p>")?,
+        parts => {
+            let rows = parts.iter().map(|it| vec![it.node.clone(), it.reason.clone()]);
+            table(out, &["node on the CPU", "why"], &[], rows)?
+        }
+    }
+
+    writeln!(out, "<h2>Kernels</h2>")?;
+    let kernels = report.kernels.iter().enumerate().map(|(at, it)| {
+        vec![
+            at.to_string(),
+            it.name.clone(),
+            it.place.into(),
+            it.ops.join(" + "),
+            it.form.clone(),
+            print::bytes(it.bytes),
+            it.origins.join(", "),
+        ]
+    });
+    let heads = ["", "name", "on", "fused", "form", "bytes", "made for"];
+    table(out, &heads, &[0, 5], kernels)?;
+
+    writeln!(out, "<h2>Why kernels stayed apart</h2>")?;
+    let rows =
+        report.refusals.iter().map(|it| vec![it.producer.clone(), it.consumer.clone(), it.why.clone()]);
+    details(out, &print::count(report.refusals.len(), "pair"), |out| {
+        table(out, &["producer", "consumer", "why"], &[], rows)
+    })?;
+
+    writeln!(out, "<h2>Memory</h2>")?;
+    let memory = &report.memory;
+    writeln!(
+        out,
+        "<p>Activations {} (largest live sum {}, ratio {:.2}), weights {}, inputs {}, outputs {}.</p>",
+        print::bytes(memory.arena),
+        print::bytes(memory.live_peak),
+        memory.ratio,
+        print::bytes(memory.weights),
+        print::bytes(memory.inputs),
+        print::bytes(memory.outputs)
+    )?;
+    drawings(out, &memory.tensors, report.steps)?;
+
+    writeln!(out, "<h2>Graph</h2>")?;
+    let counts = report.operators.iter();
+    let counts = counts.map(|it| vec![it.name.into(), it.imported.to_string(), it.optimised.to_string()]);
+    details(out, "Operators", |out| table(out, &["operator", "in the file", "optimised"], &[1, 2], counts))?;
+    let nodes = report.nodes.iter().map(|it| {
+        let operands = it.operands.iter().map(|it| format!("%{it}")).collect::<Vec<_>>().join(" ");
+        vec![format!("%{}", it.number), it.op.into(), operands, it.ty.clone(), it.origin.clone()]
+    });
+    let what = print::count(report.nodes.len(), "node");
+    details(out, &what, |out| table(out, &["", "op", "operands", "type", "made for"], &[], nodes))
+}
+
+fn details(
+    out: &mut String,
+    summary: &str,
+    inner: impl FnOnce(&mut String) -> std::fmt::Result,
+) -> std::fmt::Result {
+    writeln!(out, "<details><summary>{}</summary>", escape(summary))?;
+    inner(out)?;
+    writeln!(out, "</details>")
+}
+
+/// `numbers` are the columns that are aligned right.
+fn table(
+    out: &mut String,
+    heads: &[&str],
+    numbers: &[usize],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> std::fmt::Result {
+    write!(out, "<div class=\"scroll\"><table><tr>")?;
+    heads.iter().try_for_each(|it| write!(out, "<th>{it}</th>"))?;
+    writeln!(out, "</tr>")?;
+    for row in rows {
+        write!(out, "<tr>")?;
+        for (at, cell) in row.iter().enumerate() {
+            let class = if numbers.contains(&at) { " class=\"n\"" } else { "" };
+            write!(out, "<td{class}><code>{}</code></td>", escape(cell))?;
+        }
+        writeln!(out, "</tr>")?;
+    }
+    writeln!(out, "</table></div>")
+}
+
+/// One drawing a buffer: steps from left to right, addresses from top to bottom.
+fn drawings(out: &mut String, spans: &[Span], steps: usize) -> std::fmt::Result {
+    const WIDTH: f64 = 1000.0;
+    const HEIGHT: f64 = 320.0;
+    let mut buffers: Vec<u32> = spans.iter().map(|it| it.buffer).collect();
+    buffers.sort_unstable();
+    buffers.dedup();
+    for buffer in buffers {
+        let spans = spans.iter().filter(|it| it.buffer == buffer);
+        let size = spans.clone().map(|it| it.offset + it.len).max().unwrap_or(1).max(1);
+        writeln!(
+            out,
+            "<p>Buffer {buffer}, {} over {}:</p>",
+            print::bytes(size),
+            print::count(steps, "step")
+        )?;
+        writeln!(out, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\">")?;
+        for (at, it) in spans.enumerate() {
+            let (x, y) = (it.first as f64 / steps as f64, it.offset as f64 / size as f64);
+            let (width, height) =
+                ((it.last + 1 - it.first) as f64 / steps as f64, it.len as f64 / size as f64);
+            // Neighbours in time get hues far apart: the golden angle.
+            let hue = (at as f64 * 137.508) % 360.0;
+            writeln!(
+                out,
+                "<rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\" fill=\"hsl({hue:.0} 60% 65%)\" \
+                 stroke=\"#fff\" stroke-width=\".5\"><title>tensor {}: {} at {}, steps {} to {}, {}</title></rect>",
+                x * WIDTH,
+                y * HEIGHT,
+                width * WIDTH,
+                height * HEIGHT,
+                it.tensor,
+                print::bytes(it.len),
+                it.offset,
+                it.first,
+                it.last,
+                escape(&it.by)
+            )?;
+        }
+        writeln!(out, "</svg>")?;
+    }
+    Ok(())
+}
+
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            it if it.is_control() => safe.push(' '),
+            it => safe.push(it),
+        }
+    }
+    safe
+}

@@ -1,0 +1,166 @@
+//! `wgfuse inspect`: what a model is, and what the compiler makes of it.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use wgfuse::compiler::options::Options;
+
+use crate::{
+    html,
+    open::{self, DeviceChoice},
+    print::{self, Align, Table, say},
+    progress::progress,
+    report::{self, Report},
+    shapes::{self, ShapeArg},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model file
+    model: PathBuf,
+    /// Shape of an input, as name=1x128; may be repeated
+    #[arg(long = "shape", value_name = "NAME=DIMS")]
+    shapes: Vec<ShapeArg>,
+    /// Write a page with the graph, the kernels and the memory plan
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Every kernel and every refused fusion in full
+    #[arg(long)]
+    kernels: bool,
+    /// The device to compile for: auto, gpu, cpu or an adapter's number
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// For programs: one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn inspect(args: Args) -> Result<()> {
+    let model = open::model(&args.model)?;
+    let device = open::device(args.device)?;
+    let found = shapes::shapes(&model.inputs, &args.shapes)?;
+    let report = {
+        let _progress = progress("compiling");
+        report::report(&model, &found.shapes, device.target(), &Options::default())?.0
+    };
+    let name = args.model.display().to_string();
+    if let Some(path) = &args.html {
+        let page = html::html(&name, &open::describe(&device), &found.assumed, &report);
+        std::fs::write(path, page).with_context(|| format!("'{}' cannot be written", path.display()))?;
+        eprintln!("wgfuse: wrote {}", path.display());
+    }
+    if args.json {
+        let mut value = serde_json::to_value(&report)?;
+        value["model"] = json!(name);
+        value["device"] = json!(open::describe(&device));
+        value["device_reason"] = json!(device.disabled_reason().map(|it| it.to_string()));
+        value["assumed"] = json!(found.assumed);
+        print::json(&value);
+        return Ok(());
+    }
+    say!("model   {name}");
+    say!("device  {}", device.name());
+    if let Some(reason) = device.disabled_reason() {
+        say!("        because {reason}");
+    }
+    if !found.assumed.is_empty() {
+        say!("sizes   assumed: {} (set others with --shape name=1x128)", found.assumed.join(", "));
+    }
+    print_report(&report, args.kernels);
+    Ok(())
+}
+
+fn print_report(report: &Report, full: bool) {
+    say!("\nInputs and outputs");
+    let mut ports = Table::new(&[
+        ("", Align::Left),
+        ("name", Align::Left),
+        ("type", Align::Left),
+        ("in the file", Align::Left),
+        ("here", Align::Left),
+    ])
+    .give(1);
+    for (kind, all) in [("input", &report.inputs), ("output", &report.outputs)] {
+        for it in all {
+            let shape = format!("{:?}", it.shape).replace(", ", ",");
+            ports.row(vec![kind.into(), it.name.clone(), it.dtype.into(), it.dims.clone(), shape]);
+        }
+    }
+    ports.print();
+
+    let total =
+        |count: fn(&report::OperatorCount) -> usize| report.operators.iter().map(count).sum::<usize>();
+    say!("\nOperators: {} in the file, {} optimised", total(|it| it.imported), total(|it| it.optimised));
+    let mut operators =
+        Table::new(&[("operator", Align::Left), ("in the file", Align::Right), ("optimised", Align::Right)]);
+    for it in &report.operators {
+        operators.row(vec![it.name.into(), it.imported.to_string(), it.optimised.to_string()]);
+    }
+    operators.print();
+
+    let on = |place| report.kernels.iter().filter(|it| it.place == place).count();
+    say!("\nKernels: {} on the GPU, {} on the CPU", on("gpu"), on("cpu"));
+    let mut parts = Table::new(&[("node on the CPU", Align::Left), ("why", Align::Left)]);
+    report.cpu_parts.iter().for_each(|it| parts.row(vec![it.node.clone(), it.reason.clone()]));
+    if !parts.is_empty() {
+        parts.print();
+    }
+    let mut kernels = Table::new(&[
+        ("name", Align::Left),
+        ("on", Align::Left),
+        ("bytes", Align::Right),
+        ("fused", Align::Left),
+    ])
+    .give(3);
+    for it in &report.kernels {
+        kernels.row(vec![it.name.clone(), it.place.into(), print::bytes(it.bytes), it.ops.join(" + ")]);
+    }
+    if full {
+        report.kernels.iter().for_each(print_kernel);
+    } else if !kernels.is_empty() {
+        kernels.print();
+    }
+
+    say!("\nFusions considered and not done: {}", report.refusals.len());
+    if full {
+        for it in &report.refusals {
+            say!("  '{}' into '{}': {}", it.producer, it.consumer, it.why);
+        }
+    } else if !report.refusals.is_empty() {
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        report.refusals.iter().for_each(|it| *reasons.entry(&it.why).or_default() += 1);
+        let mut table = Table::new(&[("pairs", Align::Right), ("why", Align::Left)]);
+        reasons.iter().for_each(|(why, count)| table.row(vec![count.to_string(), why.to_string()]));
+        table.print();
+    }
+
+    let memory = &report.memory;
+    say!("\nMemory");
+    say!(
+        "  activations  {} (largest live sum {}, ratio {:.2})",
+        print::bytes(memory.arena),
+        print::bytes(memory.live_peak),
+        memory.ratio
+    );
+    for (what, bytes) in [("weights", memory.weights), ("inputs", memory.inputs), ("outputs", memory.outputs)]
+    {
+        say!("  {what:<11}  {}", print::bytes(bytes));
+    }
+}
+
+fn print_kernel(it: &report::Kernel) {
+    say!("\n  {} on the {}", it.name, it.place);
+    say!("    fused     {}", it.ops.join(" + "));
+    say!("    form      {}", it.form);
+    if let (Some([x, y, z]), Some([a, b, c])) = (it.groups, it.workgroup) {
+        say!("    launch    {x}x{y}x{z} workgroups of {a}x{b}x{c}");
+    }
+    say!(
+        "    work      {}, {:.3} MFLOP, {}",
+        print::bytes(it.bytes),
+        it.flops as f64 / 1e6,
+        print::count(it.bindings, "binding")
+    );
+    say!("    made for  {}", it.origins.join(", "));
+}

@@ -1,0 +1,303 @@
+//! What the compiler did to a model, as plain data: for `inspect` to print and for programs to read.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use wgfuse::compiler::{
+    codegen,
+    error::Error,
+    graph::{Graph, Op, number},
+    import::Model,
+    lower::{self, TensorId},
+    options::Options,
+    partition, passes,
+    plan::{self, BufferRole, Plan, PlanKernel, Slice, Step},
+    schedule::{self, RowForm, Skeleton, Tile},
+    shape::Shape,
+    target::{Place, Target},
+};
+
+#[derive(Serialize)]
+pub struct Report {
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+    /// How often each operator stands in the file's graph and in the optimised one.
+    pub operators: Vec<OperatorCount>,
+    pub nodes: Vec<Node>,
+    pub kernels: Vec<Kernel>,
+    /// What the GPU cannot run, and why.
+    pub cpu_parts: Vec<CpuPart>,
+    pub refusals: Vec<Refusal>,
+    pub dispatches: usize,
+    pub steps: usize,
+    pub memory: Memory,
+}
+
+#[derive(Serialize)]
+pub struct Port {
+    pub name: String,
+    pub dtype: &'static str,
+    /// As the file states them.
+    pub dims: String,
+    pub shape: Vec<usize>,
+}
+
+#[derive(Serialize)]
+pub struct OperatorCount {
+    pub name: &'static str,
+    pub imported: usize,
+    pub optimised: usize,
+}
+
+#[derive(Serialize)]
+pub struct Node {
+    pub number: u32,
+    pub op: &'static str,
+    pub operands: Vec<u32>,
+    #[serde(rename = "type")]
+    pub ty: String,
+    pub origin: String,
+}
+
+#[derive(Serialize)]
+pub struct Kernel {
+    pub name: String,
+    pub place: &'static str,
+    /// What was fused, in order.
+    pub ops: Vec<&'static str>,
+    pub origins: Vec<String>,
+    pub form: String,
+    /// Workgroups and invocations of one, on the GPU.
+    pub groups: Option<[u32; 3]>,
+    pub workgroup: Option<[u32; 3]>,
+    pub bindings: usize,
+    pub bytes: u64,
+    pub flops: u64,
+}
+
+#[derive(Serialize)]
+pub struct CpuPart {
+    pub node: String,
+    pub reason: String,
+}
+
+#[derive(Serialize)]
+pub struct Refusal {
+    pub producer: String,
+    pub consumer: String,
+    pub why: String,
+}
+
+/// Bytes.
+#[derive(Serialize)]
+pub struct Memory {
+    /// What the activations' buffers hold.
+    pub arena: u64,
+    /// The largest sum of activations that are live at one step.
+    pub live_peak: u64,
+    pub ratio: f64,
+    pub weights: u64,
+    pub inputs: u64,
+    pub outputs: u64,
+    pub tensors: Vec<Span>,
+}
+
+/// Where an activation lies, and from which step to which.
+#[derive(Serialize)]
+pub struct Span {
+    pub tensor: u32,
+    pub buffer: u32,
+    pub offset: u64,
+    pub len: u64,
+    pub first: usize,
+    pub last: usize,
+    /// The step that it is first used by.
+    pub by: String,
+}
+
+/// Compiles `model`, and keeps what each stage made of it.
+pub fn report(
+    model: &Model,
+    shapes: &[Shape],
+    target: &Target,
+    options: &Options,
+) -> Result<(Report, Plan), Error> {
+    let imported = model.graph(shapes)?;
+    let graph = passes::optimise(imported.clone(), target, options)?;
+    let parts = partition::split(&graph, target, options)?;
+    let schedule = schedule::schedule(lower::lower(&parts), target, options);
+    let shaders = codegen::emit(&schedule, target, options)?;
+    let plan = plan::plan(&parts, schedule, shaders, target, options)?;
+    let made = |signature: &[wgfuse::compiler::import::Signature],
+                types: &[wgfuse::compiler::shape::Type]| {
+        let port = |(it, ty): (&wgfuse::compiler::import::Signature, &wgfuse::compiler::shape::Type)| Port {
+            name: it.name.clone(),
+            dtype: ty.dtype.name(),
+            dims: crate::shapes::dims(&it.dims),
+            shape: ty.shape.to_vec(),
+        };
+        signature.iter().zip(types).map(port).collect::<Vec<_>>()
+    };
+    let input_types: Vec<_> = imported.inputs().iter().map(|it| it.ty.clone()).collect();
+    let output_types: Vec<_> = imported.outputs.iter().map(|it| imported.ty(it.value).clone()).collect();
+    let report = Report {
+        inputs: made(&model.inputs, &input_types),
+        outputs: made(&model.outputs, &output_types),
+        operators: operators(&imported, &graph),
+        nodes: nodes(&graph),
+        kernels: plan.kernels.iter().map(kernel).collect(),
+        cpu_parts: (plan.cpu_parts.iter())
+            .map(|(node, reason)| CpuPart { node: node.to_string(), reason: reason.clone() })
+            .collect(),
+        refusals: (plan.refusals.iter())
+            .map(|it| Refusal {
+                producer: it.producer.to_string(),
+                consumer: it.consumer.to_string(),
+                why: it.why.to_string(),
+            })
+            .collect(),
+        dispatches: plan.dispatches(),
+        steps: plan.steps.len(),
+        memory: memory(&plan),
+    };
+    Ok((report, plan))
+}
+
+fn is_data(op: &Op) -> bool {
+    matches!(op, Op::Input { .. } | Op::Constant(_))
+}
+
+fn operators(imported: &Graph, optimised: &Graph) -> Vec<OperatorCount> {
+    let mut counts: BTreeMap<&'static str, [usize; 2]> = BTreeMap::new();
+    for (at, graph) in [imported, optimised].into_iter().enumerate() {
+        for (_, node) in graph.nodes().filter(|(_, it)| !is_data(&it.op)) {
+            counts.entry(node.op.name()).or_default()[at] += 1;
+        }
+    }
+    let row = |(name, [imported, optimised]): (&'static str, [usize; 2])| OperatorCount {
+        name,
+        imported,
+        optimised,
+    };
+    counts.into_iter().map(row).collect()
+}
+
+fn nodes(graph: &Graph) -> Vec<Node> {
+    graph
+        .nodes()
+        .map(|(value, node)| Node {
+            number: number(value),
+            op: node.op.name(),
+            operands: node.op.operands().into_iter().map(number).collect(),
+            ty: node.ty.to_string(),
+            origin: node.origin.to_string(),
+        })
+        .collect()
+}
+
+fn kernel(it: &PlanKernel) -> Kernel {
+    let kernel = &it.kernel;
+    Kernel {
+        name: kernel.name.clone(),
+        place: place(kernel.place),
+        ops: kernel.ops.clone(),
+        origins: kernel.origins.iter().map(|it| it.to_string()).collect(),
+        form: form(&kernel.skeleton),
+        groups: it.shader.as_ref().map(|it| it.groups),
+        workgroup: it.shader.as_ref().map(|it| it.workgroup_size),
+        bindings: it.shader.as_ref().map_or(kernel.tensors.len(), |it| it.bindings.len()),
+        bytes: it.bytes,
+        flops: it.flops,
+    }
+}
+
+pub fn place(place: Place) -> &'static str {
+    match place {
+        Place::Gpu => "gpu",
+        Place::Cpu => "cpu",
+    }
+}
+
+/// How a kernel runs, in a few words.
+pub fn form(skeleton: &Skeleton) -> String {
+    match skeleton {
+        Skeleton::Map { space, .. } => format!("each of {space}"),
+        Skeleton::Rows { outer, inner, form, .. } => match form {
+            RowForm::Invocation { .. } => format!("rows {outer} of {inner}, one an invocation"),
+            RowForm::Workgroup { .. } => format!("rows {outer} of {inner}, one a workgroup"),
+        },
+        Skeleton::Contract { space, depth, tile, .. } => match tile {
+            Tile::Matmul { rows, cols, depth: step, .. } => {
+                format!("product {space} over {depth}, tiles of {rows}x{cols}x{step}")
+            }
+            Tile::Matvec { cols, .. } => format!("product {space} over {depth}, {cols} columns a workgroup"),
+            Tile::Direct { .. } => format!("product {space} over {depth}, one an invocation"),
+        },
+        Skeleton::Attention { space, keys, tile, .. } => {
+            format!("attention {space} over {keys} keys, {} queries a workgroup", tile.queries)
+        }
+    }
+}
+
+fn memory(plan: &Plan) -> Memory {
+    let (arena, live_peak) = (plan.bytes(BufferRole::Activations), plan.live_peak);
+    Memory {
+        arena,
+        live_peak,
+        ratio: if live_peak == 0 { 1.0 } else { arena as f64 / live_peak as f64 },
+        weights: plan.bytes(BufferRole::Weights),
+        inputs: plan.bytes(BufferRole::Inputs),
+        outputs: plan.bytes(BufferRole::Outputs),
+        tensors: spans(plan),
+    }
+}
+
+/// In the order of first use.
+fn spans(plan: &Plan) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    let mut at: BTreeMap<(TensorId, u32), usize> = BTreeMap::new();
+    for (step, what) in plan.steps.iter().enumerate() {
+        let (name, uses): (String, Vec<(TensorId, Slice)>) = match what {
+            Step::Dispatch { kernel, bindings, .. } => {
+                let kernel = &plan.kernels[*kernel];
+                let parts = kernel.shader.iter().flat_map(|it| &it.bindings);
+                (
+                    kernel.kernel.name.clone(),
+                    parts.map(|it| it.tensor).zip(bindings.iter().copied()).collect(),
+                )
+            }
+            Step::Host { kernel, tensors } => {
+                let kernel = &plan.kernels[*kernel].kernel;
+                (kernel.name.clone(), kernel.tensors.iter().copied().zip(tensors.iter().copied()).collect())
+            }
+            Step::Download { tensor, from, to, .. } => {
+                ("download".into(), vec![(*tensor, *from), (*tensor, *to)])
+            }
+            Step::Upload { tensor, from, to, .. } => {
+                ("upload".into(), vec![(*tensor, *from), (*tensor, *to)])
+            }
+        };
+        let inner = |it: &(TensorId, Slice)| plan.buffer(it.1.buffer).role == BufferRole::Activations;
+        for (tensor, slice) in uses.into_iter().filter(inner) {
+            let known = *at.entry((tensor, slice.buffer.0)).or_insert_with(|| {
+                spans.push(Span {
+                    tensor: number(tensor),
+                    buffer: slice.buffer.0,
+                    offset: slice.offset,
+                    len: slice.len,
+                    first: step,
+                    last: step,
+                    by: name.clone(),
+                });
+                spans.len() - 1
+            });
+            // A tensor larger than a binding is bound in parts.
+            let span = &mut spans[known];
+            let end = (span.offset + span.len).max(slice.end());
+            span.offset = span.offset.min(slice.offset);
+            span.len = end - span.offset;
+            span.last = step;
+        }
+    }
+    spans
+}

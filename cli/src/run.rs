@@ -1,0 +1,217 @@
+//! `wgfuse run`: tensors from files through a model and back into files, compared with expected ones where there are any.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
+use wgfuse::{Model, Options, Session, Tensor};
+
+use crate::{
+    Verdict,
+    compare::{Difference, Extreme, Tolerance, Values, compare, place},
+    open::{self, DeviceChoice, FallbackChoice},
+    pair::pair,
+    print::{self, say},
+    progress::progress,
+    shapes,
+    tensor_file::{self, Entry, Naming},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model file
+    model: PathBuf,
+    /// Inputs: .safetensors, or .npy and .pb as name=file or in the model's order; commas or repetition for several
+    #[arg(long, value_name = "FILE")]
+    inputs: Vec<String>,
+    /// Where to write the outputs: a .safetensors file, a folder, or .npy and .pb files as for --inputs
+    #[arg(long, value_name = "FILE")]
+    outputs: Vec<String>,
+    /// What the outputs should be, by name, or by order where names differ
+    #[arg(long, value_name = "FILE")]
+    expect: Vec<String>,
+    /// Allowed difference relative to the expected value
+    #[arg(long, default_value_t = 1e-3)]
+    rtol: f64,
+    /// Allowed absolute difference, added to the relative one
+    #[arg(long, default_value_t = 1e-4)]
+    atol: f64,
+    /// auto, gpu, cpu or an adapter's number
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// What happens to parts that the GPU cannot run
+    #[arg(long, value_enum, default_value = "cpu")]
+    fallback: FallbackChoice,
+    /// Build kernels with every run-time check
+    #[arg(long)]
+    checked: bool,
+    /// For programs: one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// One output against what was expected of it.
+struct Compared {
+    output: String,
+    expected: String,
+    shape: wgfuse::Shape,
+    difference: Difference,
+}
+
+pub fn run(args: Args) -> Result<Verdict> {
+    let tolerance = Tolerance { rtol: args.rtol, atol: args.atol };
+    ensure!(args.rtol >= 0.0 && args.atol >= 0.0, "--rtol and --atol must be at least 0");
+    let model = open::model(&args.model)?;
+    let inputs = inputs(&model, tensor_file::load(&args.inputs)?)?;
+    // Read before the work is done: a wrong path should not cost a run.
+    let expected = tensor_file::load(&args.expect)?;
+    let device = open::device(args.device)?;
+    let options = Options { fallback: args.fallback.into(), checked: args.checked, ..Options::default() };
+    let session = Session::with_options(&model, &device, options)?;
+    let outputs: Vec<(String, Tensor)> = {
+        let _progress = progress("running");
+        let given: Vec<(&str, Tensor)> =
+            inputs.iter().map(|(it, tensor)| (it.as_str(), tensor.clone())).collect();
+        session.run(&given)?.into_iter().collect()
+    };
+    let written = tensor_file::save(&args.outputs, &outputs)?;
+    let compared = match args.expect.is_empty() {
+        true => Vec::new(),
+        false => compare_all(&outputs, &expected, tolerance)?,
+    };
+    let differs = compared.iter().any(|it| !it.difference.allowed());
+    let steps_down = open::steps_down(&session);
+    if args.json {
+        let outputs = outputs.iter().map(
+            |(name, it)| json!({ "name": name, "dtype": it.dtype().name(), "shape": it.shape().to_vec() }),
+        );
+        print::json(&json!({
+            "device": open::describe(&device),
+            "steps_down": steps_down.iter().map(|it| it.reason.to_string()).collect::<Vec<_>>(),
+            "outputs": outputs.collect::<Vec<_>>(),
+            "files": written,
+            "compared": compared.iter().map(compared_json).collect::<Vec<_>>(),
+            "rtol": args.rtol,
+            "atol": args.atol,
+            "differs": differs,
+        }));
+    } else {
+        say!("device   {}", open::describe(&device));
+        steps_down.iter().for_each(|it| say!("         {}", it.reason));
+        outputs.iter().for_each(|(name, it)| say!("output   {name}  {}", it.ty()));
+        written.iter().for_each(|it| say!("written  {}", it.display()));
+        compared.iter().for_each(|it| say!("{}", compared_text(it)));
+    }
+    Ok(if differs { Verdict::Differs } else { Verdict::Done })
+}
+
+fn inputs(model: &Model, entries: Vec<Entry>) -> Result<Vec<(String, Tensor)>> {
+    let wanted: Vec<&str> = model.inputs.iter().map(|it| it.name.as_str()).collect();
+    let pairs = pair(&wanted, &entries, |it| it == Naming::Guess);
+    let missing: Vec<String> = (wanted.iter().zip(&pairs.found))
+        .filter(|(_, found)| found.is_none())
+        .map(|(name, _)| format!("'{name}'"))
+        .collect();
+    let names = |all: &mut dyn Iterator<Item = &Entry>| {
+        all.map(|it| format!("'{}'", it.name)).collect::<Vec<_>>().join(", ")
+    };
+    let takes = shapes::takes(&model.inputs);
+    if !missing.is_empty() {
+        let got = match entries.is_empty() {
+            true => "nothing was given with --inputs".to_string(),
+            false => format!("--inputs holds {}", names(&mut entries.iter())),
+        };
+        bail!("no value for {}: {got}; {takes}", missing.join(", "));
+    }
+    let mut left = pairs.left.iter().map(|it| &entries[*it]).peekable();
+    if left.peek().is_some() {
+        // A file with many tensors may be about more than the inputs; a file for one tensor may not.
+        let strangers = names(&mut left.clone());
+        ensure!(left.all(|it| it.naming == Naming::File), "no such input: {strangers}; {takes}");
+        eprintln!("wgfuse: not inputs of the model, ignored: {strangers}");
+    }
+    let found = pairs.found.iter().map(|it| entries[it.expect("none is missing")].tensor.clone());
+    Ok(wanted.iter().map(|it| it.to_string()).zip(found).collect())
+}
+
+fn compare_all(
+    outputs: &[(String, Tensor)],
+    entries: &[Entry],
+    tolerance: Tolerance,
+) -> Result<Vec<Compared>> {
+    let wanted: Vec<&str> = outputs.iter().map(|it| it.0.as_str()).collect();
+    let pairs = pair(&wanted, entries, |it| it != Naming::Given);
+    let list = |all: Vec<&str>| all.into_iter().map(|it| format!("'{it}'")).collect::<Vec<_>>().join(", ");
+    let alone = wanted.iter().zip(&pairs.found).filter(|it| it.1.is_none()).map(|it| *it.0).collect();
+    let (alone, left) = (list(alone), list(pairs.left.iter().map(|it| entries[*it].name.as_str()).collect()));
+    let given = pairs.left.iter().any(|it| entries[*it].naming == Naming::Given);
+    ensure!(!given, "--expect: the model has no output {left}; it has {}", list(wanted.clone()));
+    ensure!(
+        alone.is_empty(),
+        "--expect holds nothing for the output {alone}{}",
+        match left.is_empty() {
+            true => String::new(),
+            false => format!(", and {left} belongs to no output"),
+        }
+    );
+    if !left.is_empty() {
+        eprintln!("wgfuse: not outputs of the model, not compared: {left}");
+    }
+    let one = |((name, actual), found): (&(String, Tensor), &Option<usize>)| {
+        let entry = &entries[found.expect("none is alone")];
+        Compared {
+            output: name.clone(),
+            expected: entry.name.clone(),
+            shape: actual.shape().clone(),
+            difference: compare(actual, &entry.tensor, tolerance),
+        }
+    };
+    Ok(outputs.iter().zip(&pairs.found).map(one).collect())
+}
+
+fn compared_text(it: &Compared) -> String {
+    let name = match it.output == it.expected {
+        true => it.output.clone(),
+        false => format!("{} (expected: {})", it.output, it.expected),
+    };
+    let values = match &it.difference {
+        Difference::Type(what) => return format!("DIFFERS  {name} {what}"),
+        Difference::Values(values) => values,
+    };
+    let extreme = |what: &str, extreme: &Option<Extreme>| {
+        extreme.map_or(String::new(), |at| {
+            let Extreme { value, at, actual, expected } = at;
+            format!("\n         {what} {value:.3e} at {}: {actual} for {expected}", place(&it.shape, at))
+        })
+    };
+    let verdict = match values.beyond {
+        0 => format!("same     {name}: all {} elements are close enough", values.count),
+        beyond => format!("DIFFERS  {name}: {beyond} of {} elements are too far apart", values.count),
+    };
+    let relative = extreme("largest relative difference", &values.relative);
+    verdict + &extreme("largest absolute difference", &values.absolute) + &relative
+}
+
+fn compared_json(it: &Compared) -> Value {
+    let mut value = json!({ "output": it.output, "expected": it.expected, "same": it.difference.allowed() });
+    match &it.difference {
+        Difference::Type(what) => value["type"] = json!(what),
+        Difference::Values(Values { count, beyond, absolute, relative }) => {
+            let extreme = |extreme: &Option<Extreme>| match extreme {
+                None => Value::Null,
+                // JSON knows no infinities: they are null, and counted in `beyond`.
+                Some(at) => json!({
+                    "value": at.value,
+                    "at": place(&it.shape, at.at),
+                    "actual": at.actual,
+                    "expected": at.expected,
+                }),
+            };
+            value["count"] = json!(count);
+            value["beyond"] = json!(beyond);
+            value["absolute"] = extreme(absolute);
+            value["relative"] = extreme(relative);
+        }
+    }
+    value
+}

@@ -1,0 +1,433 @@
+//! Tensors in files: `.safetensors` (many, named), `.npy` (one) and ONNX `.pb` (one `TensorProto`).
+//!
+//! Arguments are paths, `name=path`, or several of these separated by commas. Files are untrusted: whatever the bytes,
+//! the result is tensors or an error that names the file.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use npyz::WriterBuilder;
+use prost::Message;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use wgfuse::compiler::{
+    dtype::DType,
+    import::onnx::{proto::TensorProto, tensor as onnx_tensor},
+    shape::{Shape, Type},
+    tensor::Tensor,
+};
+
+/// A tensor and how sure its name is.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub name: String,
+    pub naming: Naming,
+    pub tensor: Tensor,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Naming {
+    /// `name=path`.
+    Given,
+    /// A name inside a file that names all its tensors.
+    File,
+    /// A file's own name, or the name that a single tensor bears; it may mean nothing.
+    Guess,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    Safetensors,
+    Npy,
+    Pb,
+}
+
+fn format(path: &Path) -> Result<Format> {
+    match path.extension().and_then(|it| it.to_str()) {
+        Some("safetensors") => Ok(Format::Safetensors),
+        Some("npy") => Ok(Format::Npy),
+        Some("pb") => Ok(Format::Pb),
+        _ => bail!("'{}' is not a tensor file: use .safetensors, .npy or .pb", path.display()),
+    }
+}
+
+/// `name=path,path,...` taken apart. A part that is the path of a file as it stands is taken as it stands.
+fn parts(args: &[String]) -> Vec<(Option<&str>, PathBuf)> {
+    let mut parts = Vec::new();
+    for arg in args {
+        if Path::new(arg).exists() {
+            parts.push((None, arg.into()));
+            continue;
+        }
+        for part in arg.split(',').filter(|it| !it.is_empty()) {
+            match part.split_once('=') {
+                Some((name, path)) if !Path::new(part).exists() => parts.push((Some(name), path.into())),
+                _ => parts.push((None, part.into())),
+            }
+        }
+    }
+    parts
+}
+
+/// Every tensor of the files that `args` name. Those of one safetensors file come in the order of their names, numbers
+/// in names counted as numbers.
+pub fn load(args: &[String]) -> Result<Vec<Entry>> {
+    let mut all = Vec::new();
+    for (name, path) in parts(args) {
+        let bytes = fs::read(&path).with_context(|| format!("'{}' cannot be read", path.display()))?;
+        let fault = || format!("'{}' is malformed", path.display());
+        match format(&path)? {
+            Format::Safetensors => {
+                ensure!(name.is_none(), "'{}' names its tensors itself: leave out `name=`", path.display());
+                all.extend(from_safetensors(&bytes).with_context(fault)?);
+            }
+            Format::Npy => {
+                let stem = path.file_stem().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+                let tensor = from_npy(&bytes).with_context(fault)?;
+                all.push(entry(name, stem, tensor));
+            }
+            Format::Pb => {
+                let (own, tensor) = from_pb(&bytes).with_context(fault)?;
+                all.push(entry(name, own, tensor));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn entry(given: Option<&str>, guess: String, tensor: Tensor) -> Entry {
+    match given {
+        Some(name) => Entry { name: name.to_string(), naming: Naming::Given, tensor },
+        None => Entry { name: guess, naming: Naming::Guess, tensor },
+    }
+}
+
+/// Every tensor of a safetensors file.
+pub fn from_safetensors(bytes: &[u8]) -> Result<Vec<Entry>> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let mut all = Vec::new();
+    for (name, view) in file.tensors() {
+        let Some(dtype) = DTYPES.iter().find(|it| it.1 == view.dtype()).map(|it| it.0) else {
+            bail!("tensor '{name}' is of type {:?}, which is not supported", view.dtype());
+        };
+        let tensor = tensor(dtype, view.shape(), view.data().to_vec());
+        let tensor = tensor.with_context(|| format!("tensor '{name}'"))?;
+        all.push(Entry { name, naming: Naming::File, tensor });
+    }
+    all.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)).then_with(|| a.name.cmp(&b.name)));
+    Ok(all)
+}
+
+const DTYPES: [(DType, Dtype); 13] = [
+    (DType::Bool, Dtype::BOOL),
+    (DType::I8, Dtype::I8),
+    (DType::U8, Dtype::U8),
+    (DType::I16, Dtype::I16),
+    (DType::U16, Dtype::U16),
+    (DType::I32, Dtype::I32),
+    (DType::U32, Dtype::U32),
+    (DType::I64, Dtype::I64),
+    (DType::U64, Dtype::U64),
+    (DType::F16, Dtype::F16),
+    (DType::BF16, Dtype::BF16),
+    (DType::F32, Dtype::F32),
+    (DType::F64, Dtype::F64),
+];
+
+/// Text and numbers of a name in turn, so that `out2` comes before `out10`.
+fn natural(name: &str) -> Vec<(String, u64)> {
+    let mut parts: Vec<(String, u64)> = vec![(String::new(), 0)];
+    let mut in_number = false;
+    for char in name.chars() {
+        let last = parts.last_mut().expect("never empty");
+        match char.to_digit(10) {
+            Some(digit) => last.1 = last.1.saturating_mul(10).saturating_add(digit as u64),
+            None if in_number => parts.push((char.to_string(), 0)),
+            None => last.0.push(char),
+        }
+        in_number = char.is_ascii_digit();
+    }
+    parts
+}
+
+fn tensor(dtype: DType, dims: &[usize], mut data: Vec<u8>) -> Result<Tensor> {
+    if dtype == DType::Bool {
+        data.iter_mut().for_each(|it| *it = (*it != 0) as u8);
+    }
+    let (bytes, ty) = (data.len(), Type::new(dtype, dims));
+    Tensor::new(ty.clone(), data.into()).ok_or_else(|| anyhow!("{ty} does not fit {bytes} bytes of data"))
+}
+
+fn from_npy(bytes: &[u8]) -> Result<Tensor> {
+    let file = npyz::NpyFile::new(bytes)?;
+    let dims = file.shape().iter().map(|&it| usize::try_from(it)).collect::<Result<Vec<_>, _>>()?;
+    let npyz::DType::Plain(plain) = file.dtype() else { bail!("records are not supported") };
+    let size = plain.size_field();
+    let (dtype, fortran) = (npy_dtype(plain.type_char(), size), file.order() == npyz::Order::Fortran);
+    let dtype = dtype.ok_or_else(|| anyhow!("element type '{plain}' is not supported"))?;
+    let count = Shape::new(&dims).checked_count().and_then(|it| it.checked_mul(dtype.size()));
+    // Checked before the elements are read: their number is what the header claims.
+    ensure!(
+        count.is_some_and(|it| it <= bytes.len()),
+        "its shape {} does not fit its {} bytes",
+        Shape::new(&dims),
+        bytes.len()
+    );
+    macro_rules! read {
+        ($t:ty) => {
+            file.into_vec::<$t>()?.into_iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>()
+        };
+    }
+    let data = match dtype {
+        DType::Bool => file.into_vec::<bool>()?.into_iter().map(u8::from).collect(),
+        DType::I8 => read!(i8),
+        DType::U8 => read!(u8),
+        DType::I16 => read!(i16),
+        DType::U16 => read!(u16),
+        DType::I32 => read!(i32),
+        DType::U32 => read!(u32),
+        DType::I64 => read!(i64),
+        DType::U64 => read!(u64),
+        DType::F16 => read!(half::f16),
+        DType::BF16 => bail!("bf16 has no .npy form"),
+        DType::F32 => read!(f32),
+        DType::F64 => read!(f64),
+    };
+    let data = if fortran { row_major(&data, &dims, dtype.size()) } else { data };
+    tensor(dtype, &dims, data)
+}
+
+fn npy_dtype(char: npyz::TypeChar, size: u64) -> Option<DType> {
+    use npyz::TypeChar::{Bool, Float, Int, Uint};
+    Some(match (char, size) {
+        (Bool, 1) => DType::Bool,
+        (Int, 1) => DType::I8,
+        (Int, 2) => DType::I16,
+        (Int, 4) => DType::I32,
+        (Int, 8) => DType::I64,
+        (Uint, 1) => DType::U8,
+        (Uint, 2) => DType::U16,
+        (Uint, 4) => DType::U32,
+        (Uint, 8) => DType::U64,
+        (Float, 2) => DType::F16,
+        (Float, 4) => DType::F32,
+        (Float, 8) => DType::F64,
+        _ => return None,
+    })
+}
+
+/// Elements whose first axis runs fastest, reordered so that the last one does.
+fn row_major(data: &[u8], dims: &[usize], size: usize) -> Vec<u8> {
+    let mut to = Vec::with_capacity(data.len());
+    let mut coords = vec![0usize; dims.len()];
+    for _ in 0..data.len() / size {
+        let from = coords.iter().zip(dims).rev().fold(0, |at, (coord, dim)| at * dim + coord);
+        to.extend_from_slice(&data[from * size..(from + 1) * size]);
+        for axis in (0..dims.len()).rev() {
+            coords[axis] += 1;
+            if coords[axis] < dims[axis] {
+                break;
+            }
+            coords[axis] = 0;
+        }
+    }
+    to
+}
+
+fn from_pb(bytes: &[u8]) -> Result<(String, Tensor)> {
+    let proto = TensorProto::decode(bytes).context("it is not an ONNX tensor")?;
+    let tensor = onnx_tensor::tensor(&proto, "the tensor", &|_| None)?;
+    Ok((proto.name, tensor))
+}
+
+/// Writes named tensors, in the model's order, to where `args` say: one safetensors file, a folder (one `.npy` each), or
+/// `.npy` and `.pb` files by name or by order. Returns the files written.
+pub fn save(args: &[String], outputs: &[(String, Tensor)]) -> Result<Vec<PathBuf>> {
+    let parts = parts(args);
+    if let [(None, path)] = &parts[..] {
+        if path.extension().is_some_and(|it| it == "safetensors") {
+            write(path, &to_safetensors(outputs)?)?;
+            return Ok(vec![path.clone()]);
+        }
+        if path.is_dir() || path.extension().is_none() {
+            fs::create_dir_all(path).with_context(|| format!("'{}' cannot be made", path.display()))?;
+            return outputs.iter().map(|(name, tensor)| save_in(path, name, tensor)).collect();
+        }
+    }
+    let unnamed = parts.iter().filter(|it| it.0.is_none()).count();
+    let mut free = outputs.iter().filter(|it| !parts.iter().any(|part| part.0 == Some(&it.0)));
+    ensure!(
+        unnamed == 0 || unnamed == free.clone().count(),
+        "--outputs names {} files for {} outputs ({}): give one file each, a folder or one .safetensors file",
+        parts.len(),
+        outputs.len(),
+        outputs.iter().map(|it| it.0.as_str()).collect::<Vec<_>>().join(", ")
+    );
+    for (name, path) in &parts {
+        let found = match name {
+            Some(name) => outputs.iter().find(|it| it.0 == *name),
+            None => free.next(),
+        };
+        let (name, tensor) =
+            found.ok_or_else(|| anyhow!("the model has no output '{}'", name.unwrap_or_default()))?;
+        let bytes = match format(path)? {
+            Format::Npy => to_npy(name, tensor)?,
+            Format::Pb => to_pb(name, tensor),
+            Format::Safetensors => to_safetensors(&[(name.clone(), tensor.clone())])?,
+        };
+        write(path, &bytes)?;
+    }
+    Ok(parts.into_iter().map(|it| it.1).collect())
+}
+
+/// Names come from the model: only characters that mean nothing to a file system stay.
+fn save_in(folder: &Path, name: &str, tensor: &Tensor) -> Result<PathBuf> {
+    let plain = |it: char| it.is_alphanumeric() || matches!(it, '_' | '-');
+    let name_in_folder: String = name.chars().map(|it| if plain(it) { it } else { '_' }).collect();
+    let path = folder.join(format!("{name_in_folder}.npy"));
+    write(&path, &to_npy(name, tensor)?)?;
+    Ok(path)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("'{}' cannot be written", path.display()))
+}
+
+fn to_safetensors(outputs: &[(String, Tensor)]) -> Result<Vec<u8>> {
+    let mut views = Vec::new();
+    for (name, tensor) in outputs {
+        let (_, dtype) = DTYPES.iter().find(|it| it.0 == tensor.dtype()).expect("every type is listed");
+        views.push((name.as_str(), TensorView::new(*dtype, tensor.shape().to_vec(), tensor.data())?));
+    }
+    Ok(safetensors::serialize(views, None)?)
+}
+
+fn to_npy(name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
+    let dims: Vec<u64> = tensor.shape().iter().map(|&it| it as u64).collect();
+    let mut out = Vec::new();
+    macro_rules! write {
+        ($t:ty) => {{
+            let options = npyz::WriteOptions::new().default_dtype().shape(&dims).writer(&mut out);
+            let mut writer = options.begin_nd()?;
+            let size = size_of::<$t>();
+            let values = tensor.data().chunks_exact(size);
+            writer
+                .extend(values.map(|it| <$t>::from_le_bytes(it.try_into().expect("an element's bytes"))))?;
+            writer.finish()?;
+        }};
+    }
+    match tensor.dtype() {
+        DType::Bool => {
+            let options = npyz::WriteOptions::new().default_dtype().shape(&dims).writer(&mut out);
+            let mut writer = options.begin_nd()?;
+            writer.extend(tensor.data().iter().map(|it| *it != 0))?;
+            writer.finish()?;
+        }
+        DType::I8 => write!(i8),
+        DType::U8 => write!(u8),
+        DType::I16 => write!(i16),
+        DType::U16 => write!(u16),
+        DType::I32 => write!(i32),
+        DType::U32 => write!(u32),
+        DType::I64 => write!(i64),
+        DType::U64 => write!(u64),
+        DType::F16 => write!(half::f16),
+        DType::BF16 => bail!("output '{name}' is bf16, which .npy cannot hold: use .safetensors or .pb"),
+        DType::F32 => write!(f32),
+        DType::F64 => write!(f64),
+    }
+    Ok(out)
+}
+
+fn to_pb(name: &str, tensor: &Tensor) -> Vec<u8> {
+    let proto = TensorProto {
+        name: name.to_string(),
+        dims: tensor.shape().iter().map(|&it| it as i64).collect(),
+        data_type: onnx_code(tensor.dtype()),
+        raw_data: tensor.data().clone(),
+        ..TensorProto::default()
+    };
+    proto.encode_to_vec()
+}
+
+/// The number that ONNX gives `dtype`.
+fn onnx_code(dtype: DType) -> i32 {
+    (1..=16).find(|it| onnx_tensor::dtype(*it) == Ok(dtype)).expect("ONNX has every type of ours")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(dtype: DType, dims: &[usize]) -> Tensor {
+        let ty = Type::new(dtype, dims);
+        let values = (0..ty.shape.count()).map(|it| match dtype {
+            DType::Bool => wgfuse::compiler::scalar::Scalar::of(dtype, (it % 2) as f64),
+            _ => wgfuse::compiler::scalar::Scalar::of(dtype, it as f64),
+        });
+        Tensor::from_scalars(ty.clone(), values)
+    }
+
+    #[test]
+    fn every_type_survives_every_format() {
+        for dtype in DType::ALL {
+            for dims in [&[][..], &[0, 3], &[2, 3]] {
+                let tensor = ramp(dtype, dims);
+                let named = [("x".to_string(), tensor.clone())];
+                let back = from_safetensors(&to_safetensors(&named).expect("a valid file"));
+                assert_eq!(back.expect("a valid file")[0].tensor, tensor, "safetensors {dtype}");
+                let (name, back) = from_pb(&to_pb("x", &tensor)).expect("a valid tensor");
+                assert_eq!((name.as_str(), back), ("x", tensor.clone()), "pb {dtype}");
+                match to_npy("x", &tensor) {
+                    Ok(bytes) => {
+                        assert_eq!(from_npy(&bytes).expect("a valid file"), tensor, "npy {dtype}")
+                    }
+                    Err(_) => assert_eq!(dtype, DType::BF16),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fortran_order_is_turned() {
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        let header = "{'descr': '>i2', 'fortran_order': True, 'shape': (2, 3), }\n";
+        file.extend((header.len() as u16).to_le_bytes());
+        file.extend(header.as_bytes());
+        // Columns one after the other.
+        file.extend([0, 3, 1, 4, 2, 5].iter().flat_map(|it: &i16| it.to_be_bytes()));
+        assert_eq!(from_npy(&file).expect("a valid file"), ramp(DType::I16, &[2, 3]));
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        let tensor = ramp(DType::F32, &[4, 5]);
+        let files = [
+            to_safetensors(&[("x".into(), tensor.clone())]).expect("a valid file"),
+            to_npy("x", &tensor).expect("a valid file"),
+            to_pb("x", &tensor),
+        ];
+        for (number, file) in files.iter().enumerate() {
+            for len in 0..file.len() {
+                let cut = file[..len].to_vec();
+                let failed = match number {
+                    0 => from_safetensors(&cut).is_err(),
+                    1 => from_npy(&cut).is_err(),
+                    _ => from_pb(&cut).is_err(),
+                };
+                assert!(failed, "file {number} cut to {len} bytes");
+            }
+        }
+        let huge = b"\x93NUMPY\x01\x00\x44\x00{'descr': '<f8', 'fortran_order': False, 'shape': (4611686018427387904, 8)}";
+        assert!(from_npy(huge).is_err());
+    }
+
+    #[test]
+    fn names_sort_by_their_numbers() {
+        let mut names = ["out10", "out2", "b", "out1", "a1b2", "a1b10"];
+        names.sort_by_key(|it| natural(it));
+        assert_eq!(names, ["a1b2", "a1b10", "b", "out1", "out2", "out10"]);
+    }
+}

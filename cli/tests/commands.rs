@@ -1,0 +1,165 @@
+//! The command line as other programs use it: exit codes, files, JSON.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn asset(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name).display().to_string()
+}
+
+fn wgfuse(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_wgfuse")).args(args).output().expect("the program starts")
+}
+
+/// A folder of its own for each test.
+fn folder(test: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    fs::create_dir_all(&path).expect("a folder for the test");
+    path
+}
+
+fn expect(out: &Output, code: i32) -> (String, String) {
+    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.status.code(), Some(code), "{stdout}\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (stdout.into_owned(), stderr.into_owned())
+}
+
+fn json(args: &[&str]) -> Value {
+    let (stdout, _) = expect(&wgfuse(args), 0);
+    serde_json::from_str(&stdout).unwrap_or_else(|it| panic!("{it}: {stdout}"))
+}
+
+/// `run` on the digits, on the processor, with more arguments.
+fn run_digits(more: &[&str]) -> Output {
+    let (model, set) = (asset("digits.onnx"), asset("test_set.safetensors"));
+    wgfuse(&[&["run", &model, "--inputs", &set, "--device", "cpu"], more].concat())
+}
+
+#[test]
+fn demo_reads_the_digits() {
+    let (text, _) = expect(&wgfuse(&["demo", "--device", "cpu"]), 0);
+    assert!(text.contains("442 of 450"), "{text}");
+    assert!(text.lines().all(|it| !it.contains('\u{1b}')), "colours outside a terminal");
+    let report = json(&["demo", "--device", "cpu", "--json"]);
+    assert_eq!(report["right"], 442);
+    assert!(report["largest_difference"].as_f64().is_some_and(|it| it < 1e-4), "{report}");
+    assert!(report["kernels"].as_array().is_some_and(|it| !it.is_empty()));
+}
+
+#[test]
+fn run_compares_and_writes_every_format() {
+    let folder = folder("formats");
+    let set = asset("test_set.safetensors");
+    let (text, _) = expect(&run_digits(&["--expect", &set]), 0);
+    assert!(text.contains("largest absolute difference"), "{text}");
+    for name in ["out.safetensors", "out.npy", "out.pb"] {
+        let path = folder.join(name).display().to_string();
+        expect(&run_digits(&["--outputs", &path]), 0);
+        expect(&run_digits(&["--expect", &path, "--rtol", "0", "--atol", "0"]), 0);
+    }
+    let all = folder.join("all").display().to_string();
+    expect(&run_digits(&["--outputs", &all]), 0);
+    let file = folder.join("all/probability.npy").display().to_string();
+    expect(&run_digits(&["--expect", &format!("probability={file}")]), 0);
+    expect(&run_digits(&["--expect", &format!("nothing={file}")]), 1);
+}
+
+#[test]
+fn run_tells_what_differs() {
+    let folder = folder("differs");
+    let path = folder.join("out.npy");
+    let file = path.display().to_string();
+    expect(&run_digits(&["--outputs", &file]), 0);
+    let mut bytes = fs::read(&path).expect("just written");
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&7f32.to_le_bytes());
+    fs::write(&path, bytes).expect("a file of ours");
+    let (text, _) = expect(&run_digits(&["--expect", &file]), 2);
+    assert!(text.contains("DIFFERS") && text.contains("[449,9]"), "{text}");
+    expect(&run_digits(&["--expect", &file, "--atol", "10"]), 0);
+    let (text, _) = expect(&run_digits(&["--expect", &file, "--json"]), 2);
+    let report: Value = serde_json::from_str(&text).expect("one JSON object");
+    assert_eq!((&report["differs"], &report["compared"][0]["beyond"]), (&true.into(), &1.into()));
+}
+
+#[test]
+fn faults_of_the_user_are_named() {
+    let folder = folder("faults");
+    let model = asset("digits.onnx");
+    let (_, text) = expect(&wgfuse(&["run", &model, "--device", "cpu"]), 1);
+    assert!(text.contains("'image' f32[batch,1,8,8]"), "{text}");
+    let (_, text) = expect(&wgfuse(&["run", "no such file.onnx"]), 1);
+    assert!(text.contains("no such file.onnx"), "{text}");
+    let cut = folder.join("cut.onnx");
+    let bytes = fs::read(&model).expect("an asset");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).expect("a file of ours");
+    expect(&wgfuse(&["inspect", &cut.display().to_string(), "--device", "cpu"]), 1);
+    for wrong in
+        [&["walk"][..], &["run"], &["bench", &model, "--shape", "image"], &["run", &model, "--device", "x"]]
+    {
+        expect(&wgfuse(wrong), 1);
+    }
+    let (_, text) = expect(&wgfuse(&["inspect", &model, "--device", "cpu", "--shape", "image=2x8x8"]), 1);
+    assert!(text.contains("image"), "{text}");
+    expect(&wgfuse(&["--help"]), 0);
+}
+
+#[test]
+fn faults_of_the_device_are_told_apart() {
+    let set = asset("test_set.safetensors");
+    expect(&wgfuse(&["run", &asset("digits.onnx"), "--inputs", &set, "--device", "99"]), 3);
+}
+
+#[test]
+fn inspect_reports_to_people_programs_and_browsers() {
+    let model = asset("digits.onnx");
+    let page = folder("inspect").join("report.html");
+    let args = ["inspect", &model, "--device", "cpu", "--html", &page.display().to_string()];
+    let (text, _) = expect(&wgfuse(&args), 0);
+    assert!(text.contains("assumed: batch = 1") && text.contains("ratio"), "{text}");
+    let page = fs::read_to_string(page).expect("just written");
+    assert!(page.contains("<svg") && page.contains("</svg>"));
+    assert!(!page.contains("http://") && !page.contains("https://"), "the page needs the network");
+    let report = json(&["inspect", &model, "--device", "cpu", "--shape", "image=3x1x8x8", "--json"]);
+    assert_eq!(report["inputs"][0]["shape"], serde_json::json!([3, 1, 8, 8]));
+    assert_eq!(report["outputs"][0]["shape"], serde_json::json!([3, 10]));
+    assert!(report["kernels"].as_array().is_some_and(|it| !it.is_empty()));
+    assert!(report["memory"]["ratio"].as_f64().is_some_and(|it| (1.0..=1.2).contains(&it)), "{report}");
+    let (text, _) = expect(&wgfuse(&["inspect", &model, "--device", "cpu", "--kernels"]), 0);
+    assert!(text.contains("fused"), "{text}");
+}
+
+#[test]
+fn bench_measures() {
+    let report = json(&["bench", &asset("digits.onnx"), "--device", "cpu", "--iters", "3", "--json"]);
+    assert_eq!(report["replay"]["iters"], 3);
+    let positive = |it: &Value| it.as_f64().is_some_and(|it| it > 0.0);
+    assert!(positive(&report["replay"]["median"]) && positive(&report["copy_bytes_per_second"]), "{report}");
+    assert!(report["kernels"].as_array().is_some_and(|it| !it.is_empty()));
+}
+
+#[test]
+fn devices_are_listed() {
+    let report = json(&["devices", "--json"]);
+    let found = report["adapters"].as_array().expect("a list");
+    assert_eq!(found.is_empty(), report["advice"].is_string());
+    expect(&wgfuse(&["devices"]), 0);
+}
+
+#[test]
+fn a_reader_may_stop_reading() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wgfuse"))
+        .args(["inspect", &asset("digits.onnx"), "--device", "cpu", "--kernels"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    expect(&child.wait_with_output().expect("the program ends"), 0);
+}
