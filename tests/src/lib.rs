@@ -1,6 +1,7 @@
-//! What the tests of this workspace share: random inputs, comparison, models, a device to run kernels on.
+//! What the tests of this workspace share: random inputs, comparison, models, devices.
 
 pub mod compare;
+pub mod device;
 pub mod gpu;
 pub mod host;
 pub mod kernel_case;

@@ -1,0 +1,169 @@
+//! Running: what a replay allocates, weights larger than a binding, wrong inputs, parts on the processor.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use wgfuse::{
+    DType, Device, Fallback, Model, Options, Session, Target, Tensor, Type,
+    compiler::graph::{builder::GraphBuilder, eval::eval},
+};
+use wgfuse_tests::{
+    compare::assert_close,
+    device::{gpu, options},
+    random::Random,
+    zoo,
+};
+
+/// Counts the allocations of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: hands everything to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that is ending has no counter any more.
+        let _ = ALLOCATIONS.try_with(|it| it.set(it.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// `depth` products and softmaxes, one after the other: two kernels each.
+fn tower(depth: usize) -> Model {
+    let mut b = GraphBuilder::new();
+    let mut x = b.input("x", DType::F32, [4, 16]).unwrap();
+    for number in 0..depth {
+        let w = Random::new(number as u64).tensor(&Type::new(DType::F32, [16, 16]), 1);
+        let w = b.constant(w);
+        x = b.matmul(x, w).unwrap();
+        x = b.softmax(x, -1).unwrap();
+    }
+    b.output("y", x).unwrap();
+    Model::from_graph(b.finish().unwrap())
+}
+
+fn input() -> Tensor {
+    Random::new(5).tensor(&Type::new(DType::F32, [4, 16]), 1)
+}
+
+#[test]
+fn replay_allocates_nothing_that_grows_with_the_graph() {
+    let allocations = |depth: usize, device: &Device| {
+        let session = Session::with_options(&tower(depth), device, options()).unwrap();
+        let x = input();
+        for _ in 0..5 {
+            session.run(&[("x", x.clone())]).unwrap();
+        }
+        // The least of several: growing a buffer once is not growth with every run.
+        let one = |_| {
+            let before = ALLOCATIONS.with(Cell::get);
+            session.run(&[("x", x.clone())]).unwrap();
+            ALLOCATIONS.with(Cell::get) - before
+        };
+        (0..10).map(one).min().unwrap()
+    };
+    for device in [Device::cpu(), gpu()] {
+        let (small, large) = (allocations(4, &device), allocations(64, &device));
+        println!("{}: {small} allocations for 8 kernels, {large} for 128", device.name());
+        assert!(large < small + 60, "{}: {small} for 8 kernels, {large} for 128", device.name());
+    }
+}
+
+/// Looks rows up in a table, and multiplies by it, where it takes several bindings.
+fn table(rows: usize, width: usize) -> (Model, Tensor, Vec<Tensor>) {
+    let mut b = GraphBuilder::new();
+    let ids = b.input("ids", DType::I64, [6]).unwrap();
+    let values: Vec<f32> = (0..rows * width).map(|it| ((it * 7919) % 1013) as f32 / 1013.0 - 0.5).collect();
+    let table = b.constant(Tensor::f32([rows, width], &values).unwrap());
+    let found = b.embedding(table, ids).unwrap();
+    b.output("found", found).unwrap();
+    let last = b.slice(table, 0, rows as isize - 8, rows as isize).unwrap();
+    let product = b.linear(found, last, None).unwrap();
+    b.output("product", product).unwrap();
+    let graph = b.finish().unwrap();
+    let ids = [0, rows as i64 / 3, rows as i64 / 2, rows as i64 - 9, rows as i64 - 1, -2];
+    let ids = Tensor::i64([6], &ids).unwrap();
+    let expected = eval(&graph, std::slice::from_ref(&ids)).unwrap();
+    (Model::from_graph(graph), ids, expected)
+}
+
+#[test]
+fn a_weight_larger_than_a_binding_is_split() {
+    // 160 MiB against the 128 MiB that lavapipe and browsers bind at most.
+    let (model, ids, expected) = table(655_360, 64);
+    let device = gpu().limited_to(&Target { max_binding_size: 128 << 20, ..gpu().target().clone() });
+    let session = Session::with_options(&model, &device, options()).unwrap();
+    let made = session.run(&[("ids", ids)]).unwrap();
+    let made: Vec<Tensor> = made.iter().map(|it| it.1.clone()).collect();
+    assert_close("split", &made, &expected, 1e-5, 1e-6);
+}
+
+#[test]
+fn a_matrix_of_many_bindings_is_multiplied() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [4, 300]).unwrap();
+    let w = Random::new(3).tensor(&Type::new(DType::F32, [300, 500]), 1);
+    let w = b.constant(w);
+    let y = b.matmul(x, w).unwrap();
+    b.output("y", y).unwrap();
+    let graph = b.finish().unwrap();
+    let x = Random::new(4).tensor(&Type::new(DType::F32, [4, 300]), 1);
+    let expected = eval(&graph, std::slice::from_ref(&x)).unwrap();
+    // 600,000 bytes in bindings of 128 KiB.
+    let device = gpu().limited_to(&Target { max_binding_size: 128 << 10, ..gpu().target().clone() });
+    let session = Session::with_options(&Model::from_graph(graph), &device, options()).unwrap();
+    let made = session.run(&[("x", x)]).unwrap();
+    assert_close("split", &[made.get("y").unwrap().clone()], &expected, 1e-5, 1e-5);
+}
+
+#[test]
+fn wrong_inputs_are_named() {
+    let case = zoo::load("bert_tiny").unwrap();
+    let session = Session::new(&case.model.into(), &Device::cpu()).unwrap();
+    let ids = |shape: &[usize]| Random::new(1).tensor(&Type::new(DType::I64, shape), 2);
+    let fault = |given: &[(&str, Tensor)]| session.run(given).err().unwrap().to_string();
+    let both = |a: Tensor, b: Tensor| fault(&[("input_ids", a), ("attention_mask", b)]);
+    assert!(fault(&[("input_ids", ids(&[2, 4]))]).contains("attention_mask"));
+    assert!(fault(&[("input_ids", ids(&[2, 4])), ("mask", ids(&[2, 4]))]).contains("mask"));
+    assert!(both(ids(&[8]), ids(&[2, 4])).contains("input_ids"));
+    assert!(both(ids(&[2, 4]), ids(&[2, 5])).contains("attention_mask"));
+    let floats = Random::new(1).tensor(&Type::new(DType::F32, [2, 4]), 1);
+    assert!(both(floats, ids(&[2, 4])).contains("input_ids"));
+}
+
+#[test]
+fn what_the_gpu_cannot_run_runs_on_the_processor_and_is_told() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [3, 5]).unwrap();
+    let y = b.exp(x).unwrap();
+    let wide = b.cast(y, DType::F64).unwrap();
+    let wide = b.name("precise").sqrt(wide).unwrap();
+    let back = b.cast(wide, DType::F32).unwrap();
+    let z = b.softmax(back, -1).unwrap();
+    b.output("z", z).unwrap();
+    let graph = b.finish().unwrap();
+    let x = Random::new(2).tensor(&Type::new(DType::F32, [3, 5]), 1);
+    let expected = eval(&graph, std::slice::from_ref(&x)).unwrap();
+    let model = Model::from_graph(graph);
+    let session = Session::with_options(&model, &gpu(), options()).unwrap();
+    let made = session.run(&[("x", x.clone())]).unwrap();
+    assert_close("parts", &[made.get("z").unwrap().clone()], &expected, 1e-5, 1e-6);
+    let told: Vec<String> = session.disabled().iter().map(|it| format!("{it:?}")).collect();
+    assert!(told.iter().any(|it| it.contains("precise") && it.contains("f64")), "{told:?}");
+    let strict = Options { fallback: Fallback::Error, ..options() };
+    let session = Session::with_options(&model, &gpu(), strict).unwrap();
+    let error = session.run(&[("x", x)]).err().unwrap().to_string();
+    assert!(error.contains("precise") || error.contains("cast"), "{error}");
+}
