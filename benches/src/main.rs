@@ -1,6 +1,7 @@
 //! Speeds, each beside what it is compared to.
 //!
-//! `cargo run -p wgfuse-benches --release -- [--models DIR]... [--device cpu|gpu|best] [--against FILE.json]... [--write]`
+//! `cargo run -p wgfuse-benches --release -- [--models DIR]... [--device cpu|gpu|best] [--batch N] [--length N]
+//! [--against FILE.json]... [--kernels] [--write]`
 //!
 //! Every folder DIR/*/model.onnx (or DIR/model.onnx) is compiled, run for the first time and replayed with random inputs.
 //! A reference file is JSON written by one of the Python programs beside this one: {"name": .., "machine": .., "runs":
@@ -21,6 +22,7 @@ struct Arguments {
     device: String,
     against: Vec<PathBuf>,
     write: bool,
+    kernels: bool,
     batch: usize,
     length: usize,
 }
@@ -65,6 +67,7 @@ fn arguments() -> Result<Arguments> {
         device: "best".to_owned(),
         against: Vec::new(),
         write: false,
+        kernels: false,
         batch: 1,
         length: 128,
     };
@@ -78,7 +81,8 @@ fn arguments() -> Result<Arguments> {
             "--batch" => all.batch = value()?.parse()?,
             "--length" => all.length = value()?.parse()?,
             "--write" => all.write = true,
-            other => bail!("{other}: expected --models, --device, --against, --batch, --length or --write"),
+            "--kernels" => all.kernels = true,
+            other => bail!("{other}: expected --models, --device, --against, --batch, --length, --kernels or --write"),
         }
     }
     if all.models.is_empty() {
@@ -152,6 +156,9 @@ fn measure(path: &Path, device: &Device, arguments: &Arguments) -> Result<Row> {
         times.push(millis(start));
     }
     times.sort_by(f64::total_cmp);
+    if arguments.kernels {
+        print_kernels(&session, &given)?;
+    }
     let arena: u64 = (plan.buffers.iter())
         .filter(|it| it.role == wgfuse::compiler::plan::BufferRole::Activations)
         .map(|it| it.size)
@@ -166,6 +173,18 @@ fn measure(path: &Path, device: &Device, arguments: &Arguments) -> Result<Row> {
         run: times[times.len() / 2],
         arena_ratio: arena as f64 / plan.live_peak.max(1) as f64,
     })
+}
+
+/// Each kernel's share of a run: microseconds, rates of memory and arithmetic.
+fn print_kernels(session: &Session, given: &[(&str, Tensor)]) -> Result<()> {
+    let times = session.profile(given)?;
+    let total: f64 = times.iter().map(|it| it.seconds).sum();
+    println!("{:>9} {:>8} {:>9}  kernel ({:.1} us in all)", "us", "GB/s", "GFLOP/s", total * 1e6);
+    for it in &times {
+        let (bytes, flops) = (it.bytes as f64 / it.seconds / 1e9, it.flops as f64 / it.seconds / 1e9);
+        println!("{:>9.1} {bytes:>8.1} {flops:>9.1}  {}", it.seconds * 1e6, it.name);
+    }
+    Ok(())
 }
 
 fn millis(since: Instant) -> f64 {
