@@ -1,0 +1,183 @@
+//! Whole models through sessions: their values, other shapes, threads, memory, and what a replay makes.
+
+use wgfuse::{Device, Model, Options, Session, Shape, Target, Tensor};
+use wgfuse_compiler::{graph::eval::eval, plan::BufferRole};
+use wgfuse_tests::zoo::{Case, beyond, load};
+
+/// What runs on both devices and is compared with the framework that it came from.
+const MODELS: [&str; 10] = [
+    "bert_tiny",
+    "gpt2_tiny",
+    "llama_tiny",
+    "t5_encoder_tiny",
+    "unet_tiny",
+    "test_resnet",
+    "test_vit",
+    "test_convnext",
+    "test_efficientnet",
+    "mobilenetv3_small_050",
+];
+
+fn given(case: &Case) -> Vec<(&str, Tensor)> {
+    case.model.inputs.iter().map(|it| it.name.as_str()).zip(case.inputs.iter().cloned()).collect()
+}
+
+fn shapes(case: &Case) -> Vec<Shape> {
+    case.inputs.iter().map(|it| it.shape().clone()).collect()
+}
+
+/// Every model's values; faults of all models are shown together.
+fn zoo(device: &Device, options: &Options) {
+    let wanted = std::env::var("MODEL").ok();
+    let mut faults = Vec::new();
+    for name in MODELS.into_iter().filter(|it| wanted.as_deref().is_none_or(|wanted| wanted == *it)) {
+        let case = load(name).unwrap();
+        let model = Model::from(case.model.clone());
+        let session = Session::with_options(&model, device, options.clone()).unwrap();
+        for round in 0..2 {
+            let outputs = match session.run(&given(&case)) {
+                Ok(outputs) => outputs,
+                Err(error) => {
+                    faults.push(format!("{name}: {error}"));
+                    break;
+                }
+            };
+            for ((output, have), want) in outputs.iter().zip(&case.expected) {
+                if let Some(most) = beyond(have, want, 1e-3, 1e-4) {
+                    faults.push(format!("{name}, round {round}: {output} is off by {most}"));
+                }
+            }
+        }
+        let plan = session.plan_for(&shapes(&case)).unwrap();
+        let arena = plan.bytes(BufferRole::Activations);
+        if arena * 10 > plan.live_peak * 12 {
+            faults.push(format!("{name}: arena {arena}, live peak {}", plan.live_peak));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+fn gpu() -> Device {
+    Device::gpu().expect("a Vulkan driver; a software one will do")
+}
+
+#[test]
+fn zoo_on_the_processor() {
+    zoo(&Device::cpu(), &Options::default());
+}
+
+#[test]
+fn zoo_on_the_gpu() {
+    zoo(&gpu(), &Options::default());
+}
+
+#[test]
+fn zoo_on_the_gpu_checked() {
+    zoo(&gpu(), &Options { checked: true, ..Options::default() });
+}
+
+#[test]
+fn zoo_within_webgpus_minimum() {
+    zoo(&gpu().limited_to(&Target::webgpu_minimum()), &Options::default());
+}
+
+/// Batches and lengths other than the exported ones, against the slow evaluator.
+fn other_shapes(device: &Device) {
+    for name in ["bert_tiny", "llama_tiny"] {
+        let case = load(name).unwrap();
+        let model = Model::from(case.model.clone());
+        let session = Session::new(&model, device).unwrap();
+        for (batch, length) in [(1, 7), (3, 5), (1, 7)] {
+            let inputs: Vec<Tensor> = (case.inputs.iter())
+                .map(|it| {
+                    let count = batch * length;
+                    let values: Vec<i64> = it.to_i64().into_iter().cycle().take(count).collect();
+                    Tensor::i64([batch, length], &values).unwrap()
+                })
+                .collect();
+            let shapes: Vec<Shape> = inputs.iter().map(|it| it.shape().clone()).collect();
+            let expected = eval(&case.model.graph(&shapes).unwrap(), &inputs).unwrap();
+            let named: Vec<_> = model.inputs.iter().map(|it| it.name.as_str()).zip(inputs).collect();
+            let outputs = session.run(&named).unwrap();
+            for ((output, have), want) in outputs.iter().zip(&expected) {
+                let most = beyond(have, want, 1e-3, 1e-4);
+                assert_eq!(most, None, "{name} at {batch}x{length}: {output}");
+            }
+        }
+    }
+}
+
+#[test]
+fn other_shapes_on_the_processor() {
+    other_shapes(&Device::cpu());
+}
+
+#[test]
+fn other_shapes_on_the_gpu() {
+    other_shapes(&gpu());
+}
+
+/// From the second run on nothing of the graphics API is made, whatever shapes alternate.
+#[test]
+fn replays_make_nothing() {
+    let device = gpu();
+    let case = load("bert_tiny").unwrap();
+    let session = Session::new(&Model::from(case.model.clone()), &device).unwrap();
+    session.run(&given(&case)).unwrap();
+    let first = device.counts();
+    for _ in 0..3 {
+        session.run(&given(&case)).unwrap();
+    }
+    assert_eq!(device.counts(), first);
+    assert!(first.pipelines > 0, "{first:?}");
+}
+
+fn threads(device: &Device, rounds: usize) {
+    let case = load("bert_tiny").unwrap();
+    let session = Session::new(&Model::from(case.model.clone()), device).unwrap();
+    let first = session.run(&given(&case)).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    assert_eq!(session.run(&given(&case)).unwrap(), first);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn eight_threads_on_the_processor() {
+    threads(&Device::cpu(), 100);
+}
+
+#[test]
+fn eight_threads_on_the_gpu() {
+    threads(&gpu(), 100);
+}
+
+#[test]
+fn the_least_recently_used_shape_leaves() {
+    let case = load("bert_tiny").unwrap();
+    let session = Session::new(&Model::from(case.model.clone()), &Device::cpu()).unwrap().keep_shapes(2);
+    let shapes = |length: usize| vec![Shape::from([1, length]); case.inputs.len()];
+    let plan = |length| session.plan_for(&shapes(length)).unwrap();
+    let (first, second) = (plan(4), plan(5));
+    assert!(std::sync::Arc::ptr_eq(&first, &plan(4)));
+    plan(6);
+    assert!(std::sync::Arc::ptr_eq(&first, &plan(4)), "used more recently than 5");
+    assert!(!std::sync::Arc::ptr_eq(&second, &plan(5)));
+}
+
+#[test]
+fn timings_name_every_kernel() {
+    for device in [Device::cpu(), gpu()] {
+        let case = load("bert_tiny").unwrap();
+        let session = Session::new(&Model::from(case.model.clone()), &device).unwrap();
+        let times = session.profile(&given(&case)).unwrap();
+        let plan = session.plan_for(&shapes(&case)).unwrap();
+        assert_eq!(times.len(), plan.kernels.len());
+        assert!(times.iter().all(|it| it.bytes > 0 && !it.ops.is_empty()), "{times:?}");
+    }
+}
