@@ -344,7 +344,7 @@ pub fn range(e: &mut Emit, n: &Node) -> Made {
         }
         _ => ((limit.as_f64() - start.as_f64()) / delta.as_f64()).ceil().max(0.0),
     };
-    if !(count <= MAX_MADE as f64) {
+    if count.is_nan() || count > MAX_MADE as f64 {
         return Err(n.error(format!("{count} elements, at most {MAX_MADE} are made")));
     }
     let values = (0..count as i64).map(|at| match (start, delta) {

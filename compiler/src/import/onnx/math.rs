@@ -93,9 +93,9 @@ pub fn elu(e: &mut Emit, n: &Node) -> Made {
 pub fn selu(e: &mut Emit, n: &Node) -> Made {
     let x = n.input(0)?;
     let low = exp_minus_one(e, x)?;
-    let low = e.with(BinaryOp::Mul, low, n.float("alpha", 1.67326319217681884765625)?)?;
+    let low = e.with(BinaryOp::Mul, low, n.float("alpha", 1.673_263_192_176_818_8)?)?;
     let y = where_negative(e, x, low, x)?;
-    e.with(BinaryOp::Mul, y, n.float("gamma", 1.05070102214813232421875)?)
+    e.with(BinaryOp::Mul, y, n.float("gamma", 1.050_701_022_148_132_3)?)
 }
 
 pub fn celu(e: &mut Emit, n: &Node) -> Made {

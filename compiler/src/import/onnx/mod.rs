@@ -19,7 +19,7 @@ mod table;
 pub mod tensor;
 mod window;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::{Buf, Bytes};
 use prost::Message;
@@ -50,7 +50,7 @@ pub struct Program {
 }
 
 /// Domain to version; the standard domain is "".
-type Opsets = HashMap<String, i64>;
+type Opsets = BTreeMap<String, i64>;
 
 /// Domain, name, overload.
 type FunctionKey = (String, String, String);

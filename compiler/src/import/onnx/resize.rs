@@ -246,7 +246,7 @@ fn taps(n: &Node, spec: &Spec, axis: Axis, at: usize) -> Result<Taps, Error> {
     let radius = if spec.mode == Mode::Cubic { 2.0 } else { 1.0 } / squeeze;
     let (first, end) = ((place - radius).floor() + 1.0, (place + radius).ceil());
     let mut taps = Taps::new();
-    if !(end - first <= MAX_SIZE as f64) {
+    if (end - first).is_nan() || end - first > MAX_SIZE as f64 {
         return Err(n.error("a scale is too small"));
     }
     for step in 0..(end - first).max(1.0) as usize {
