@@ -48,6 +48,9 @@ pub fn split(graph: &Graph, target: &Target, options: &Options) -> Result<Partit
     let (graph, constants) = constants::separate(graph)?;
     let ranges = range::of_parts(&graph, arguments, &constants);
     let (places, reasons) = place::places(&graph, &ranges, target);
+    let reasons: Vec<_> = (graph.nodes())
+        .filter_map(|(value, node)| Some((node.origin.clone(), reasons.get(value)?.clone())))
+        .collect();
     if let (Fallback::Error, Some((node, reason))) = (options.fallback, reasons.first()) {
         return Err(Error::Fallback { node: node.to_string(), reason: reason.to_string() });
     }

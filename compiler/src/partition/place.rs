@@ -1,6 +1,6 @@
 //! Where each node runs: on the GPU, unless there is a reason.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use slotmap::SecondaryMap;
 
@@ -43,12 +43,12 @@ impl fmt::Display for CpuReason {
     }
 }
 
-/// The place of every node, and the nodes that are on the CPU of a GPU target for a reason.
+/// The place of every node, and why those that are on the CPU of a GPU target are there.
 pub fn places(
     graph: &Graph,
     ranges: &Ranges,
     target: &Target,
-) -> (SecondaryMap<Value, Place>, Vec<(Arc<str>, CpuReason)>) {
+) -> (SecondaryMap<Value, Place>, SecondaryMap<Value, CpuReason>) {
     let mut reasons: SecondaryMap<Value, CpuReason> = SecondaryMap::new();
     if target.place == Place::Gpu {
         for (value, node) in graph.nodes().filter(|(_, node)| !is_source(&node.op)) {
@@ -71,11 +71,7 @@ pub fn places(
         };
         places.insert(value, if on_cpu { Place::Cpu } else { target.place });
     }
-    let listed = graph
-        .nodes()
-        .filter_map(|(value, node)| Some((node.origin.clone(), reasons.get(value)?.clone())))
-        .collect();
-    (places, listed)
+    (places, reasons)
 }
 
 /// Why the GPU cannot run a node, if it cannot.

@@ -202,10 +202,9 @@ fn holds(wide: DType, narrow: DType) -> bool {
         }
         (Class::Unsigned, Class::Signed) | (Class::Signed | Class::Unsigned, Class::Float) => false,
         (Class::Float, Class::Signed | Class::Unsigned) => digits(wide) >= digits(narrow),
-        (Class::Float, Class::Float) => match (wide, narrow) {
-            (DType::F64, _) | (DType::F32, DType::F16 | DType::BF16) => true,
-            _ => false,
-        },
+        (Class::Float, Class::Float) => {
+            matches!((wide, narrow), (DType::F64, _) | (DType::F32, DType::F16 | DType::BF16))
+        }
     }
 }
 

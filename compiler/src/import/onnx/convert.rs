@@ -65,10 +65,12 @@ pub fn convert(program: &Program, shapes: &[Shape]) -> Result<Graph, Error> {
     };
     for (input, shape) in program.inputs.iter().zip(shapes) {
         let ty = Type { dtype: input.dtype, shape: shape.clone() };
+        to.emit.graph.set_origin(&*input.name);
         let value = to.emit.graph.add_input(&input.name, ty)?;
         scope.values.insert(&input.name, Some(value));
     }
     for (name, tensor) in &program.constants {
+        to.emit.graph.set_origin(&**name);
         let value = to.emit.constant(tensor.clone());
         scope.values.insert(name, Some(value));
     }
