@@ -146,33 +146,55 @@ impl Case {
         eval_kernel(&schedule.kernels[0], &schedule.tensors, &mut expected);
 
         for checked in [false, true] {
-            let mut buffers: Vec<Vec<u8>> = (shader.bindings.iter())
-                .map(|it| {
-                    let ty = &self.tensors[it.tensor].ty;
-                    let whole = match self.values.get(it.tensor) {
-                        Some(values) => to_device(ty, values),
-                        None => vec![POISON; device_bytes(ty) as usize],
-                    };
-                    whole[it.offset as usize..(it.offset + it.len) as usize].to_vec()
-                })
-                .collect();
-            gpu().run(&shader, &mut buffers, checked);
-            for store in &self.stores {
-                let info = &self.tensors[store.tensor];
-                let parts = shader.bindings.iter().zip(&buffers).filter(|it| it.0.tensor == store.tensor);
-                let bytes: Vec<u8> = parts.flat_map(|it| it.1.clone()).collect();
-                let have = from_device(&info.ty, &bytes);
-                for (at, (have, want)) in have.iter().zip(&expected[store.tensor]).enumerate() {
-                    assert!(
-                        near(*have, *want, tolerance),
-                        "{} [{at}]: {have:?}, not {want:?} (checked: {checked})\n{}",
-                        info.origin,
-                        shader.wgsl()
-                    );
-                }
-            }
+            run_and_compare(
+                &shader,
+                &schedule.kernels[0],
+                &schedule.tensors,
+                &self.values,
+                &expected,
+                checked,
+                tolerance,
+            );
         }
         shader
+    }
+}
+
+/// Runs `shader` on what `before` holds, everything else poisoned, and compares what it writes with `after`.
+pub fn run_and_compare(
+    shader: &Shader,
+    kernel: &Kernel,
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    before: &Memory,
+    after: &Memory,
+    checked: bool,
+    tolerance: f64,
+) {
+    let mut buffers: Vec<Vec<u8>> = (shader.bindings.iter())
+        .map(|it| {
+            let ty = &tensors[it.tensor].ty;
+            let whole = match before.get(it.tensor) {
+                Some(values) => to_device(ty, values),
+                None => vec![POISON; device_bytes(ty) as usize],
+            };
+            whole[it.offset as usize..(it.offset + it.len) as usize].to_vec()
+        })
+        .collect();
+    gpu().run(shader, &mut buffers, checked);
+    for store in &kernel.stores {
+        let info = &tensors[store.tensor];
+        let parts = shader.bindings.iter().zip(&buffers).filter(|it| it.0.tensor == store.tensor);
+        let bytes: Vec<u8> = parts.flat_map(|it| it.1.clone()).collect();
+        let have = from_device(&info.ty, &bytes);
+        for (at, (have, want)) in have.iter().zip(&after[store.tensor]).enumerate() {
+            assert!(
+                near(*have, *want, tolerance),
+                "{} of {} [{at}]: {have:?}, not {want:?} (checked: {checked})\n{}",
+                info.origin,
+                kernel.name,
+                shader.wgsl()
+            );
+        }
     }
 }
 
@@ -186,7 +208,7 @@ fn near(have: Scalar, want: Scalar, tolerance: f64) -> bool {
 }
 
 /// Every naga back end takes the module, and its WGSL parses again.
-fn print_everywhere(shader: &Shader) {
+pub fn print_everywhere(shader: &Shader) {
     use naga::{ShaderStage, back, valid};
     let module = &shader.module;
     let validate = |it: &naga::Module| {

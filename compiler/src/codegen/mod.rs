@@ -16,7 +16,7 @@ pub mod shader;
 mod types;
 mod writer;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use slotmap::SlotMap;
 
@@ -36,11 +36,12 @@ use writer::{Code, Writer};
 
 /// One shader for each kernel on the GPU, `None` for those on the CPU, in the order of the schedule.
 pub fn emit(schedule: &Schedule, target: &Target, _options: &Options) -> Result<Vec<Option<Shader>>, Error> {
-    let one = |kernel: &Kernel| match kernel.place {
-        Place::Gpu => shader(kernel, &schedule.tensors, target).map(Some),
+    let mut known = HashMap::new();
+    let mut one = |kernel: &Kernel| match kernel.place {
+        Place::Gpu => shader(kernel, &schedule.tensors, target, &mut known).map(Some),
         Place::Cpu => Ok(None),
     };
-    schedule.kernels.iter().map(one).collect()
+    schedule.kernels.iter().map(&mut one).collect()
 }
 
 /// A kernel whose tensors have no elements.
@@ -53,6 +54,8 @@ fn shader(
     kernel: &Kernel,
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
+    // Modules by key: equal ones are validated and held once.
+    known: &mut HashMap<u128, Arc<naga::Module>>,
 ) -> Result<Shader, Error> {
     let mut writer = Writer::default();
     let memory = Memory::bind(&mut writer, kernel, tensors, target)?;
@@ -75,8 +78,13 @@ fn shader(
         Skeleton::Attention { .. } => attention::write(to, &memory, kernel, target)?,
     };
     let module = writer.module;
-    shader::validate(&module).unwrap_or_else(|it| bug!("kernel '{}': invalid module: {:?}", kernel.name, it));
     let workgroup_size = module.entry_points[0].workgroup_size;
     let key = shader::key(&module);
-    Ok(Shader { module: Arc::new(module), workgroup_size, groups, bindings: memory.bindings, key })
+    let module = known.entry(key).or_insert_with(|| {
+        shader::validate(&module)
+            .unwrap_or_else(|it| bug!("kernel '{}': invalid module: {it:?}", kernel.name));
+        Arc::new(module)
+    });
+    let module = module.clone();
+    Ok(Shader { module, workgroup_size, groups, bindings: memory.bindings, key })
 }
