@@ -142,6 +142,17 @@ fn convolutions_and_pools() {
 }
 
 #[test]
+fn convolution_of_a_small_image() {
+    graph("small image", 2e-5, |b| {
+        let x = b.input("x", DType::F32, [2, 16, 5, 5])?;
+        let w = b.input("w", DType::F32, [64, 16, 3, 3])?;
+        let y = b.conv2d(x, w, None, Geometry { padding: 1, ..Geometry::default() })?;
+        let y = b.sigmoid(y)?;
+        b.output("o", y)
+    });
+}
+
+#[test]
 fn attention_between_projections() {
     for causal in [false, true] {
         graph("attention", 2e-5, |b| {

@@ -25,6 +25,9 @@ use super::{
 /// Bytes of a computed panel, about half of a second-level cache.
 pub const PANEL: usize = 512 * 1024;
 
+/// Most bytes of a factor that is computed whole although the other one is not computed.
+const AHEAD: usize = 8 << 20;
+
 pub struct Contract {
     vars: usize,
     lane: Lane,
@@ -110,13 +113,12 @@ impl Contract {
         }
         let size = self.lane.size();
         let work = rows * cols * depth;
-        // A factor that is computed whole before the tiles: the one with columns, when both are computed.
-        let ahead = !self.a.is_strided() && !self.b.is_strided();
-        let by_rows = match (self.a.is_strided(), self.b.is_strided()) {
-            (false, _) => true,
-            (true, false) => false,
-            (true, true) => cols < 2 * rows,
-        };
+        let (a, b) = (self.a.is_strided(), self.b.is_strided());
+        // The factor with columns is computed whole before the tiles where both are computed, and where tiles of few
+        // columns would each pack a larger factor with rows.
+        let narrow = 2 * cols <= rows && cols * depth * size <= AHEAD;
+        let ahead = !b && (!a || narrow);
+        let by_rows = ahead || !a || (b && cols < 2 * rows);
         let (total, unit) = if by_rows { (rows, 16) } else { (cols, 64) };
         let many_batches = self.batch.count >= 2 * scratch::threads();
         let tile = self.tile(by_rows, total, unit, many_batches, work);
@@ -177,39 +179,20 @@ impl Contract {
     /// The whole factor with columns, computed into `panel`.
     unsafe fn whole(&self, operands: &[Operand], batch: usize, panel: *mut u8) -> Matrix {
         let (cols, depth, size) = (self.cols.count, self.depth.count, self.lane.size());
-        // Pieces must leave the layout of the whole: rows of the panel are columns of the factor.
-        let pieces = cols.min(4 * scratch::threads());
+        let along_side = matches!(self.b, Side::AlongSide { .. });
+        let total = if along_side { depth } else { cols };
+        let pieces = total.min(4 * scratch::threads());
         let shared = Shared(panel);
         scratch::each(pieces, cols * depth * 8, |piece| {
-            let (from, to) = (cols * piece / pieces, cols * (piece + 1) / pieces);
-            let count = to - from;
+            let (from, to) = (total * piece / pieces, total * (piece + 1) / pieces);
             let mut values = self.values(batch);
-            scratch::with(self.b.registers() + 64, |registers| {
-                let out = shared.at().wrapping_add(from * depth * size);
-                match &self.b {
-                    Side::AlongDepth { .. } => unsafe {
-                        self.b.matrix(operands, &mut values, &self.depth, size, from, count, registers, out);
-                    },
-                    // Each piece is computed apart and its lines copied to their places.
-                    Side::AlongSide { .. } | Side::Strided { .. } => {
-                        scratch::with(count * depth * size, |piece| unsafe {
-                            let part = self.b.matrix(
-                                operands,
-                                &mut values,
-                                &self.depth,
-                                size,
-                                from,
-                                count,
-                                registers,
-                                piece,
-                            );
-                            for k in 0..depth {
-                                let line = part.at.wrapping_add(k * count * size);
-                                let to = shared.at().wrapping_add((k * cols + from) * size);
-                                std::ptr::copy_nonoverlapping(line, to, count * size);
-                            }
-                        })
-                    }
+            scratch::with(self.b.registers(), |registers| unsafe {
+                if along_side {
+                    let (out, lines) = (shared.at(), from..to);
+                    self.b.lines(operands, &mut values, &self.depth, size, 0, cols, lines, registers, out);
+                } else {
+                    let out = shared.at().wrapping_add(from * depth * size);
+                    self.b.matrix(operands, &mut values, &self.depth, size, from, to - from, registers, out);
                 }
             });
         });

@@ -1,6 +1,6 @@
 //! Runs the phases of a `Program` over blocks of points.
 
-use wgfuse_compiler::dtype::DType;
+use wgfuse_compiler::{dtype::DType, scalar::Scalar};
 
 use super::{
     Operand,
@@ -74,10 +74,15 @@ unsafe fn step(ins: &Ins, frame: &Frame) {
             }
             Op::DivFloor(by) => divide(out, a, count, *by, |x, by| x / by, i64::div_euclid),
             Op::ModFloor(by) => divide(out, a, count, *by, |x, by| x % by, i64::rem_euclid),
-            Op::Load { tensor, dtype, walk } => {
+            Op::Holds { walk } => {
+                let out = slice_mut::<u8>(out, count);
+                out.fill(1);
+                walk.runs(frame.values, start, count, |_| {}, |at, len| out[at..at + len].fill(0));
+            }
+            Op::Load { tensor, dtype, walk, other } => {
                 let from = frame.operands[*tensor].data;
                 match ins.args[0] {
-                    NONE => load(walk, *dtype, out, from, frame.values, start, count),
+                    NONE => load(walk, *dtype, *other, out, from, frame.values, start, count),
                     _ => load_where(walk, *dtype, out, from, slice(a, count), frame.values, start, count),
                 }
             }
@@ -218,20 +223,27 @@ macro_rules! with_stored {
 
 /// # Safety
 /// Every address of the walk's valid points is an element of `from`; `out` holds `count` elements.
-pub unsafe fn load(
+#[allow(clippy::too_many_arguments)]
+unsafe fn load(
     walk: &Walk,
     dtype: DType,
+    other: Scalar,
     out: *mut u8,
     from: *const u8,
     values: &[i64],
     start: usize,
     count: usize,
 ) {
-    with_stored!(dtype, T => unsafe { load_as::<T>(walk, out, from, values, start, count) });
+    with_stored!(dtype, T => unsafe {
+        let mut one = <T as Stored>::Held::default();
+        loops::fill(Lane::of(dtype), (&raw mut one).cast(), 1, other);
+        load_as::<T>(walk, one, out, from, values, start, count)
+    });
 }
 
 unsafe fn load_as<T: Stored>(
     walk: &Walk,
+    other: T::Held,
     out: *mut u8,
     from: *const u8,
     values: &[i64],
@@ -251,7 +263,7 @@ unsafe fn load_as<T: Stored>(
         }
     };
     let invalid = |at, len| unsafe {
-        std::slice::from_raw_parts_mut(out.add(at), len).fill(T::Held::default());
+        std::slice::from_raw_parts_mut(out.add(at), len).fill(other);
     };
     walk.runs(values, start, count, valid, invalid);
 }
@@ -268,7 +280,8 @@ unsafe fn load_where(
     count: usize,
 ) {
     if !guard.contains(&0) {
-        return unsafe { load(walk, dtype, out, from, values, start, count) };
+        let zero = Scalar::of(dtype, 0.0);
+        return unsafe { load(walk, dtype, zero, out, from, values, start, count) };
     }
     with_stored!(dtype, T => {
         let out: *mut <T as Stored>::Held = out.cast();

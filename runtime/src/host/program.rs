@@ -46,11 +46,16 @@ pub enum Op {
     /// Rounded down, of I64.
     DivFloor(i64),
     ModFloor(i64),
-    /// 0 where a condition of the walk, or the register `a`, is false.
+    /// Whether every condition of the walk holds.
+    Holds {
+        walk: Walk,
+    },
+    /// `other` where a condition of the walk is false, 0 where the register `a` is.
     Load {
         tensor: usize,
         dtype: DType,
         walk: Walk,
+        other: Scalar,
     },
     /// From the element whose number is in `a`; 0 where `b` is false.
     Gather {
@@ -343,7 +348,8 @@ impl Builder<'_> {
             Expr::Load { tensor, at, guard } => {
                 let tensor = position(self.source.tensors, *tensor);
                 let ty = &self.source.types[tensor];
-                return self.load(tensor, linearise(at, &ty.shape), *guard, ty.dtype, level);
+                let zero = Scalar::of(ty.dtype, 0.0);
+                return self.load(tensor, linearise(at, &ty.shape), *guard, ty.dtype, zero, level);
             }
             Expr::Unary(op, x) => {
                 let of = body.dtype(*x);
@@ -355,12 +361,22 @@ impl Builder<'_> {
                 let square = *op == BinaryOp::Pow
                     && of.is_float()
                     && matches!(body.expr(*y), Expr::Const(it) if it.as_f64() == 2.0);
+                if dtype == DType::Bool
+                    && let Some(known) = conditions(body, self.source.space, id)
+                {
+                    let nowhere = self.known(&Index::constant(0));
+                    let walk = self.walk(level, &nowhere, &known);
+                    return self.emit(Op::Holds { walk }, level, size, [NONE; 3]);
+                }
                 let op = if square { BinaryOp::Mul } else { *op };
                 let a = self.value(*x, level);
                 let b = if square { a } else { self.value(*y, level) };
                 self.emit(Op::Binary(op, of), level, size, [a, b, NONE])
             }
             Expr::Select(c, x, y) => {
+                if let Some(reg) = self.padded(*c, *x, *y, level) {
+                    return reg;
+                }
                 let args = [self.value(*c, level), self.value(*x, level), self.value(*y, level)];
                 return self.emit(Op::Select(Lane::of(dtype)), level, size, args);
             }
@@ -379,23 +395,31 @@ impl Builder<'_> {
         reg
     }
 
-    fn load(&mut self, tensor: usize, at: Index, guard: Option<ExprId>, dtype: DType, level: Level) -> Reg {
+    fn load(
+        &mut self,
+        tensor: usize,
+        at: Index,
+        guard: Option<ExprId>,
+        dtype: DType,
+        other: Scalar,
+        level: Level,
+    ) -> Reg {
         let size = Lane::of(dtype).size();
         let known = guard.map(|it| conditions(self.source.body, self.source.space, it));
         let form = self.source.space.form(&at);
         match (form, guard, known) {
             (Some(form), None, _) => {
                 let walk = self.walk(level, &form, &[]);
-                self.emit(Op::Load { tensor, dtype, walk }, level, size, [NONE; 3])
+                self.emit(Op::Load { tensor, dtype, walk, other }, level, size, [NONE; 3])
             }
             (Some(form), Some(_), Some(Some(known))) => {
                 let walk = self.walk(level, &form, &known);
-                self.emit(Op::Load { tensor, dtype, walk }, level, size, [NONE; 3])
+                self.emit(Op::Load { tensor, dtype, walk, other }, level, size, [NONE; 3])
             }
             (Some(form), Some(guard), _) => {
                 let guard = self.value(guard, level);
                 let walk = self.walk(level, &form, &[]);
-                self.emit(Op::Load { tensor, dtype, walk }, level, size, [guard, NONE, NONE])
+                self.emit(Op::Load { tensor, dtype, walk, other }, level, size, [guard, NONE, NONE])
             }
             (None, guard, _) => {
                 let guard = guard.map_or(NONE, |it| self.value(it, level));
@@ -403,6 +427,28 @@ impl Builder<'_> {
                 self.emit(Op::Gather { tensor, dtype }, level, size, [index, guard, NONE])
             }
         }
+    }
+
+    /// `c ? x : y` where `x` is a read that `c` guards and `y` a constant: one read.
+    fn padded(&mut self, c: ExprId, x: ExprId, y: ExprId, level: Level) -> Option<Reg> {
+        let (Expr::Load { tensor, at, guard: Some(guard) }, Expr::Const(other)) =
+            (self.source.body.expr(x), self.source.body.expr(y))
+        else {
+            return None;
+        };
+        if *guard != c {
+            return None;
+        }
+        conditions(self.source.body, self.source.space, c)?;
+        let tensor = position(self.source.tensors, *tensor);
+        let ty = &self.source.types[tensor];
+        let at = linearise(at, &ty.shape);
+        self.source.space.form(&at)?;
+        Some(self.load(tensor, at, Some(c), ty.dtype, *other, level))
+    }
+
+    fn known(&self, index: &Index) -> Form {
+        self.source.space.form(index).unwrap_or_else(|| bug!("{index} is not a sum of digits"))
     }
 
     fn walk(&self, level: Level, form: &Form, conditions: &[Form]) -> Walk {
@@ -448,7 +494,7 @@ impl Builder<'_> {
             };
             parts.push((reg, *by));
         }
-        let form = self.source.space.form(&known).unwrap_or_else(|| bug!("forms add up to a form"));
+        let form = self.known(&known);
         let walk = self.walk(level, &form, &[]);
         let mut sum = self.emit(Op::Coord { walk, lane: Lane::I64 }, level, 8, [NONE; 3]);
         for (reg, by) in parts {

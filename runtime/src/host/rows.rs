@@ -5,7 +5,14 @@
 //! a time, for short rows and those whose neighbours in memory belong to other rows.
 
 use smallvec::SmallVec;
-use wgfuse_compiler::{dtype::DType, lower::Expr, scalar::ReduceOp, schedule::kernel::Stage, shape::Shape};
+use wgfuse_compiler::{
+    dtype::DType,
+    index::linearise,
+    lower::Expr,
+    scalar::{BinaryOp, ReduceOp},
+    schedule::kernel::Stage,
+    shape::Shape,
+};
 
 use super::{
     Operand, Parts,
@@ -13,7 +20,7 @@ use super::{
     loops::{self, Lane},
     map::BLOCK,
     program::{self, Level, Phase, Program, Source},
-    scratch,
+    scratch, vector,
 };
 
 /// Longest row that is kept in registers.
@@ -32,7 +39,7 @@ pub struct Rows {
     rank: usize,
     stages: Vec<(ReduceOp, DType)>,
     way: Way,
-    /// A phase a stage; then the stores at every point; then those once a row.
+    /// A phase a stage, whose root is its value or, where a sum is of products, the two factors; then the stores at every point; then those once a row.
     program: Program,
     /// Whether there are stores at every point, and once a row.
     stores: [bool; 2],
@@ -67,9 +74,22 @@ impl Rows {
         let levels = program::levels(parts.body, &inner_vars, Level::Rows);
         // Across, a point of the rows is all there is at a time.
         let at_points = if way == Way::Across { Level::Rows } else { Level::Points };
+        let factors = |stage: &Stage| match parts.body.expr(stage.value) {
+            Expr::Binary(BinaryOp::Mul, x, y)
+                if way == Way::Across
+                    && stage.op == ReduceOp::Sum
+                    && parts.body.dtype(stage.value) == DType::F32 =>
+            {
+                vec![*x, *y]
+            }
+            _ => vec![stage.value],
+        };
         let mut phases: Vec<Phase> = stages
             .iter()
-            .map(|it| Phase { roots: vec![(it.value, at_points)], stores: Vec::new() })
+            .map(|it| Phase {
+                roots: factors(it).into_iter().map(|it| (it, at_points)).collect(),
+                stores: Vec::new(),
+            })
             .collect();
         let level = |it: &super::Store| {
             let at = it.at.iter().map(|it| program::index_level(it, &levels, &inner_vars)).max();
@@ -214,8 +234,17 @@ impl Rows {
             self.points(values, |values| unsafe {
                 let frame = one_level(base, operands, values, first, count);
                 self.program.phase(number, &frame);
-                let root = frame.reg(self.program.roots[number][0]);
-                loops::accumulate(*op, *dtype, param, root, spare, count);
+                match self.program.roots[number][..] {
+                    [x, y] => vector::accumulate_product(
+                        loops::slice_mut(param, count),
+                        loops::slice(frame.reg(x), count),
+                        loops::slice(frame.reg(y), count),
+                    ),
+                    _ => {
+                        let root = frame.reg(self.program.roots[number][0]);
+                        loops::accumulate(*op, *dtype, param, root, spare, count);
+                    }
+                }
             });
             unsafe { loops::round(*dtype, param, count) };
         }
@@ -265,8 +294,9 @@ fn choose(parts: &Parts, rows: usize, points: usize, outer: &[usize], inner: &[u
     let (mut along, mut across) = (0usize, 0usize);
     for (_, expr, _) in parts.body.iter() {
         if let Some([side, next]) = neighbours(parts, expr, [outer, inner]) {
-            across += side;
-            along += next;
+            let close = |(stride, len): (i64, i64)| usize::from(stride == 1 && len > 1);
+            across += close(side);
+            along += close(next);
         }
     }
     let short = points < 32 && rows >= 256;
@@ -278,13 +308,13 @@ fn choose(parts: &Parts, rows: usize, points: usize, outer: &[usize], inner: &[u
     }
 }
 
-/// For a load, whether it walks through memory one by one in each of two domains.
-pub fn neighbours(parts: &Parts, expr: &Expr, domains: [&[usize]; 2]) -> Option<[usize; 2]> {
+/// For a load, the stride between neighbours and the length of such runs in each of two domains.
+pub fn neighbours(parts: &Parts, expr: &Expr, domains: [&[usize]; 2]) -> Option<[(i64, i64); 2]> {
     let Expr::Load { tensor, at, .. } = expr else { return None };
     let ty = &parts.types[program::position(parts.tensors, *tensor)];
-    let form = parts.space.form(&wgfuse_compiler::index::linearise(at, &ty.shape))?;
+    let form = parts.space.form(&linearise(at, &ty.shape))?;
     Some(domains.map(|domain| {
         let walk = parts.space.walk(domain, &form, &[]);
-        usize::from(walk.inner_stride() == 1 && walk.inner_extent() > 1)
+        (walk.inner_stride(), walk.inner_extent())
     }))
 }

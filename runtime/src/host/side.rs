@@ -1,6 +1,8 @@
 //! One factor of a product as a matrix with two strides: where it lies in memory if its reads allow that, else computed
 //! into scratch memory piece by piece.
 
+use std::ops::Range;
+
 use wgfuse_compiler::{
     dtype::DType,
     index::linearise,
@@ -62,15 +64,19 @@ impl Side {
         if let Some(side) = strided(parts, side, depth, value, lane) {
             return side;
         }
-        let (mut along_side, mut along_depth) = (0usize, 0usize);
+        // Reads in short runs and with strides cost more.
+        let mut cost = [0.0f64; 2];
         let needed = parts.body.needed([value]);
         for (_, expr, _) in parts.body.iter().filter(|(id, ..)| needed[id.0 as usize]) {
-            if let Some([by_side, by_depth]) = rows::neighbours(parts, expr, [&side.vars, &depth.vars]) {
-                along_side += by_side;
-                along_depth += by_depth;
+            let domains = [&side.vars[..], &depth.vars[..]];
+            if let Some(runs) = rows::neighbours(parts, expr, domains) {
+                for (cost, (stride, len)) in cost.iter_mut().zip(runs) {
+                    *cost +=
+                        16.0 / len as f64 + if stride.abs() > 1 { 0.1 * stride.min(16) as f64 } else { 0.0 };
+                }
             }
         }
-        let by_side = side.count >= 16 && (along_side > 0 || depth.count < 16) && along_side >= along_depth;
+        let by_side = side.count >= 16 && (cost[0] < cost[1] || depth.count < 16);
         let both: Vec<usize> = side.vars.iter().chain(&depth.vars).copied().collect();
         let source = Source {
             body: parts.body,
@@ -144,22 +150,42 @@ impl Side {
                 }
                 Matrix { at: out, side: depth.count as isize, depth: 1 }
             }
-            Side::AlongSide { program } => {
-                unsafe { program.start(registers) };
-                for k in 0..depth.count {
-                    depth.set(values, k);
-                    for done in (0..count).step_by(BLOCK) {
-                        let now = BLOCK.min(count - done);
-                        let to = out.wrapping_add((k * count + done) * size);
-                        unsafe {
-                            evaluate(program, operands, values, first + done, now, registers, to, size)
-                        };
-                    }
-                }
-                depth.set(values, 0);
+            Side::AlongSide { .. } => {
+                let all = 0..depth.count;
+                unsafe { self.lines(operands, values, depth, size, first, count, all, registers, out) };
                 Matrix { at: out, side: 1, depth: count as isize }
             }
         }
+    }
+
+    /// Positions `depths` of the summed axis of an `AlongSide`, one line of `count` elements each.
+    ///
+    /// # Safety
+    /// As `matrix`.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn lines(
+        &self,
+        operands: &[Operand],
+        values: &mut [i64],
+        depth: &Axis,
+        size: usize,
+        first: usize,
+        count: usize,
+        depths: Range<usize>,
+        registers: *mut u8,
+        out: *mut u8,
+    ) {
+        let Side::AlongSide { program } = self else { return };
+        unsafe { program.start(registers) };
+        for k in depths {
+            depth.set(values, k);
+            for done in (0..count).step_by(BLOCK) {
+                let now = BLOCK.min(count - done);
+                let to = out.wrapping_add((k * count + done) * size);
+                unsafe { evaluate(program, operands, values, first + done, now, registers, to, size) };
+            }
+        }
+        depth.set(values, 0);
     }
 }
 

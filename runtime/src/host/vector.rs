@@ -338,6 +338,15 @@ wide! {
 }
 
 wide! {
+    /// `acc = acc + x * y`, element by element.
+    pub fn accumulate_product(acc: &mut [f32], x: &[f32], y: &[f32]) {
+        for ((acc, x), y) in acc.iter_mut().zip(x).zip(y) {
+            *acc = madd::<FMA>(*x, *y, *acc);
+        }
+    }
+}
+
+wide! {
     /// `row = exp(row - high)`; gives the sum.
     pub fn exp_sum(row: &mut [f32], high: f32) -> f32 {
         row.iter_mut().for_each(|it| *it = exp::<FMA>(*it - high));
