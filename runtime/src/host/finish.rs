@@ -5,9 +5,10 @@ use wgfuse_compiler::{dtype::DType, index::linearise, lower::Expr};
 use super::{
     Operand, Parts,
     exec::Frame,
+    levels::{self, Level},
     loops::{self, Lane},
     map::BLOCK,
-    program::{self, Level, Phase, Program, Source},
+    program::{Phase, Program, Source},
     side::{Axis, is_native},
     walk::Walk,
 };
@@ -147,7 +148,7 @@ unsafe fn stores(
 /// The one store of the bare result, if its addresses allow writing it in place.
 fn direct(parts: &Parts, dtype: DType, lane: Lane, rows: &Axis, cols: &Axis) -> Option<Finish> {
     let [store] = parts.stores else { return None };
-    let tensor = program::position(parts.tensors, store.tensor);
+    let tensor = levels::position(parts.tensors, store.tensor);
     let ty = &parts.types[tensor];
     let bare = matches!(parts.body.expr(store.value), Expr::Param(0));
     if !bare || !is_native(ty.dtype) || ty.dtype != dtype || Lane::of(ty.dtype) != lane {

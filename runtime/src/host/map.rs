@@ -5,7 +5,8 @@ use wgfuse_compiler::shape::Shape;
 use super::{
     Operand, Parts,
     exec::Frame,
-    program::{Level, Phase, Program, Source},
+    levels::Level,
+    program::{Phase, Program, Source},
     scratch,
 };
 

@@ -8,6 +8,7 @@ mod attention;
 mod contract;
 mod exec;
 mod finish;
+mod levels;
 mod loops;
 mod map;
 mod program;
@@ -79,7 +80,7 @@ pub fn prepare(kernel: &Kernel, types: &[Type]) -> Prepared {
             space.iter().copied().chain([*keys, *channels]).collect()
         }
     };
-    let indices = program::indices(&kernel.body, &kernel.stores, &kernel.tensors, types);
+    let indices = levels::indices(&kernel.body, &kernel.stores, &kernel.tensors, types);
     let space = Space::new(&extents, indices.iter());
     let (body, stores, tensors) = (&kernel.body, &kernel.stores[..], &kernel.tensors[..]);
     let parts = Parts { body, stores, tensors, types, space: &space };

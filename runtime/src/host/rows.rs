@@ -17,9 +17,10 @@ use wgfuse_compiler::{
 use super::{
     Operand, Parts,
     exec::Frame,
+    levels::{self, Level},
     loops::{self, Lane},
     map::BLOCK,
-    program::{self, Level, Phase, Program, Source},
+    program::{Phase, Program, Source},
     scratch, vector,
 };
 
@@ -71,7 +72,7 @@ impl Rows {
             Way::Along => 1,
             Way::Across => BLOCK.min(rows.max(1)),
         };
-        let levels = program::levels(parts.body, &inner_vars, Level::Rows);
+        let levels = levels::levels(parts.body, &inner_vars, Level::Rows);
         // Across, a point of the rows is all there is at a time.
         let at_points = if way == Way::Across { Level::Rows } else { Level::Points };
         let factors = |stage: &Stage| match parts.body.expr(stage.value) {
@@ -92,7 +93,7 @@ impl Rows {
             })
             .collect();
         let level = |it: &super::Store| {
-            let at = it.at.iter().map(|it| program::index_level(it, &levels, &inner_vars)).max();
+            let at = it.at.iter().map(|it| levels::index_level(it, &levels, &inner_vars)).max();
             at.unwrap_or(Level::Rows).max(levels[it.value.0 as usize])
         };
         let (each, once): (Vec<_>, Vec<_>) = parts.stores.iter().partition(|it| level(it) == Level::Points);
@@ -311,7 +312,7 @@ fn choose(parts: &Parts, rows: usize, points: usize, outer: &[usize], inner: &[u
 /// For a load, the stride between neighbours and the length of such runs in each of two domains.
 pub fn neighbours(parts: &Parts, expr: &Expr, domains: [&[usize]; 2]) -> Option<[(i64, i64); 2]> {
     let Expr::Load { tensor, at, .. } = expr else { return None };
-    let ty = &parts.types[program::position(parts.tensors, *tensor)];
+    let ty = &parts.types[levels::position(parts.tensors, *tensor)];
     let form = parts.space.form(&linearise(at, &ty.shape))?;
     Some(domains.map(|domain| {
         let walk = parts.space.walk(domain, &form, &[]);

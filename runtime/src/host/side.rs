@@ -12,9 +12,10 @@ use wgfuse_compiler::{
 use super::{
     Operand, Parts,
     exec::Frame,
+    levels::{self, Level},
     loops::Lane,
     map::BLOCK,
-    program::{self, Level, Phase, Program, Source},
+    program::{Phase, Program, Source},
     rows,
     walk::{Space, Walk},
 };
@@ -210,7 +211,7 @@ unsafe fn evaluate(
 /// A plain read of one tensor whose address has one stride along each axis.
 fn strided(parts: &Parts, side: &Axis, depth: &Axis, value: ExprId, lane: Lane) -> Option<Side> {
     let Expr::Load { tensor, at, guard } = parts.body.expr(value) else { return None };
-    let tensor = program::position(parts.tensors, *tensor);
+    let tensor = levels::position(parts.tensors, *tensor);
     let ty = &parts.types[tensor];
     if guard.is_some() || !is_native(ty.dtype) || Lane::of(ty.dtype) != lane {
         return None;

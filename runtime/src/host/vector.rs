@@ -101,7 +101,7 @@ fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 fn tanh<const FMA: bool>(x: f32) -> f32 {
     let (a, z) = (x.abs(), x * x);
     let p = horner::<FMA, 5>(z, [-0.333_332_78, 0.133_313_29, -0.053_729_227, 0.020_602, -0.005_660_780_5]);
-    let near = madd::<FMA>(p * z, x, x);
+    let near = x * madd::<FMA>(p, z, 1.0);
     let far = (1.0 - 2.0 / (exp::<FMA>(2.0 * a) + 1.0)).copysign(x);
     if a < 0.625 { near } else { far }
 }
