@@ -110,9 +110,19 @@ pub fn cut(text: &str, width: usize) -> String {
 pub fn bytes(count: u64) -> String {
     match count {
         0..10_000 => format!("{count} B"),
-        10_000..10_000_000 => format!("{:.1} KB", count as f64 / 1e3),
-        10_000_000..10_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
+        10_000..1_000_000 => format!("{:.1} KB", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
         _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
+}
+
+/// A value of a tensor, to about seven digits.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        it if value.fract() == 0.0 && it < 1e15 => format!("{value:.0}"),
+        1e-3..1e6 => format!("{value:.7}"),
+        _ => format!("{value:.6e}"),
     }
 }
 
@@ -155,6 +165,10 @@ mod tests {
 
     #[test]
     fn quantities() {
+        assert_eq!(
+            [0.0, -3.0, 0.25, 1.5e-5, f64::NAN].map(number),
+            ["0", "-3", "0.2500000", "1.500000e-5", "NaN"]
+        );
         assert_eq!(
             (bytes(9_999), bytes(12_345), bytes(45_000_000)),
             ("9999 B".into(), "12.3 KB".into(), "45.0 MB".into())

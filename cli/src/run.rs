@@ -181,7 +181,12 @@ fn compared_text(it: &Compared) -> String {
     let extreme = |what: &str, extreme: &Option<Extreme>| {
         extreme.map_or(String::new(), |at| {
             let Extreme { value, at, actual, expected } = at;
-            format!("\n         {what} {value:.3e} at {}: {actual} for {expected}", place(&it.shape, at))
+            format!(
+                "\n         {what} {value:.3e} at {}: {} for {}",
+                place(&it.shape, at),
+                print::number(actual),
+                print::number(expected)
+            )
         })
     };
     let verdict = match values.beyond {

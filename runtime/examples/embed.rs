@@ -7,7 +7,7 @@
 //! `DIR` holds `model.onnx` and `tokenizer.json` of a sentence transformer that gives the last hidden state, for example
 //! all-MiniLM-L6-v2. Its vectors are averaged over each sentence's tokens and brought to length 1.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
@@ -16,7 +16,17 @@ use wgfuse::{Device, Model, Session, Tensor};
 const USAGE: &str = "usage: embed --model DIR \"one sentence\" \"another sentence\" ...";
 const LONGEST: usize = 512;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("embed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let (folder, sentences) = arguments()?;
     let file = |name: &str| {
         let path = folder.join(name);
