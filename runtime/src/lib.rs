@@ -2,6 +2,17 @@
 //!
 //! A `Model` is opened or built, a `Device` is chosen, a `Session` joins the two and runs. What the compiler makes is a
 //! `Plan`; capturing it makes a tape, which is replayed by every further run of the same shape.
+//!
+//! ```
+//! # fn main() -> wgfuse::Result<()> {
+//! let model = wgfuse::Model::open("../cli/assets/digits.onnx")?;
+//! let session = wgfuse::Session::new(&model, &wgfuse::Device::best()?)?;
+//! let image = wgfuse::Tensor::f32([1, 1, 8, 8], &[0.5; 64]).expect("64 values");
+//! let outputs = session.run(wgfuse::inputs! { "image" => image })?;
+//! println!("{:?}", outputs[0].to_f64());
+//! # Ok(())
+//! # }
+//! ```
 
 mod buffers;
 mod capture;

@@ -3,7 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use wgfuse::{Options, Shape, Target, compiler::{compile, import::Model}};
+use wgfuse::{
+    Options, Shape, Target,
+    compiler::{compile, import::Model},
+};
 use wgfuse_tests::{random::Random, zoo};
 
 const SEEDS: u64 = 1000;
@@ -41,7 +44,8 @@ fn structure(name: &str) -> Vec<u8> {
 fn damaged_files_are_refused_or_understood() {
     let options = Options { memory_limit: 64 << 20, ..Options::default() };
     let (mut refused, mut understood, mut panicked) = (0, 0, Vec::new());
-    for (name, shapes) in [("digits", vec![Shape::from([2, 1, 8, 8])]), ("t5_encoder_tiny", vec![Shape::from([2, 12]); 2])]
+    for (name, shapes) in
+        [("digits", vec![Shape::from([2, 1, 8, 8])]), ("t5_encoder_tiny", vec![Shape::from([2, 12]); 2])]
     {
         let original = structure(name);
         for seed in 0..SEEDS / 2 {

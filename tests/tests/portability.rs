@@ -42,18 +42,37 @@ fn written(module: &naga::Module, info: &ModuleInfo) -> Result<(), String> {
     let entry = "main".to_owned();
     let stage = naga::ShaderStage::Compute;
     let pipeline = spv::PipelineOptions { shader_stage: stage, entry_point: entry.clone() };
-    spv::write_vec(module, info, &spv::Options::default(), Some(&pipeline)).map_err(|it| format!("SPIR-V: {it}"))?;
-    msl::write_string(module, info, &msl::Options { fake_missing_bindings: true, ..Default::default() }, &msl::PipelineOptions::default())
-        .map_err(|it| format!("MSL: {it}"))?;
-    let (mut text, options) = (String::new(), hlsl::Options { fake_missing_bindings: true, ..Default::default() });
+    spv::write_vec(module, info, &spv::Options::default(), Some(&pipeline))
+        .map_err(|it| format!("SPIR-V: {it}"))?;
+    msl::write_string(
+        module,
+        info,
+        &msl::Options { fake_missing_bindings: true, ..Default::default() },
+        &msl::PipelineOptions::default(),
+    )
+    .map_err(|it| format!("MSL: {it}"))?;
+    let (mut text, options) =
+        (String::new(), hlsl::Options { fake_missing_bindings: true, ..Default::default() });
     let pipeline = hlsl::PipelineOptions::default();
-    hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).map_err(|it| format!("HLSL: {it}"))?;
-    let options = glsl::Options { version: glsl::Version::Embedded { version: 310, is_webgl: false }, ..Default::default() };
+    hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(module, info, None)
+        .map_err(|it| format!("HLSL: {it}"))?;
+    let options = glsl::Options {
+        version: glsl::Version::Embedded { version: 310, is_webgl: false },
+        ..Default::default()
+    };
     let pipeline = glsl::PipelineOptions { shader_stage: stage, entry_point: entry, multiview: None };
     let mut text = String::new();
-    glsl::Writer::new(&mut text, module, info, &options, &pipeline, naga::proc::BoundsCheckPolicies::default())
-        .and_then(|mut it| it.write())
-        .map_err(|it| format!("GLSL: {it}"))?;
+    glsl::Writer::new(
+        &mut text,
+        module,
+        info,
+        &options,
+        &pipeline,
+        naga::proc::BoundsCheckPolicies::default(),
+    )
+    .and_then(|mut it| it.write())
+    .map_err(|it| format!("GLSL: {it}"))?;
     Ok(())
 }
 
