@@ -179,7 +179,7 @@ impl Contract {
     /// The whole factor with columns, computed into `panel`.
     unsafe fn whole(&self, operands: &[Operand], batch: usize, panel: *mut u8) -> Matrix {
         let (cols, depth, size) = (self.cols.count, self.depth.count, self.lane.size());
-        let along_side = matches!(self.b, Side::AlongSide { .. });
+        let along_side = matches!(self.b, Side::Lines { .. });
         let total = if along_side { depth } else { cols };
         let pieces = total.min(4 * scratch::threads());
         let shared = Shared(panel);
@@ -197,10 +197,8 @@ impl Contract {
             });
         });
         match &self.b {
-            Side::AlongDepth { .. } => Matrix { at: panel, side: depth as isize, depth: 1 },
-            Side::AlongSide { .. } | Side::Strided { .. } => {
-                Matrix { at: panel, side: 1, depth: cols as isize }
-            }
+            Side::Panel { .. } => Matrix { at: panel, side: depth as isize, depth: 1 },
+            Side::Lines { .. } | Side::InPlace { .. } => Matrix { at: panel, side: 1, depth: cols as isize },
         }
     }
 

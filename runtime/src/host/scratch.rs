@@ -29,7 +29,7 @@ pub fn each(count: usize, work: usize, f: impl Fn(usize) + Sync) {
     #[cfg(not(target_arch = "wasm32"))]
     if count > 1 && work >= 32_768 {
         use rayon::iter::{IntoParallelIterator, ParallelIterator};
-        return (0..count).into_par_iter().for_each(|at| f(at));
+        return (0..count).into_par_iter().for_each(&f);
     }
     let _ = work;
     (0..count).for_each(f);

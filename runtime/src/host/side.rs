@@ -30,11 +30,11 @@ pub struct Matrix {
 
 pub enum Side {
     /// A tensor's own memory.
-    Strided { tensor: usize, size: usize, walk: Walk, side: isize, depth: isize },
+    InPlace { tensor: usize, size: usize, walk: Walk, side: isize, depth: isize },
     /// Computed: the summed axis is innermost, in one walk over both.
-    AlongDepth { program: Program },
+    Panel { program: Program },
     /// Computed for one position of the summed axis at a time.
-    AlongSide { program: Program },
+    Lines { program: Program },
 }
 
 /// Loop variables that are numbered through, row-major.
@@ -93,26 +93,26 @@ impl Side {
         };
         let phase = Phase { roots: vec![(value, Level::Rows)], stores: Vec::new() };
         let program = Program::new(&source, &[phase]);
-        if by_side { Side::AlongSide { program } } else { Side::AlongDepth { program } }
+        if by_side { Side::Lines { program } } else { Side::Panel { program } }
     }
 
     pub fn is_strided(&self) -> bool {
-        matches!(self, Side::Strided { .. })
+        matches!(self, Side::InPlace { .. })
     }
 
     /// Bytes of scratch memory for the registers.
     pub fn registers(&self) -> usize {
         match self {
-            Side::Strided { .. } => 0,
-            Side::AlongDepth { program } | Side::AlongSide { program } => program.bytes,
+            Side::InPlace { .. } => 0,
+            Side::Panel { program } | Side::Lines { program } => program.bytes,
         }
     }
 
     /// Bytes of scratch memory for `count` side points.
     pub fn panel_bytes(&self, count: usize, depth: usize, size: usize) -> usize {
         match self {
-            Side::Strided { .. } => 0,
-            Side::AlongDepth { .. } | Side::AlongSide { .. } => count * depth * size,
+            Side::InPlace { .. } => 0,
+            Side::Panel { .. } | Side::Lines { .. } => count * depth * size,
         }
     }
 
@@ -134,12 +134,12 @@ impl Side {
         out: *mut u8,
     ) -> Matrix {
         match self {
-            Side::Strided { tensor, size, walk, side, depth } => {
+            Side::InPlace { tensor, size, walk, side, depth } => {
                 let at = walk.base(values) as isize + first as isize * side;
                 let at = operands[*tensor].data.wrapping_offset(at * *size as isize);
                 Matrix { at, side: *side, depth: *depth }
             }
-            Side::AlongDepth { program } => {
+            Side::Panel { program } => {
                 unsafe { program.start(registers) };
                 let total = count * depth.count;
                 for done in (0..total).step_by(BLOCK) {
@@ -151,7 +151,7 @@ impl Side {
                 }
                 Matrix { at: out, side: depth.count as isize, depth: 1 }
             }
-            Side::AlongSide { .. } => {
+            Side::Lines { .. } => {
                 let all = 0..depth.count;
                 unsafe { self.lines(operands, values, depth, size, first, count, all, registers, out) };
                 Matrix { at: out, side: 1, depth: count as isize }
@@ -159,7 +159,7 @@ impl Side {
         }
     }
 
-    /// Positions `depths` of the summed axis of an `AlongSide`, one line of `count` elements each.
+    /// Positions `depths` of the summed axis of an `Lines`, one line of `count` elements each.
     ///
     /// # Safety
     /// As `matrix`.
@@ -176,7 +176,7 @@ impl Side {
         registers: *mut u8,
         out: *mut u8,
     ) {
-        let Side::AlongSide { program } = self else { return };
+        let Side::Lines { program } = self else { return };
         unsafe { program.start(registers) };
         for k in depths {
             depth.set(values, k);
@@ -220,7 +220,7 @@ fn strided(parts: &Parts, side: &Axis, depth: &Axis, value: ExprId, lane: Lane) 
     let walk = parts.space.walk(&side.vars, &form, &[]);
     let side = walk.stride()? as isize;
     let depth = parts.space.walk(&depth.vars, &form, &[]).stride()? as isize;
-    Some(Side::Strided { tensor, size: lane.size(), walk, side, depth })
+    Some(Side::InPlace { tensor, size: lane.size(), walk, side, depth })
 }
 
 /// Whether elements in memory are what a block holds.

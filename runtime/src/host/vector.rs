@@ -100,7 +100,7 @@ fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 fn tanh<const FMA: bool>(x: f32) -> f32 {
     let (a, z) = (x.abs(), x * x);
-    let p = horner::<FMA, 5>(z, [-0.333_332_78, 0.133_313_29, -0.053_729_227, 0.020_602, -0.005_660_780_5]);
+    let p = horner::<FMA, 5>(z, [-0.333_332_78, 0.133_313_29, -0.053_729_23, 0.020_602, -0.005_660_780_5]);
     let near = x * madd::<FMA>(p, z, 1.0);
     let far = (1.0 - 2.0 / (exp::<FMA>(2.0 * a) + 1.0)).copysign(x);
     if a < 0.625 { near } else { far }
@@ -134,7 +134,7 @@ fn erf<const FMA: bool>(x: f32) -> f32 {
     let p = horner::<FMA, 7>(
         z,
         [
-            1.128_379_2,
+            std::f32::consts::FRAC_2_SQRT_PI,
             -0.376_126_26,
             0.112_835_85,
             -0.026_853_811,
@@ -155,7 +155,7 @@ fn gelu<const FMA: bool>(x: f32) -> f32 {
 
 #[inline(always)]
 fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
-    let u = 0.797_884_56 * x * madd::<FMA>(0.044_715 * x, x, 1.0);
+    let u = 0.797_884_6 * x * madd::<FMA>(0.044_715 * x, x, 1.0);
     x * sigmoid::<FMA>(2.0 * u)
 }
 
