@@ -120,7 +120,7 @@ fn main(
     var results: array<f32, ROWS_EACH * VALUES_EACH>;
     var largest: array<f32, ROWS_EACH>;
     var totals: array<f32, ROWS_EACH>;
-    for (var r = 0u; r < ROWS_EACH; r += 1u) {
+    for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
         largest[r] = negative_infinity;
     }
 
@@ -139,13 +139,13 @@ fn main(
         var scores: array<f32, ROWS_EACH>;
         for (var d = 0u; d < CHANNELS; d += 1u) {
             let key = key_tile[lane * KEY_STRIDE + d];
-            for (var r = 0u; r < ROWS_EACH; r += 1u) {
+            for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
                 // Rows past the tile are computed as copies of its last row, and not kept.
                 let row = min(team + r * TEAMS, QUERIES - 1u);
                 scores[r] = fma(query_tile[row * CHANNELS + d], key, scores[r]);
             }
         }
-        for (var r = 0u; r < ROWS_EACH; r += 1u) {
+        for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
             let row = team + r * TEAMS;
             let i = first_query + row;
             var score = negative_infinity;
@@ -159,7 +159,7 @@ fn main(
         }
         workgroupBarrier();
 
-        for (var r = 0u; r < ROWS_EACH; r += 1u) {
+        for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
             let row = min(team + r * TEAMS, QUERIES - 1u);
             // A NaN may be passed over here: it comes back as a weight.
             var top = largest[r];
@@ -169,7 +169,7 @@ fn main(
             let shrink = attention_weight(largest[r], top);
             largest[r] = top;
             totals[r] *= shrink;
-            for (var n = 0u; n < VALUES_EACH; n += 1u) {
+            for (var n = 0u; n < VALUES_EACH; n += 1u) { // unrolled
                 results[r * VALUES_EACH + n] *= shrink;
             }
             scores[r] = attention_weight(scores[r], top);
@@ -184,7 +184,7 @@ fn main(
         }
         workgroupBarrier();
 
-        for (var r = 0u; r < ROWS_EACH; r += 1u) {
+        for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
             let row = team + r * TEAMS;
             if row < QUERIES {
                 score_tile[row * KEYS + lane] = scores[r];
@@ -194,14 +194,14 @@ fn main(
 
         for (var j = 0u; j < KEYS; j += 1u) {
             var values: array<f32, VALUES_EACH>;
-            for (var n = 0u; n < VALUES_EACH; n += 1u) {
+            for (var n = 0u; n < VALUES_EACH; n += 1u) { // unrolled
                 // Channels past the last are computed as copies of it, and not stored.
                 values[n] = key_tile[j * VALUE_CHANNELS + min(lane + n * KEYS, VALUE_CHANNELS - 1u)];
             }
-            for (var r = 0u; r < ROWS_EACH; r += 1u) {
+            for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
                 let weight = score_tile[min(team + r * TEAMS, QUERIES - 1u) * KEYS + j];
                 totals[r] += weight;
-                for (var n = 0u; n < VALUES_EACH; n += 1u) {
+                for (var n = 0u; n < VALUES_EACH; n += 1u) { // unrolled
                     results[r * VALUES_EACH + n] = fma(weight, values[n], results[r * VALUES_EACH + n]);
                 }
             }
@@ -209,10 +209,10 @@ fn main(
         workgroupBarrier();
     }
 
-    for (var r = 0u; r < ROWS_EACH; r += 1u) {
+    for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
         let row = team + r * TEAMS;
         let i = first_query + row;
-        for (var n = 0u; n < VALUES_EACH; n += 1u) {
+        for (var n = 0u; n < VALUES_EACH; n += 1u) { // unrolled
             let e = lane + n * KEYS;
             if row < QUERIES && i < queries() && e < VALUE_CHANNELS {
                 // The largest score has weight 1, so that a total of 0 means that there was none above -inf.

@@ -95,7 +95,7 @@ fn main(
     // Each turn of the loop first uses what the turn before it loaded; turn 0 only loads.
     for (var step = 0u; step <= steps; step += 1u) {
         if step > 0u {
-            for (var n = 0u; n < A_EACH; n += 1u) {
+            for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
                 let at = member + n * GROUP;
                 if A_ELEMENTS % GROUP == 0u || at < A_ELEMENTS {
                     let row = select(at / TILE_DEPTH, at % TILE_ROWS, A_ALONG_ROWS);
@@ -103,7 +103,7 @@ fn main(
                     memory[a_memory + k * A_STRIDE + row] = a_next[n];
                 }
             }
-            for (var n = 0u; n < B_EACH; n += 1u) {
+            for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
                 let at = member + n * GROUP;
                 if B_ELEMENTS % GROUP == 0u || at < B_ELEMENTS {
                     let col = select(at % TILE_COLS, at / TILE_DEPTH, B_ALONG_DEPTH);
@@ -115,7 +115,7 @@ fn main(
         workgroupBarrier();
         if step < steps {
             let first_k = (step * SPLIT + part) * TILE_DEPTH;
-            for (var n = 0u; n < A_EACH; n += 1u) {
+            for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
                 let at = member + n * GROUP;
                 let row = first_row + select(at / TILE_DEPTH, at % TILE_ROWS, A_ALONG_ROWS);
                 let k = first_k + select(at % TILE_DEPTH, at / TILE_ROWS, A_ALONG_ROWS);
@@ -124,7 +124,7 @@ fn main(
                     a_next[n] = load_a(batch, row, k);
                 }
             }
-            for (var n = 0u; n < B_EACH; n += 1u) {
+            for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
                 let at = member + n * GROUP;
                 let col = first_col + select(at % TILE_COLS, at / TILE_DEPTH, B_ALONG_DEPTH);
                 let k = first_k + select(at / TILE_COLS, at % TILE_DEPTH, B_ALONG_DEPTH);
@@ -139,12 +139,12 @@ fn main(
                 let a_at = a_memory + k * A_STRIDE + down * ROWS_EACH;
                 let b_at = b_memory + k * B_STRIDE + across;
                 var b: array<f32, COLS_EACH>;
-                for (var j = 0u; j < COLS_EACH; j += 1u) {
+                for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
                     b[j] = memory[b_at + j * ACROSS];
                 }
-                for (var i = 0u; i < ROWS_EACH; i += 1u) {
+                for (var i = 0u; i < ROWS_EACH; i += 1u) { // unrolled
                     let a = memory[a_at + i];
-                    for (var j = 0u; j < COLS_EACH; j += 1u) {
+                    for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
                         sums[i * COLS_EACH + j] = fma(a, b[j], sums[i * COLS_EACH + j]);
                     }
                 }
@@ -154,9 +154,9 @@ fn main(
     }
 
     if SPLIT == 1u {
-        for (var i = 0u; i < ROWS_EACH; i += 1u) {
+        for (var i = 0u; i < ROWS_EACH; i += 1u) { // unrolled
             let row = first_row + down * ROWS_EACH + i;
-            for (var j = 0u; j < COLS_EACH; j += 1u) {
+            for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
                 let col = first_col + across + j * ACROSS;
                 if row < rows() && col < cols() {
                     store(batch, row, col, sums[i * COLS_EACH + j]);
@@ -167,8 +167,8 @@ fn main(
     }
     // One row of every member in each round. Result number `at` of a round is column at % TILE_COLS of the row that
     // belongs to members at / TILE_COLS down; all invocations share in adding and storing.
-    for (var i = 0u; i < ROWS_EACH; i += 1u) {
-        for (var j = 0u; j < COLS_EACH; j += 1u) {
+    for (var i = 0u; i < ROWS_EACH; i += 1u) { // unrolled
+        for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
             memory[part * ROUND + down * TILE_COLS + j * ACROSS + across] = sums[i * COLS_EACH + j];
         }
         workgroupBarrier();

@@ -14,7 +14,10 @@ use naga::{
     TypeInner,
 };
 
-use super::writer::{FunctionHandle, Writer};
+use super::{
+    unroll::{is_marked, unroll},
+    writer::{FunctionHandle, Writer},
+};
 use crate::bug;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -78,8 +81,14 @@ pub fn math(writer: &mut Writer, name: &str) -> FunctionHandle {
 impl Library {
     fn parse(file: File, values: &[(&'static str, u32)]) -> Library {
         let text = put_constants(file.text(), values);
-        let module = naga::front::wgsl::parse_str(&text)
-            .unwrap_or_else(|it| bug!("{file:?} does not parse: {}", it.emit_to_string(&text)));
+        let parse = |text: &str| {
+            naga::front::wgsl::parse_str(text)
+                .unwrap_or_else(|it| bug!("{file:?} does not parse: {}", it.emit_to_string(text)))
+        };
+        let mut module = parse(&text);
+        if is_marked(&text) {
+            module = parse(&unroll(&text, &module));
+        }
         let named = |(handle, it): (FunctionHandle, &Function)| Some((it.name.clone()?, handle));
         let functions = module.functions.iter().filter_map(named).collect();
         Library { file, module, functions }

@@ -7,6 +7,7 @@ mod attention;
 mod body;
 mod contract;
 mod grid;
+mod unroll;
 mod library;
 mod map;
 mod memory;

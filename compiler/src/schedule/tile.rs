@@ -125,12 +125,13 @@ fn contract_tile(sizes: &Sizes, dtype: DType, target: &Target) -> Tile {
         Tile::Matmul { rows: 64, cols: 64, depth: 16, rows_each: 4, cols_each: 4, split: 1 },
         Tile::Matmul { rows: 32, cols: 32, depth: 16, rows_each: 4, cols_each: 4, split: 4 },
         Tile::Matmul { rows: 16, cols: 32, depth: 16, rows_each: 2, cols_each: 4, split: 4 },
+        Tile::Matmul { rows: 16, cols: 32, depth: 16, rows_each: 2, cols_each: 4, split: 8 },
     ];
     let fits = |tile: &&Tile| match **tile {
         Tile::Matmul { rows, cols, depth, rows_each, cols_each, split } => {
             let invocations = rows / rows_each * (cols / cols_each) * split;
             let staged = (rows + 4 + cols + 4) * depth * split * 4;
-            let partial = if split > 1 { rows * cols * split * 4 } else { 0 };
+            let partial = if split > 1 { invocations * cols_each * 4 } else { 0 };
             invocations <= limited(u32::MAX, target) && staged.max(partial) <= target.max_workgroup_memory
         }
         Tile::Matvec { .. } | Tile::Direct { .. } => true,
