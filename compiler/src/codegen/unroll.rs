@@ -45,7 +45,8 @@ fn write_out(lines: &[&str], known: &[(&str, u32)], counts: &HashMap<&str, u32>,
             at += 1;
             continue;
         };
-        let count = *counts.get(count).unwrap_or_else(|| bug!("a loop runs to {count}, which is no constant"));
+        let count =
+            *counts.get(count).unwrap_or_else(|| bug!("a loop runs to {count}, which is no constant"));
         let end = closing(lines, at);
         for number in 0..count {
             let mut inner = known.to_vec();
@@ -64,7 +65,8 @@ fn header(line: &str) -> Option<(&str, &str)> {
     let malformed = || -> ! { bug!("not a loop that can be written out: {line}") };
     let Some(head) = head.strip_prefix("for (var ") else { malformed() };
     let Some((variable, rest)) = head.split_once(" = 0u; ") else { malformed() };
-    let bound = rest.strip_prefix(variable).and_then(|it| it.strip_prefix(" < ")).and_then(|it| it.split_once(';'));
+    let bound =
+        rest.strip_prefix(variable).and_then(|it| it.strip_prefix(" < ")).and_then(|it| it.split_once(';'));
     match bound {
         Some((bound, tail)) if tail == format!(" {variable} += 1u) {{") => Some((variable, bound)),
         _ => malformed(),

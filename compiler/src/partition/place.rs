@@ -22,7 +22,7 @@ pub enum CpuReason {
     Double { op: &'static str },
     /// 64-bit integers whose values may not fit 32 bits.
     Wide { op: &'static str, dtype: DType },
-    /// A tensor larger than one binding.
+    /// A tensor larger than one buffer, or than the few bindings that it may be split over.
     Large { op: &'static str, need: u64, have: u64 },
     /// Small, and its neighbours run on the CPU.
     Seam { op: &'static str },
@@ -36,7 +36,7 @@ impl fmt::Display for CpuReason {
                 write!(f, "{op} works on {dtype} values that may not fit 32 bits")
             }
             CpuReason::Large { op, need, have } => {
-                write!(f, "{op} needs a tensor of {need} bytes, a binding holds {have}")
+                write!(f, "{op} needs a tensor of {need} bytes, the device holds {have} in one")
             }
             CpuReason::Seam { op } => write!(f, "{op} is small and its neighbours run on the CPU"),
         }
@@ -88,7 +88,9 @@ fn reason(graph: &Graph, ranges: &Ranges, target: &Target, value: Value, node: &
     if let Some((_, ty)) = wide {
         return Some(CpuReason::Wide { op, dtype: ty.dtype });
     }
-    let have = target.max_binding_size.min(target.max_buffer_size);
+    // A kernel binds other tensors too.
+    let bindings = u64::from(target.max_storage_buffers / 3).max(1);
+    let have = target.max_binding_size.saturating_mul(bindings).min(target.max_buffer_size);
     let need = types().filter(|(it, _)| !is_view(graph.op(*it))).map(|(_, ty)| device_size(ty)).max()?;
     (need > have).then_some(CpuReason::Large { op, need, have })
 }

@@ -179,11 +179,10 @@ fn variables(body: &Body, root: ExprId, rank: usize) -> Vec<bool> {
 pub fn attention(space: &Shape, keys: usize, channels: usize, target: &Target) -> AttentionTile {
     let (queries, value_channels) = (space[2], space[3]);
     let widest = channels.max(value_channels) as u32;
-    let mut tile = AttentionTile { size: limited(128, target), queries: 16, keys: 32 };
-    // Query rows, one step of keys or values, and the scores between them.
-    let memory = |it: &AttentionTile| {
-        4 * (it.queries * (widest + 1) + it.keys * (widest + 1) + it.queries * (it.keys + 4))
-    };
+    let mut tile = AttentionTile { size: limited(256, target), queries: 8, keys: 32 };
+    // Query rows, one step of keys or values, and the scores between them: see `attention.wgsl`.
+    let memory =
+        |it: &AttentionTile| 4 * (it.queries * widest + it.keys * (widest + 1) + it.queries * it.keys);
     while memory(&tile) > target.max_workgroup_memory && (tile.keys > 1 || tile.queries > 1) {
         if tile.keys > 1 && tile.keys >= tile.queries { tile.keys /= 2 } else { tile.queries /= 2 }
     }
