@@ -1,5 +1,6 @@
-//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matvec.wgsl`), with everything that
-//! was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each result is a loop.
+//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matvec.wgsl`, `conv.wgsl`), with
+//! everything that was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each result
+//! is a row of its own: sums of integers, and sums so short that they are written out.
 
 use super::{
     body::Scope,
@@ -23,6 +24,9 @@ use crate::{
 /// Matvec workgroups make this many rows at once at most: each element of b is read once for all of them.
 const ROWS_AT_ONCE: usize = 4;
 
+/// Sums up to this many terms are written out rather than looped over.
+const WRITTEN_OUT: usize = 16;
+
 /// Writes the entry point; gives the workgroups to dispatch.
 pub fn write(
     writer: &mut Writer,
@@ -34,11 +38,14 @@ pub fn write(
         bug!("{}: not a product", kernel.name)
     };
     let (a, b) = (*a, *b);
-    if let Tile::Direct { workgroup } = *tile {
+    let floats = [a, b].iter().all(|it| Word::of(kernel.body.dtype(*it)) == Word::F32);
+    if let Tile::Direct { workgroup } = *tile
+        && (!floats || depth.count() <= WRITTEN_OUT)
+    {
         let product = [Reduction::Product { a, b }];
         return rows::by_invocation(writer, memory, kernel, (space, depth), &product, workgroup, target);
     }
-    if Word::of(kernel.body.dtype(a)) != Word::F32 || Word::of(kernel.body.dtype(b)) != Word::F32 {
+    if !floats {
         bug!("{}: templates multiply floats", kernel.name);
     }
     let axes = Axes {
@@ -74,7 +81,9 @@ pub fn write(
                 vec![("SIZE", size), ("COLS", cols), ("ROWS", rows), ("ALONG_DEPTH", b_along_depth as u32)];
             (File::Matvec, constants, (rows, cols))
         }
-        Tile::Direct { .. } => bug!("{}: handled above", kernel.name),
+        Tile::Direct { workgroup } => {
+            (File::Conv, vec![("SIZE", workgroup), ("ALONG_ROWS", 0)], (1, workgroup))
+        }
     };
     let template = library::library(file, &constants);
     for (group, name) in ["batches", "rows", "cols", "depth"].into_iter().enumerate() {
@@ -108,7 +117,12 @@ pub fn write(
 
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);
-    let workgroups = batches as u64 * tiles(row_count, per_group.0) * tiles(col_count, per_group.1);
+    let workgroups = match tile {
+        Tile::Matmul { .. } | Tile::Matvec { .. } => {
+            batches as u64 * tiles(row_count, per_group.0) * tiles(col_count, per_group.1)
+        }
+        Tile::Direct { .. } => tiles(batches * row_count * col_count, per_group.1),
+    };
     let size = writer.module.entry_points[0].workgroup_size[0];
     grid::fold(workgroups, size, &kernel.name, target)
 }

@@ -26,6 +26,7 @@ pub enum File {
     Reduce,
     Matmul,
     Matvec,
+    Conv,
     Attention,
 }
 
@@ -36,6 +37,7 @@ impl File {
             File::Reduce => include_str!("../../../shaders/reduce.wgsl"),
             File::Matmul => include_str!("../../../shaders/matmul.wgsl"),
             File::Matvec => include_str!("../../../shaders/matvec.wgsl"),
+            File::Conv => include_str!("../../../shaders/conv.wgsl"),
             File::Attention => include_str!("../../../shaders/attention.wgsl"),
         }
     }
