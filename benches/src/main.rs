@@ -47,7 +47,8 @@ fn main() -> Result<()> {
         "best" => Device::best()?,
         other => bail!("--device {other}: expected cpu, gpu or best"),
     };
-    let references: Vec<Reference> = arguments.against.iter().map(|it| Reference::read(it)).collect::<Result<_>>()?;
+    let references: Vec<Reference> =
+        arguments.against.iter().map(|it| Reference::read(it)).collect::<Result<_>>()?;
     let mut rows = Vec::new();
     for path in models(&arguments.models)? {
         eprintln!("{}", path.display());
@@ -82,7 +83,9 @@ fn arguments() -> Result<Arguments> {
             "--length" => all.length = value()?.parse()?,
             "--write" => all.write = true,
             "--kernels" => all.kernels = true,
-            other => bail!("{other}: expected --models, --device, --against, --batch, --length, --kernels or --write"),
+            other => bail!(
+                "{other}: expected --models, --device, --against, --batch, --length, --kernels or --write"
+            ),
         }
     }
     if all.models.is_empty() {
@@ -125,13 +128,15 @@ fn models(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 fn measure(path: &Path, device: &Device, arguments: &Arguments) -> Result<Row> {
-    let name = path.parent().and_then(Path::file_name).map_or_else(String::new, |it| it.to_string_lossy().into());
+    let name =
+        path.parent().and_then(Path::file_name).map_or_else(String::new, |it| it.to_string_lossy().into());
     let start = Instant::now();
     let model = Model::open(path)?;
     let session = Session::new(&model, device)?;
     let shapes = shapes(&model, arguments.batch, arguments.length);
     let inputs = inputs(&model, &shapes);
-    let given: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let given: Vec<(&str, Tensor)> =
+        inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     session.run(&given)?;
     let first = millis(start);
 
@@ -245,14 +250,23 @@ fn table(rows: &[Row], references: &[Reference]) -> String {
     let mut out = String::from(
         "| model | inputs | kernels | compile, ms | second shape, ms | first answer, ms | run, ms | arena / live peak |",
     );
-    references.iter().for_each(|it| write!(out, " {}: first, ms | run, ms | ratio |", it.name).expect("a string"));
+    references
+        .iter()
+        .for_each(|it| write!(out, " {}: first, ms | run, ms | ratio |", it.name).expect("a string"));
     out.push_str("\n|---|---|---|---|---|---|---|---|");
     references.iter().for_each(|_| out.push_str("---|---|---|"));
     for row in rows {
         write!(
             out,
             "\n| {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.3} | {:.2} |",
-            row.model, row.shape, row.kernels, row.compile, row.recompile, row.first, row.run, row.arena_ratio
+            row.model,
+            row.shape,
+            row.kernels,
+            row.compile,
+            row.recompile,
+            row.first,
+            row.run,
+            row.arena_ratio
         )
         .expect("a string");
         for reference in references {

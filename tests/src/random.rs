@@ -10,7 +10,7 @@ impl Random {
         Random(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,12 +20,12 @@ impl Random {
 
     /// 0..bound
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+        (self.bits() % bound.max(1) as u64) as usize
     }
 
     /// Uniform in -1..1, a multiple of 2^-23.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 40) as f64 / (1u64 << 23) as f64 - 1.0
+        (self.bits() >> 40) as f64 / (1u64 << 23) as f64 - 1.0
     }
 
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
@@ -36,7 +36,7 @@ impl Random {
     pub fn tensor(&mut self, ty: &Type, bound: usize) -> Tensor {
         use wgfuse_compiler::scalar::Scalar;
         let values = (0..ty.shape.count()).map(|_| match ty.dtype {
-            DType::Bool => Scalar::Int((self.next() & 1) as i64),
+            DType::Bool => Scalar::Int((self.bits() & 1) as i64),
             it if it.is_float() => Scalar::of(it, self.unit()),
             _ => Scalar::Int(self.below(bound) as i64),
         });

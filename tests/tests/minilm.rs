@@ -42,8 +42,10 @@ fn furthest(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
 }
 
 fn run(session: &Session, shape: [usize; 2], ids: &[i64], mask: &[i64]) -> Vec<Vec<f64>> {
-    let given =
-        [("input_ids", Tensor::i64(shape, ids).unwrap()), ("attention_mask", Tensor::i64(shape, mask).unwrap())];
+    let given = [
+        ("input_ids", Tensor::i64(shape, ids).unwrap()),
+        ("attention_mask", Tensor::i64(shape, mask).unwrap()),
+    ];
     let outputs = session.run(&given).unwrap();
     embeddings(outputs.get("last_hidden_state").unwrap(), mask)
 }
@@ -53,9 +55,14 @@ fn sentences_have_the_embeddings_that_torch_gives() {
     let Some(folder) = folder() else { return };
     let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
     let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let rows = |key: &str| expected[key].as_array().unwrap_or_else(|| panic!("expected.json has no {key}")).clone();
+    let rows =
+        |key: &str| expected[key].as_array().unwrap_or_else(|| panic!("expected.json has no {key}")).clone();
     let flat = |key: &str| -> Vec<i64> {
-        rows(key).iter().flat_map(|it| it.as_array().unwrap().clone()).map(|it| it.as_i64().unwrap()).collect()
+        rows(key)
+            .iter()
+            .flat_map(|it| it.as_array().unwrap().clone())
+            .map(|it| it.as_i64().unwrap())
+            .collect()
     };
     let (ids, mask) = (flat("input_ids"), flat("attention_mask"));
     let shape = [3, ids.len() / 3];

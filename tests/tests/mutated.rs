@@ -25,7 +25,7 @@ fn damaged(original: &[u8], random: &mut Random) -> Vec<u8> {
             for _ in 0..=random.below(8) {
                 let at = random.below(bytes.len());
                 bytes[at] = match random.below(3) {
-                    0 => random.next() as u8,
+                    0 => random.bits() as u8,
                     1 => bytes[at] ^ (1 << random.below(8)),
                     _ => *random.pick(&[0, 1, 0x7f, 0x80, 0xff]),
                 };

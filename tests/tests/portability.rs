@@ -103,7 +103,8 @@ fn tint_accepts_every_kernel() {
         let path = folder.join(format!("{key:032x}.wgsl"));
         std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
         let out = path.with_extension("out");
-        let done = Command::new("tint").args(["--format", "wgsl", "-o"]).arg(out).arg(&path).output().unwrap();
+        let done =
+            Command::new("tint").args(["--format", "wgsl", "-o"]).arg(out).arg(&path).output().unwrap();
         if !done.status.success() {
             faults.push(format!("{label}: {}", String::from_utf8_lossy(&done.stderr)));
         }

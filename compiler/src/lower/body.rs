@@ -19,6 +19,7 @@ pub struct ExprId(pub u32);
 pub type Coords = SmallVec<[Index; 4]>;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::large_enum_variant, reason = "reads are the most common expressions, and short")]
 pub enum Expr {
     Const(Scalar),
     /// An address or loop variable as a value, of type I32 or I64.

@@ -119,7 +119,7 @@ impl Random {
     }
 
     pub fn word(&mut self) -> u32 {
-        self.0.next() as u32
+        self.0.bits() as u32
     }
 
     /// In low..=high.
