@@ -9,7 +9,7 @@ use crate::{
     counters::{Counters, Counts},
     disabled::DisabledReason,
     error::{DeviceError, Result},
-    pipelines::Pipelines,
+    pipeline_cache::Pipelines,
 };
 
 /// Where sessions run. Cloning shares it.

@@ -14,21 +14,22 @@
 //! # }
 //! ```
 
-mod buffers;
-mod capture;
-mod constants;
-mod counters;
-mod device;
-mod disabled;
 mod error;
+mod disabled;
+mod counters;
 mod forms;
-pub mod host;
-mod inputs;
 mod memory;
 mod model;
+mod inputs;
+mod pipeline_cache;
+mod device;
 mod pipelines;
-mod profile;
+mod buffers;
+pub mod host;
+mod constants;
+mod capture;
 mod replay;
+mod profile;
 mod session;
 
 pub use wgfuse_compiler as compiler;

@@ -1,28 +1,10 @@
-//! Shaders to pipelines: the only cache of them. Equal keys share one pipeline, whatever plan or session they are from.
+//! Shaders to pipelines, through the device's cache of them.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
-    sync::Mutex,
-};
+use std::{borrow::Cow, collections::HashSet};
 
 use wgfuse_compiler::codegen::Shader;
 
-use crate::{counters::count, device::Gpu, error::DeviceError};
-
-#[derive(Default, Debug)]
-pub(crate) struct Pipelines {
-    /// By the shader's key and whether it is checked.
-    made: Mutex<HashMap<(u128, bool), wgpu::ComputePipeline>>,
-    /// By the number of bindings.
-    layouts: Mutex<HashMap<usize, Layout>>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Layout {
-    pub bindings: wgpu::BindGroupLayout,
-    pipeline: wgpu::PipelineLayout,
-}
+use crate::{counters::count, device::Gpu, error::DeviceError, pipeline_cache::Layout};
 
 /// One pipeline a shader, in order; each comes with the name of its kernel. Those that do not exist yet are made, in
 /// parallel where there are threads.
