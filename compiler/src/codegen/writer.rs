@@ -161,9 +161,10 @@ impl<'w> Code<'w> {
         self.leaf(Leaf::F32(value.to_bits()), Expression::Literal(Literal::F32(value)))
     }
 
-    /// Infinities and NaN are read from a variable, because a constant expression must not be one.
+    /// Infinities and NaN are read from a variable, because a constant expression must not be one; so is the largest float,
+    /// whose shortest decimal spelling, which naga prints, is larger and which browsers refuse.
     pub fn f32_any(&mut self, value: f32) -> Handle {
-        if value.is_finite() {
+        if value.abs() < f32::MAX {
             return self.f32(value);
         }
         let bits = self.u32(value.to_bits());
