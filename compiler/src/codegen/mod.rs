@@ -17,7 +17,7 @@ pub mod shader;
 mod types;
 mod writer;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt::Write, sync::Arc};
 
 use slotmap::SlotMap;
 
@@ -39,10 +39,48 @@ use writer::{Code, Writer};
 pub fn emit(schedule: &Schedule, target: &Target, _options: &Options) -> Result<Vec<Option<Shader>>, Error> {
     let mut known = HashMap::new();
     let mut one = |kernel: &Kernel| match kernel.place {
-        Place::Gpu => shader(kernel, &schedule.tensors, target, &mut known).map(Some),
+        Place::Gpu => once(kernel, &schedule.tensors, target, &mut known).map(Some),
         Place::Cpu => Ok(None),
     };
     schedule.kernels.iter().map(&mut one).collect()
+}
+
+/// Shaders by what their kernels compute, each with its kernel's tensors.
+type Known = HashMap<String, (Shader, Vec<TensorId>)>;
+
+/// The kernel's shader. Kernels that differ only in which tensors they work on share one module, made once: the layers of
+/// a model are mostly such.
+fn once(
+    kernel: &Kernel,
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+    known: &mut Known,
+) -> Result<Shader, Error> {
+    let text = anonymous(kernel, tensors);
+    if let Some((shader, own)) = known.get(&text) {
+        let mut shader = shader.clone();
+        for binding in &mut shader.bindings {
+            let place = own.iter().position(|it| *it == binding.tensor);
+            binding.tensor = kernel.tensors[place.expect("a binding is of a tensor of the kernel")];
+        }
+        return Ok(shader);
+    }
+    let made = shader(kernel, tensors, target)?;
+    known.insert(text, (made.clone(), kernel.tensors.clone()));
+    Ok(made)
+}
+
+/// All that decides a kernel's module, with its tensors numbered in the order of its own list.
+fn anonymous(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>) -> String {
+    let mut text = format!("{:?} {:?}", kernel.skeleton, kernel.stores);
+    for (_, expr, dtype) in kernel.body.iter() {
+        write!(text, " {expr:?}:{dtype}").expect("a string takes everything");
+    }
+    for (number, tensor) in kernel.tensors.iter().enumerate() {
+        text = text.replace(&format!("{tensor:?}"), &format!("t{number}"));
+        write!(text, " t{number}:{}", tensors[*tensor].ty).expect("a string takes everything");
+    }
+    text
 }
 
 /// A kernel whose tensors have no elements.
@@ -55,8 +93,6 @@ fn shader(
     kernel: &Kernel,
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
-    // Modules by key: equal ones are validated and held once.
-    known: &mut HashMap<u128, Arc<naga::Module>>,
 ) -> Result<Shader, Error> {
     let mut writer = Writer::default();
     let memory = Memory::bind(&mut writer, kernel, tensors, target)?;
@@ -81,11 +117,6 @@ fn shader(
     let module = writer.module;
     let workgroup_size = module.entry_points[0].workgroup_size;
     let key = shader::key(&module);
-    let module = known.entry(key).or_insert_with(|| {
-        shader::validate(&module)
-            .unwrap_or_else(|it| bug!("kernel '{}': invalid module: {it:?}", kernel.name));
-        Arc::new(module)
-    });
-    let module = module.clone();
-    Ok(Shader { module, workgroup_size, groups, bindings: memory.bindings, key })
+    shader::validate(&module).unwrap_or_else(|it| bug!("kernel '{}': invalid module: {it:?}", kernel.name));
+    Ok(Shader { module: Arc::new(module), workgroup_size, groups, bindings: memory.bindings, key })
 }
