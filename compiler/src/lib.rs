@@ -9,6 +9,7 @@ pub mod error;
 pub mod scalar;
 pub mod meaning;
 pub mod tensor;
+pub mod text;
 pub mod index;
 pub mod target;
 pub mod graph;

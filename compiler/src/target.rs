@@ -1,11 +1,15 @@
 //! What a device can do, as plain numbers. Nothing here knows a graphics API.
 
+use crate::text::spelled;
+
 /// Where a kernel runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Place {
     Gpu,
     Cpu,
 }
+
+spelled!(enum Place { Gpu "gpu"; Cpu "cpu"; });
 
 /// The device that a plan is made for. Sizes are in bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

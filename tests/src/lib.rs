@@ -7,4 +7,5 @@ pub mod host;
 pub mod kernel_case;
 pub mod random;
 pub mod random_graph;
+pub mod stages;
 pub mod zoo;

@@ -12,7 +12,7 @@ pub mod verify;
 
 use std::{collections::HashMap, sync::Arc};
 
-use slotmap::{Key, SlotMap, new_key_type};
+use slotmap::{Key, KeyData, SlotMap, new_key_type};
 use smallvec::SmallVec;
 
 pub use op::{Op, Operands, PadMode, PoolKind, Real, Window};
@@ -217,4 +217,10 @@ impl Graph {
 /// The number that text forms give a key: 0 for the first.
 pub fn number(key: impl Key) -> u32 {
     key.data().as_ffi() as u32 - 1
+}
+
+/// The key of that number, in a map from which nothing was ever removed. `number` is less than `u32::MAX`.
+pub fn key<K: Key>(number: u32) -> K {
+    // A slot's first version is 1, and slot 0 is not used.
+    KeyData::from_ffi(1 << 32 | (u64::from(number) + 1)).into()
 }

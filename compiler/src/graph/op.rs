@@ -355,6 +355,47 @@ impl Op {
     }
 }
 
+/// Names of ops other than those named after a scalar operator.
+const NAMES: [&str; 31] = [
+    "input",
+    "constant",
+    "select",
+    "cast",
+    "reduce_sum",
+    "reduce_prod",
+    "reduce_max",
+    "reduce_min",
+    "mean",
+    "argmax",
+    "argmin",
+    "cumsum",
+    "reshape",
+    "permute",
+    "expand",
+    "slice",
+    "pad",
+    "concat",
+    "gather",
+    "gather_elements",
+    "gather_nd",
+    "matmul",
+    "conv",
+    "conv_transpose",
+    "pool",
+    "softmax",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "batch_norm",
+    "attention",
+];
+
+/// What `Op::name` gives for an op of this name, if there is one.
+pub fn name_of(word: &str) -> Option<&'static str> {
+    let scalar = UnaryOp::parse(word).map(UnaryOp::name).or(BinaryOp::parse(word).map(BinaryOp::name));
+    scalar.or_else(|| NAMES.into_iter().find(|it| *it == word))
+}
+
 impl Window {
     /// Stride and dilation 1, no padding.
     pub fn unit(spatial: usize) -> Window {

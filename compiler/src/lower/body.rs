@@ -47,6 +47,12 @@ pub struct Body {
     seen: HashMap<(Expr, DType), ExprId>,
 }
 
+impl PartialEq for Body {
+    fn eq(&self, other: &Body) -> bool {
+        self.exprs == other.exprs
+    }
+}
+
 impl Body {
     pub fn add(&mut self, expr: Expr, dtype: DType) -> ExprId {
         let key = (expr, dtype);

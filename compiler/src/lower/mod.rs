@@ -10,6 +10,7 @@ pub mod eval;
 pub mod nest;
 mod norm;
 mod product;
+pub mod text;
 mod view;
 mod window;
 
@@ -45,7 +46,7 @@ pub enum Definition {
     Nest(usize),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct TensorInfo {
     pub ty: Type,
     pub definition: Definition,
@@ -62,6 +63,14 @@ pub struct Loops {
     pub outputs: Vec<TensorId>,
     /// Where each nest runs.
     pub places: Vec<Place>,
+}
+
+impl PartialEq for Loops {
+    fn eq(&self, other: &Loops) -> bool {
+        let Loops { tensors, nests, outputs, places } = self;
+        tensors.iter().eq(&other.tensors)
+            && (nests, outputs, places) == (&other.nests, &other.outputs, &other.places)
+    }
 }
 
 pub fn lower(partition: &Partition) -> Loops {

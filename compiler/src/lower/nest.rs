@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Body, ExprId, TensorId};
 use crate::{scalar::ReduceOp, shape::Shape};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Nest {
     pub tensor: TensorId,
     /// The op's name, for kernel names and reports.
@@ -20,7 +20,7 @@ pub struct Nest {
     pub kind: NestKind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum NestKind {
     /// tensor[i] = value
     Map { value: ExprId },
@@ -41,6 +41,18 @@ pub enum NestKind {
         v: ExprId,
         mask: Option<ExprId>,
     },
+}
+
+impl Nest {
+    /// Of its loop variables, by their numbers.
+    pub fn extents(&self) -> Vec<usize> {
+        let depth: &[usize] = match &self.kind {
+            NestKind::Map { .. } => &[],
+            NestKind::Reduce { depth, .. } | NestKind::Contract { depth, .. } => depth,
+            NestKind::Attention { keys, channels, .. } => &[*keys, *channels],
+        };
+        self.space.iter().chain(depth).copied().collect()
+    }
 }
 
 impl NestKind {

@@ -7,7 +7,7 @@
 mod keys;
 pub mod memory;
 pub mod step;
-mod text;
+pub mod text;
 pub mod verify;
 mod work;
 

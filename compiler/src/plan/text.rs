@@ -1,75 +1,214 @@
-//! A plan as text, for people.
+//! A plan as text: its numbers, with kernels by their names.
+//!
+//! ```text
+//! live_peak 64
+//! buffer(place=gpu, role=inputs, size=32)
+//! buffer(place=gpu, role=outputs, size=32)
+//! input(name="x", ty=f32[8], tensor=t0, device=b0[0+32], host=_)
+//! output(name="y", ty=f32[8], tensor=t1, device=b1[0+32], host=_)
+//! kernel "k000_map_relu"(bytes=64, flops=8)
+//! dispatch "k000_map_relu"(groups=[1, 1, 1], barrier=true, bindings=[b0[0+32], b1[0+32]])
+//! ```
+//!
+//! What is decided elsewhere is not repeated: kernels and refusals have their text in the schedule, modules are WGSL, the
+//! constant graph has the text of graphs, the target is given. So numbers parse into a plan that has all of that already,
+//! `of`: a plan changed by hand or moved to another file, to be verified or run. `b0[256+32]` is 32 bytes of buffer 0 from 256 on.
 
-use std::fmt;
+use std::{
+    fmt::{self, Display, Formatter},
+    sync::Arc,
+};
 
-use super::step::{BufferRole, Plan, Port, Slice, Step};
-use crate::graph::number;
+use super::step::{Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step};
+use crate::{
+    error::Error,
+    lower::TensorId,
+    shape::Type,
+    text::{Cursor, Fields, Parsed, Show, Text, print_fields, spelled},
+};
 
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, buffer) in self.buffers.iter().enumerate() {
-            writeln!(f, "buffer {at}: {:?} {} {} bytes", buffer.place, buffer.role, buffer.size)?;
+/// `of` with the numbers of `text`. Whether they fit together is for `verify` to say.
+pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
+    Cursor::all(text, |from| {
+        from.expect("live_peak")?;
+        let live_peak = Text::parse(from)?;
+        from.end()?;
+        let mut plan = Plan {
+            target: of.target.clone(),
+            buffers: statements(from, "buffer")?,
+            inputs: statements(from, "input")?,
+            constants: statements(from, "constant")?,
+            outputs: statements(from, "output")?,
+            constant_graph: of.constant_graph.clone(),
+            kernels: Vec::new(),
+            steps: Vec::new(),
+            cpu_parts: Vec::new(),
+            live_peak,
+            refusals: of.refusals.clone(),
+        };
+        let known = |it: &Constant| of.constant_graph.nodes().any(|(value, _)| value == it.value);
+        if let Some(constant) = plan.constants.iter().find(|it| !known(it)) {
+            return from.wrong(format!("the constant graph has no node {}", Show(&constant.value)));
         }
-        writeln!(
-            f,
-            "live peak {} bytes, arenas {} bytes",
-            self.live_peak,
-            self.bytes(BufferRole::Activations)
-        )?;
-        self.inputs.iter().try_for_each(|it| port(f, "input", it))?;
-        self.constants.iter().try_for_each(|it| port(f, &format!("constant {:032x}", it.key), &it.port))?;
-        for (at, step) in self.steps.iter().enumerate() {
-            write!(f, "{at:4} ")?;
-            match step {
-                Step::Dispatch { kernel, bindings, groups, barrier } => {
-                    let it = &self.kernels[*kernel];
-                    let bar = if *barrier { "|" } else { " " };
-                    write!(f, "{bar} dispatch {} {groups:?}", it.kernel.name)?;
-                    bindings.iter().try_for_each(|it| write!(f, " {it}"))?;
-                    writeln!(f, "  ; {} bytes, {} flops", it.bytes, it.flops)?;
-                }
-                Step::Host { kernel, tensors } => {
-                    let it = &self.kernels[*kernel];
-                    write!(f, "  host {}", it.kernel.name)?;
-                    tensors.iter().try_for_each(|it| write!(f, " {it}"))?;
-                    writeln!(f, "  ; {} bytes, {} flops", it.bytes, it.flops)?;
-                }
-                Step::Download { tensor, ty, from, to } => {
-                    writeln!(f, "  download t{} {ty} {from} -> {to}", number(*tensor))?;
-                }
-                Step::Upload { tensor, ty, from, to } => {
-                    writeln!(f, "  upload t{} {ty} {from} -> {to}", number(*tensor))?;
-                }
-            }
+        while from.take("kernel") {
+            let kernel = named(from, &of.kernels)?;
+            let mut fields = Fields::of(from);
+            let (bytes, flops) = (fields.field("bytes")?, fields.field("flops")?);
+            fields.end()?;
+            from.end()?;
+            plan.kernels.push(PlanKernel { bytes, flops, ..of.kernels[kernel].clone() });
         }
-        self.outputs.iter().try_for_each(|it| port(f, "output", it))
+        while !from.is_done() && !from.peek("on_cpu") {
+            plan.steps.push(step(from, &plan.kernels)?);
+            from.end()?;
+        }
+        while from.take("on_cpu") {
+            plan.cpu_parts.push((<Arc<str>>::parse(from)?, from.string()?));
+            from.end()?;
+        }
+        if from.is_done() {
+            Ok(plan)
+        } else {
+            from.wrong("a part that runs on the CPU or the end should be here")
+        }
+    })
+}
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Plan { buffers, inputs, constants, outputs, kernels, steps, cpu_parts, live_peak, .. } = self;
+        writeln!(f, "live_peak {live_peak}")?;
+        buffers.iter().try_for_each(|it| writeln!(f, "buffer{}", Show(it)))?;
+        inputs.iter().try_for_each(|it| writeln!(f, "input{}", Show(it)))?;
+        constants.iter().try_for_each(|it| writeln!(f, "constant{}", Show(it)))?;
+        outputs.iter().try_for_each(|it| writeln!(f, "output{}", Show(it)))?;
+        for PlanKernel { kernel, bytes, flops, types: _, shader: _ } in kernels {
+            write!(f, "kernel {:?}", kernel.name)?;
+            print_fields(f, &[("bytes", bytes), ("flops", flops)])?;
+            writeln!(f)?;
+        }
+        for it in steps {
+            print_step(f, it, kernels)?;
+            writeln!(f)?;
+        }
+        cpu_parts.iter().try_for_each(|(node, reason)| writeln!(f, "on_cpu {node:?} {reason:?}"))
     }
 }
 
-fn port(f: &mut fmt::Formatter<'_>, what: &str, port: &Port) -> fmt::Result {
-    write!(f, "{what} '{}' {}", port.name, port.ty)?;
-    if let Some(slice) = port.device {
-        write!(f, " device {slice}")?;
+/// Lines that begin with `word`.
+fn statements<T: Text>(from: &mut Cursor<'_>, word: &str) -> Parsed<Vec<T>> {
+    let mut all = Vec::new();
+    while from.take(word) {
+        all.push(T::parse(from)?);
+        from.end()?;
     }
-    if let Some(slice) = port.host {
-        write!(f, " host {slice}")?;
-    }
-    writeln!(f)
+    Ok(all)
 }
 
-impl fmt::Display for Slice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}+{}]", self.buffer.0, self.offset, self.len)
+/// The position in `kernels` of the one whose name comes next.
+fn named(from: &mut Cursor<'_>, kernels: &[PlanKernel]) -> Parsed<usize> {
+    let name = from.string()?;
+    let found = kernels.iter().position(|it| it.kernel.name == name);
+    found.ok_or_else(|| format!("there is no kernel '{name}'"))
+}
+
+fn print_step(f: &mut Formatter<'_>, step: &Step, kernels: &[PlanKernel]) -> fmt::Result {
+    match step {
+        Step::Dispatch { kernel, bindings, groups, barrier } => {
+            write!(f, "dispatch {:?}", kernels[*kernel].kernel.name)?;
+            print_fields(f, &[("groups", groups), ("barrier", barrier), ("bindings", bindings)])
+        }
+        Step::Host { kernel, tensors } => {
+            write!(f, "host {:?}", kernels[*kernel].kernel.name)?;
+            print_fields(f, &[("tensors", tensors)])
+        }
+        Step::Download { tensor, ty, from, to } => {
+            f.write_str("download")?;
+            print_fields(f, &[("tensor", tensor), ("ty", ty), ("from", from), ("to", to)])
+        }
+        Step::Upload { tensor, ty, from, to } => {
+            f.write_str("upload")?;
+            print_fields(f, &[("tensor", tensor), ("ty", ty), ("from", from), ("to", to)])
+        }
     }
 }
 
-impl fmt::Display for BufferRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BufferRole::Weights => "weights",
-            BufferRole::Activations => "activations",
-            BufferRole::Inputs => "inputs",
-            BufferRole::Outputs => "outputs",
-        })
+fn step(from: &mut Cursor<'_>, kernels: &[PlanKernel]) -> Parsed<Step> {
+    let word = from.name()?;
+    let copied = |from: &mut Cursor<'_>| -> Parsed<(TensorId, Type, Slice, Slice)> {
+        let mut fields = Fields::of(from);
+        let all = (fields.field("tensor")?, fields.field("ty")?, fields.field("from")?, fields.field("to")?);
+        fields.end()?;
+        Ok(all)
+    };
+    match word {
+        "dispatch" => {
+            let kernel = named(from, kernels)?;
+            let mut fields = Fields::of(from);
+            let (groups, barrier) = (fields.field("groups")?, fields.field("barrier")?);
+            let bindings = fields.field("bindings")?;
+            fields.end()?;
+            Ok(Step::Dispatch { kernel, bindings, groups, barrier })
+        }
+        "host" => {
+            let kernel = named(from, kernels)?;
+            let mut fields = Fields::of(from);
+            let tensors = fields.field("tensors")?;
+            fields.end()?;
+            Ok(Step::Host { kernel, tensors })
+        }
+        "download" => {
+            let (tensor, ty, from, to) = copied(from)?;
+            Ok(Step::Download { tensor, ty, from, to })
+        }
+        "upload" => {
+            let (tensor, ty, from, to) = copied(from)?;
+            Ok(Step::Upload { tensor, ty, from, to })
+        }
+        _ => Err(format!("there is no step '{word}'")),
     }
 }
+
+impl Text for Slice {
+    fn print(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}[{}+{}]", self.buffer.0, self.offset, self.len)
+    }
+
+    fn parse(from: &mut Cursor<'_>) -> Parsed<Slice> {
+        let place = from.mark();
+        let buffer = BufferId(from.label("b")?);
+        from.expect("[")?;
+        let offset: u64 = from.number()?;
+        from.expect("+")?;
+        let len = from.number()?;
+        from.expect("]")?;
+        from.blame(place);
+        offset.checked_add(len).ok_or("the slice has no end")?;
+        Ok(Slice { buffer, offset, len })
+    }
+}
+
+impl Display for Slice {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.print(f)
+    }
+}
+
+impl Display for BufferRole {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.print(f)
+    }
+}
+
+spelled!(enum BufferRole {
+    Weights "weights";
+    Activations "activations";
+    Inputs "inputs";
+    Outputs "outputs";
+});
+
+spelled!(struct Buffer { place, role, size });
+
+spelled!(struct Port { name, ty, tensor, device, host });
+
+spelled!(struct Constant { key, value, port });

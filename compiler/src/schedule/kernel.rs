@@ -25,7 +25,7 @@ pub struct Schedule {
     pub refusals: Vec<Refusal>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Kernel {
     /// Unique in the schedule: its number and what it does.
     pub name: String,
@@ -43,7 +43,7 @@ pub struct Kernel {
 }
 
 /// `tensor[at] = value`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Store {
     pub tensor: TensorId,
     pub at: Coords,
@@ -53,7 +53,7 @@ pub struct Store {
 /// Numbers of loop variables.
 pub type Vars = SmallVec<[usize; 4]>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Skeleton {
     /// Each point of `space` (variables 0..rank) by itself.
     Map { space: Shape, workgroup: u32 },
@@ -89,7 +89,7 @@ pub enum Skeleton {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Stage {
     pub op: ReduceOp,
     pub value: ExprId,
@@ -161,6 +161,36 @@ impl std::fmt::Display for Why {
             Why::Recompute(times) => write!(f, "the producer would be computed {times} times over"),
             Why::Body(size) => write!(f, "the body would have {size} expressions"),
         }
+    }
+}
+
+impl Skeleton {
+    /// Of the kernel's loop variables, by their numbers.
+    pub fn extents(&self) -> Vec<usize> {
+        let (first, then): (&[usize], &[usize]) = match self {
+            Skeleton::Map { space, .. } => (space, &[]),
+            Skeleton::Rows { outer, inner, .. } => (outer, inner),
+            Skeleton::Contract { space, depth, .. } => (space, depth),
+            Skeleton::Attention { space, keys, channels, .. } => (space, &[*keys, *channels]),
+        };
+        first.iter().chain(then).copied().collect()
+    }
+
+    /// How many values it supplies: `Expr::Param`s.
+    pub fn params(&self) -> usize {
+        match self {
+            Skeleton::Map { .. } => 0,
+            Skeleton::Rows { stages, .. } => stages.len(),
+            Skeleton::Contract { .. } | Skeleton::Attention { .. } => 1,
+        }
+    }
+}
+
+impl PartialEq for Schedule {
+    fn eq(&self, other: &Schedule) -> bool {
+        let Schedule { tensors, kernels, outputs, refusals } = self;
+        tensors.iter().eq(&other.tensors)
+            && (kernels, outputs, refusals) == (&other.kernels, &other.outputs, &other.refusals)
     }
 }
 

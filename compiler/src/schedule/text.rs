@@ -1,83 +1,173 @@
-//! A schedule as text: kernels with what they compute, and why others were not fused. Printed only.
+//! A schedule as text, printed and parsed. Tensors as in the text of loops, then kernels in their order, outputs, and what
+//! was not fused:
+//!
+//! ```text
+//! t0: f32[8] = input(slot=0) "x"
+//! t1: f32[8] = nest(at=0) "y"
+//! kernel "k000_map_relu" on gpu ops=[relu] origins=["y"] tensors=[t0, t1]
+//!   map(space=[8], workgroup=64)
+//!   e0: f32 = t0[i0]
+//!   e1: f32 = relu e0
+//!   t1[i0] = e1
+//! output t1
+//! apart "x" "y": recompute(times=12)
+//! ```
+//!
+//! `p0` in a body is what the kernel's skeleton supplies first. What parses names only tensors, expressions and loop
+//! variables that exist; all else that must hold is for `verify` to say.
 
 use std::fmt::{self, Display, Formatter};
 
-use super::kernel::{Kernel, Schedule, Skeleton};
-use crate::{
-    graph::number,
-    lower::{Body, Expr, TensorId},
-    scalar::Scalar,
+use slotmap::SlotMap;
+
+use super::{
+    kernel::{AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Tile, Why},
+    verify::roots,
 };
+use crate::{
+    error::Error,
+    index::Atom,
+    lower::{
+        ExprId, TensorId, TensorInfo,
+        text::{
+            exist, parse_body, parse_coords, parse_op, parse_outputs, parse_tensor, parse_tensors,
+            print_body, print_outputs, print_tensors,
+        },
+    },
+    text::{Cursor, Parsed, Show, Text, parse_list, spelled},
+};
+
+/// The schedule that `text` describes.
+pub fn parse(text: &str) -> Result<Schedule, Error> {
+    Cursor::all(text, |from| {
+        let tensors = parse_tensors(from)?;
+        let mut kernels = Vec::new();
+        while from.word("kernel") {
+            kernels.push(parse_kernel(from, &tensors)?);
+        }
+        let outputs = parse_outputs(from, &tensors)?;
+        let mut refusals = Vec::new();
+        while !from.is_done() {
+            refusals.push(Text::parse(from)?);
+            from.end()?;
+        }
+        Ok(Schedule { tensors, kernels, outputs, refusals })
+    })
+}
 
 impl Display for Schedule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for kernel in &self.kernels {
-            write!(f, "{kernel}")?;
-        }
-        for refusal in &self.refusals {
-            writeln!(f, "not fused: {} into {}: {}", refusal.producer, refusal.consumer, refusal.why)?;
-        }
-        Ok(())
+        print_tensors(f, &self.tensors)?;
+        self.kernels.iter().try_for_each(|it| write!(f, "{it}"))?;
+        print_outputs(f, &self.outputs)?;
+        self.refusals.iter().try_for_each(|it| writeln!(f, "{}", Show(it)))
     }
 }
 
 impl Display for Kernel {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "kernel {} on {:?} ({})", self.name, self.place, self.ops.join(" "))?;
-        match &self.skeleton {
-            Skeleton::Map { space, workgroup } => writeln!(f, "  map {space} workgroup {workgroup}")?,
-            Skeleton::Rows { outer, inner, stages, form } => {
-                writeln!(f, "  rows {outer} of {inner} {form:?}")?;
-                for (at, stage) in stages.iter().enumerate() {
-                    writeln!(f, "  p{at} = {} e{}", stage.op.name(), stage.value.0)?;
-                }
-            }
-            Skeleton::Contract { space, depth, batch, rows, cols, a, b, tile } => {
-                writeln!(
-                    f,
-                    "  product {space} over {depth}: batch {batch:?} rows {rows:?} cols {cols:?} {tile:?}"
-                )?;
-                writeln!(f, "  p0 = sum e{} * e{}", a.0, b.0)?;
-            }
-            Skeleton::Attention { space, keys, channels, scale, zero_masked, q, k, v, mask, tile } => {
-                writeln!(f, "  attention {space} keys {keys} channels {channels} scale {scale} {tile:?}")?;
-                let mask = mask.map_or(String::new(), |it| format!(" mask e{}", it.0));
-                let zero = if *zero_masked { " zero_masked" } else { "" };
-                writeln!(f, "  p0 = attention q e{} k e{} v e{}{mask}{zero}", q.0, k.0, v.0)?;
-            }
-        }
-        write_body(f, &self.body, &self.body.needed(super::verify::roots(self)))?;
-        for store in &self.stores {
-            writeln!(f, "  {}{:?} = e{}", tensor(store.tensor), store.at.as_slice(), store.value.0)?;
+        let Kernel { name, place, origins, ops, body, skeleton, stores, tensors } = self;
+        let ops = ops.join(", ");
+        write!(f, "kernel {name:?} on {} ops=[{ops}] origins={}", Show(place), Show(origins))?;
+        writeln!(f, " tensors={}", Show(tensors))?;
+        writeln!(f, "  {}", Show(skeleton))?;
+        print_body(f, body)?;
+        for Store { tensor, at, value } in stores {
+            writeln!(f, "  {}{} = {}", Show(tensor), Show(at), Show(value))?;
         }
         Ok(())
     }
 }
 
-fn tensor(id: TensorId) -> String {
-    format!("t{}", number(id))
+fn parse_kernel(from: &mut Cursor<'_>, known: &SlotMap<TensorId, TensorInfo>) -> Parsed<Kernel> {
+    let name = from.string()?;
+    from.expect("on")?;
+    let place = Text::parse(from)?;
+    from.expect("ops=")?;
+    let ops = parse_list(from, parse_op)?;
+    from.expect("origins=")?;
+    let origins = Text::parse(from)?;
+    from.expect("tensors=")?;
+    let tensors = parse_list(from, |it| parse_tensor(it, known))?;
+    from.end()?;
+    let start = from.mark();
+    let skeleton = Skeleton::parse(from)?;
+    from.end()?;
+    from.extents = skeleton.extents();
+    let body = parse_body(from, known)?;
+    let mut stores = Vec::new();
+    while from.peek_label("t") {
+        let tensor = parse_tensor(from, known)?;
+        let at = parse_coords(from, tensor, known)?;
+        from.expect("=")?;
+        stores.push(Store { tensor, at, value: Text::parse(from)? });
+        from.end()?;
+    }
+    let mut read = Vec::new();
+    stores.iter().flat_map(|it: &Store| &it.at).for_each(|index| {
+        index.leaves(&mut |leaf| {
+            if let Atom::Data { expr, .. } = leaf {
+                read.push(ExprId(*expr));
+            }
+        });
+    });
+    let kernel = Kernel { name, place, origins, ops, body, skeleton, stores, tensors };
+    from.blame(start);
+    exist(&kernel.body, roots(&kernel).into_iter().chain(read))?;
+    Ok(kernel)
 }
 
-fn write_body(f: &mut Formatter<'_>, body: &Body, needed: &[bool]) -> fmt::Result {
-    for (id, expr, dtype) in body.iter().filter(|(id, ..)| needed[id.0 as usize]) {
-        write!(f, "  e{} = ", id.0)?;
-        match expr {
-            Expr::Const(Scalar::Float(value)) => write!(f, "{value:?}")?,
-            Expr::Const(Scalar::Int(value)) => write!(f, "{value}")?,
-            Expr::Coord(at) => write!(f, "coord {at}")?,
-            Expr::Load { tensor: from, at, guard } => {
-                write!(f, "{}{:?}", tensor(*from), at.as_slice())?;
-                if let Some(guard) = guard {
-                    write!(f, " if e{}", guard.0)?;
-                }
-            }
-            Expr::Param(number) => write!(f, "p{number}")?,
-            Expr::Unary(op, x) => write!(f, "{} e{}", op.name(), x.0)?,
-            Expr::Binary(op, x, y) => write!(f, "{} e{} e{}", op.name(), x.0, y.0)?,
-            Expr::Select(cond, yes, no) => write!(f, "select e{} e{} e{}", cond.0, yes.0, no.0)?,
-            Expr::Cast(x) => write!(f, "cast e{}", x.0)?,
-        }
-        writeln!(f, " : {dtype}")?;
+impl Text for Refusal {
+    fn print(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Refusal { producer, consumer, why } = self;
+        write!(f, "apart {producer:?} {consumer:?}: {}", Show(why))
     }
-    Ok(())
+
+    fn parse(from: &mut Cursor<'_>) -> Parsed<Refusal> {
+        from.expect("apart")?;
+        let (producer, consumer) = (Text::parse(from)?, Text::parse(from)?);
+        from.expect(":")?;
+        Ok(Refusal { producer, consumer, why: Text::parse(from)? })
+    }
 }
+
+impl Text for Stage {
+    fn print(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Stage { op, value } = self;
+        write!(f, "{} {}", Show(op), Show(value))
+    }
+
+    fn parse(from: &mut Cursor<'_>) -> Parsed<Stage> {
+        Ok(Stage { op: Text::parse(from)?, value: Text::parse(from)? })
+    }
+}
+
+spelled!(enum Skeleton {
+    Map "map" { space, workgroup };
+    Rows "rows" { outer, inner, stages, form };
+    Contract "contract" { space, depth, batch, rows, cols, a, b, tile };
+    Attention "attention" { space, keys, channels, scale, zero_masked, q, k, v, mask, tile };
+});
+
+spelled!(enum RowForm {
+    Invocation "invocation" { workgroup };
+    Workgroup "workgroup" { size };
+});
+
+spelled!(enum Tile {
+    Matmul "matmul" { rows, cols, depth, rows_each, cols_each, split };
+    Matvec "matvec" { size, cols };
+    Direct "direct" { workgroup };
+});
+
+spelled!(struct AttentionTile { size, queries, keys });
+
+spelled!(enum Why {
+    Cycle "cycle";
+    Places "places";
+    Spaces "spaces";
+    ReadElsewhere "read_elsewhere";
+    Bindings "bindings" (count);
+    Recompute "recompute" (times);
+    Body "body" (expressions);
+});

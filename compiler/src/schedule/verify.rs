@@ -2,9 +2,9 @@
 //! - each output and everything that is read is an input, a constant, or written by an earlier kernel;
 //! - no tensor is written twice, or read and written by one kernel;
 //! - `Kernel::tensors` lists reads, then writes, each once;
-//! - coordinates are inside their tensors unless guarded, by their ranges;
+//! - coordinates of reads and stores are as many as the tensor has axes, and inside it unless guarded, by their ranges;
 //! - a kernel binds no more buffers than the target allows;
-//! - loop variables and params exist.
+//! - loop variables and params exist, and variables have the extents that the skeleton says.
 
 use std::collections::BTreeSet;
 
@@ -61,35 +61,45 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         if kernel.place == Place::Gpu && bindings > u64::from(target.max_storage_buffers) {
             fault(format!("binds {bindings} buffers"));
         }
-        let (vars, params) = scope(kernel);
+        let (extents, params) = (kernel.skeleton.extents(), kernel.skeleton.params());
         let needed = kernel.body.needed(roots.iter().copied());
-        let mut check = |at: &[Index], tensor: TensorId, guarded: bool| {
-            for (index, &dim) in at.iter().zip(schedule.tensors[tensor].ty.shape.iter()) {
+        let mut indices: Vec<&Index> = Vec::new();
+        let mut inside = |at: &[Index], tensor: TensorId, guarded: bool| {
+            let shape = &schedule.tensors[tensor].ty.shape;
+            if at.len() != shape.rank() {
+                return fault(format!("{at:?} are no coordinates in {shape} of {tensor:?}"));
+            }
+            for (index, &dim) in at.iter().zip(shape.iter()) {
                 let (low, high) = index.range();
                 if !guarded && dim > 0 && (low < 0 || high >= dim as i64) {
                     fault(format!("{index} leaves an axis of {dim} of {tensor:?}"));
                 }
-                index.leaves(&mut |leaf| {
-                    if let Atom::Var { axis, .. } = leaf
-                        && *axis as usize >= vars
-                    {
-                        fault(format!("{index} uses a variable that does not exist"));
-                    }
-                });
             }
         };
         let mut missing = false;
         for (_, expr, _) in kernel.body.iter().filter(|(id, ..)| needed[id.0 as usize]) {
             match expr {
-                Expr::Load { tensor, at, guard } => check(at, *tensor, guard.is_some()),
+                Expr::Load { tensor, at, guard } => {
+                    inside(at, *tensor, guard.is_some());
+                    indices.extend(at);
+                }
+                Expr::Coord(at) => indices.push(at),
                 Expr::Param(number) => missing |= *number as usize >= params,
-                Expr::Const(_)
-                | Expr::Coord(_)
-                | Expr::Unary(..)
-                | Expr::Binary(..)
-                | Expr::Select(..)
-                | Expr::Cast(_) => {}
+                Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => {}
             }
+        }
+        for store in &kernel.stores {
+            inside(&store.at, store.tensor, false);
+            indices.extend(&store.at);
+        }
+        for index in indices {
+            index.leaves(&mut |leaf| {
+                if let Atom::Var { axis, extent } = leaf
+                    && extents.get(*axis as usize).is_none_or(|it| *it as i64 != *extent)
+                {
+                    fault(format!("{index} uses a variable that does not exist or has another extent"));
+                }
+            });
         }
         if missing {
             fault("uses a param that does not exist".to_owned());
@@ -113,14 +123,4 @@ pub fn roots(kernel: &Kernel) -> Vec<ExprId> {
         Skeleton::Attention { q, k, v, mask, .. } => [*q, *k, *v].into_iter().chain(*mask).collect(),
     };
     stores.chain(own).collect()
-}
-
-/// How many loop variables and params there are.
-fn scope(kernel: &Kernel) -> (usize, usize) {
-    match &kernel.skeleton {
-        Skeleton::Map { space, .. } => (space.rank(), 0),
-        Skeleton::Rows { outer, inner, stages, .. } => (outer.rank() + inner.rank(), stages.len()),
-        Skeleton::Contract { space, depth, .. } => (space.rank() + depth.rank(), 1),
-        Skeleton::Attention { .. } => (6, 1),
-    }
 }

@@ -72,14 +72,7 @@ pub fn prepare(kernel: &Kernel, types: &[Type]) -> Prepared {
     if kernel.tensors.len() != types.len() {
         bug!("{}: one type a tensor", kernel.name);
     }
-    let extents: Vec<usize> = match &kernel.skeleton {
-        Skeleton::Map { space, .. } => space.to_vec(),
-        Skeleton::Rows { outer, inner, .. } => outer.iter().chain(inner.iter()).copied().collect(),
-        Skeleton::Contract { space, depth, .. } => space.iter().chain(depth.iter()).copied().collect(),
-        Skeleton::Attention { space, keys, channels, .. } => {
-            space.iter().copied().chain([*keys, *channels]).collect()
-        }
-    };
+    let extents = kernel.skeleton.extents();
     let indices = levels::indices(&kernel.body, &kernel.stores, &kernel.tensors, types);
     let space = Space::new(&extents, indices.iter());
     let (body, stores, tensors) = (&kernel.body, &kernel.stores[..], &kernel.tensors[..]);

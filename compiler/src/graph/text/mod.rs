@@ -22,8 +22,11 @@ use smallvec::SmallVec;
 
 pub use parse::parse;
 
-use super::{Graph, Op, PadMode, PoolKind, Value, Window, number};
-use crate::{dtype::DType, scalar::Scalar, tensor::Tensor};
+use super::{Graph, Op, PadMode, PoolKind, Value, Window, key, number};
+use crate::{
+    tensor::Tensor,
+    text::{Cursor, Parsed, Text, print_scalar},
+};
 
 /// Which constants are printed with their values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,23 +93,19 @@ fn write_constant(tensor: &Tensor, constants: Constants, f: &mut String) -> fmt:
         if at > 0 {
             f.push(',');
         }
-        write_element(tensor.dtype(), value, f)?;
+        print_scalar(f, tensor.dtype(), value)?;
     }
     f.push('}');
     Ok(())
 }
 
-fn write_element(dtype: DType, value: Scalar, f: &mut String) -> fmt::Result {
-    match (dtype, value) {
-        (_, Scalar::Float(it)) if it.is_nan() => match Scalar::Float(f64::NAN) == value {
-            true => f.write_str("nan"),
-            false => write!(f, "0x{:x}", it.to_bits()),
-        },
-        // The shortest digits that are read back as this value.
-        (DType::F64, Scalar::Float(it)) => write!(f, "{it:?}"),
-        (_, Scalar::Float(it)) => write!(f, "{:?}", it as f32),
-        (DType::U64, Scalar::Int(it)) => write!(f, "{}", it as u64),
-        (_, Scalar::Int(it)) => write!(f, "{it}"),
+impl Text for Value {
+    fn print(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}", number(*self))
+    }
+
+    fn parse(from: &mut Cursor<'_>) -> Parsed<Value> {
+        from.label("%").map(key)
     }
 }
 
@@ -290,7 +289,7 @@ fn pad_mode(mode: PadMode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::verify::verify;
+    use crate::graph::{op::name_of, verify::verify};
 
     fn check(text: &str) {
         let graph = parse(text).unwrap();
@@ -300,7 +299,11 @@ mod tests {
 
     #[test]
     fn every_op_round_trips() {
-        check(include_str!("every_op.txt"));
+        let text = include_str!("every_op.txt");
+        check(text);
+        for (_, node) in parse(text).unwrap().nodes() {
+            assert_eq!(name_of(node.op.name()), Some(node.op.name()));
+        }
     }
 
     #[test]
@@ -324,8 +327,11 @@ output "y" = %7
         let message = |text: &str| parse(text).unwrap_err().to_string();
         let x = "input \"x\" : f32[2]\n%0 = input 0 : f32[2]\n";
         let after = |line: &str| message(&format!("{x}{line}"));
-        assert_eq!(after("%1 = relu %0 : f32[3]"), "malformed model: line 3: the type is f32[2], not f32[3]");
-        assert!(after("%1 = relu %7 : f32[2]").ends_with("line 3: there is no node %7 so far"));
+        assert_eq!(
+            after("%1 = relu %0 : f32[3]"),
+            "malformed model: line 3, column 6: the type is f32[2], not f32[3]"
+        );
+        assert!(after("%1 = relu %7 : f32[2]").ends_with("line 3, column 11: there is no node %7 so far"));
         assert!(after("%1 = rleu %0 : f32[2]").ends_with("there is no op 'rleu'"));
         assert!(after("%1 = relu %0 %0 : f32[2]").ends_with("too many operands for relu"));
         assert!(after("%1 = add %0 : f32[2]").ends_with("an operand is missing"));

@@ -1,4 +1,4 @@
-//! Text to graph. Any text: the result is a graph that `verify` has nothing against, or an error with the line's number.
+//! Text to graph. Any text: the result is a graph that `verify` has nothing against, or an error with line and column.
 
 use std::collections::HashMap;
 
@@ -12,26 +12,21 @@ use crate::{
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
     shape::{Shape, Type},
     tensor::Tensor,
+    text::{Cursor, Parsed, Text, parse_scalar},
 };
 
 /// The graph that `text` describes. Nodes are numbered anew and equal ones become one.
 pub fn parse(text: &str) -> Result<Graph, Error> {
-    let mut graph = Graph::new();
-    let mut values = HashMap::new();
-    for (at, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with("//") {
-            continue;
+    Cursor::all(text, |line| {
+        let mut graph = Graph::new();
+        let mut values = HashMap::new();
+        while !line.is_done() {
+            statement(&mut graph, &mut values, line)?;
         }
-        statement(&mut graph, &mut values, &mut Cursor { rest: line })
-            .map_err(|what| Error::malformed(format!("line {}", at + 1), what))?;
-    }
-    graph.origin = None;
-    Ok(graph)
+        graph.origin = None;
+        Ok(graph)
+    })
 }
-
-/// What a part of a line is, or what is wrong with it.
-type Parsed<T> = Result<T, String>;
 
 /// Nodes under the numbers that the text gives them.
 type Values = HashMap<u32, Value>;
@@ -40,7 +35,7 @@ fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> P
     if line.word("input") {
         let name = line.string()?;
         line.expect(":")?;
-        let ty = line.ty()?;
+        let ty = Type::parse(line)?;
         line.end()?;
         if graph.inputs().iter().any(|it| it.name == name) {
             return Err(format!("there is already an input '{name}'"));
@@ -52,7 +47,7 @@ fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> P
     if line.word("output") {
         let name = line.string()?;
         line.expect("=")?;
-        let value = line.value(values)?;
+        let value = value(values, line)?;
         line.end()?;
         if graph.outputs.iter().any(|it| it.name == name) {
             return Err(format!("there is already an output '{name}'"));
@@ -63,11 +58,13 @@ fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> P
     line.expect("%")?;
     let number: u32 = line.number()?;
     line.expect("=")?;
+    let place = line.mark();
     let op = node(values, line)?;
     line.expect(":")?;
-    let ty = line.ty()?;
-    let origin = if line.rest.is_empty() { String::new() } else { line.string()? };
+    let ty = Type::parse(line)?;
+    let origin = if line.is_line_done() { String::new() } else { line.string()? };
     line.end()?;
+    line.blame(place);
     graph.set_origin(origin);
     let value = match op {
         Made::Op(op) => graph.add(*op).map_err(|it| it.to_string())?,
@@ -89,31 +86,33 @@ enum Made {
 }
 
 fn node(values: &Values, line: &mut Cursor<'_>) -> Parsed<Made> {
+    let place = line.mark();
     let name = line.name()?;
     match name {
         "input" => return Ok(Made::Op(Op::Input { slot: line.number()? }.into())),
-        "constant" if line.rest.starts_with('#') => {
+        "constant" if line.peek("#") => {
             return Err("the values of this constant were left out when it was printed".to_string());
         }
-        "constant" => return line.elements().map(Made::Constant),
+        "constant" => return elements(line).map(Made::Constant),
         _ => {}
     }
     let mut operands: Vec<Option<Value>> = Vec::new();
     loop {
         if line.take("_") {
             operands.push(None);
-        } else if line.rest.starts_with('%') {
-            operands.push(Some(line.value(values)?));
+        } else if line.peek("%") {
+            operands.push(Some(value(values, line)?));
         } else {
             break;
         }
     }
     let mut attributes = Vec::new();
-    while !line.rest.starts_with(':') {
+    while !line.peek(":") {
         let key = line.name()?;
         line.expect("=")?;
-        attributes.push((key, line.attribute()?));
+        attributes.push((key, attribute(line)?));
     }
+    line.blame(place);
     let mut parts = Parts { operands: operands.into_iter(), attributes };
     let op = parts.op(name)?;
     match (parts.operands.next(), parts.attributes.first()) {
@@ -313,29 +312,8 @@ fn constant(ty: &Type, elements: &[String]) -> Parsed<Tensor> {
         return Err(format!("{} values for a constant of type {ty}", elements.len()));
     }
     infer::addressable(ty)?;
-    let values: Parsed<Vec<Scalar>> = elements.iter().map(|it| element(ty.dtype, it)).collect();
+    let values: Parsed<Vec<Scalar>> = elements.iter().map(|it| parse_scalar(ty.dtype, it)).collect();
     Ok(Tensor::from_scalars(ty.clone(), values?))
-}
-
-fn element(dtype: DType, text: &str) -> Parsed<Scalar> {
-    let wrong = || format!("'{text}' is no {dtype}");
-    if dtype.is_float() {
-        let value = match (text.strip_prefix("0x"), dtype) {
-            (Some(bits), _) => f64::from_bits(u64::from_str_radix(bits, 16).map_err(|_| wrong())?),
-            (None, DType::F64) => text.parse().map_err(|_| wrong())?,
-            (None, _) => text.parse::<f32>().map_err(|_| wrong())? as f64,
-        };
-        return Ok(Scalar::of(dtype, value));
-    }
-    let value: i128 = text.parse().map_err(|_| wrong())?;
-    let (low, high) = match dtype {
-        DType::U64 => (0, u64::MAX as i128),
-        _ => {
-            let (low, high) = crate::scalar::int_range(dtype);
-            (low as i128, high as i128)
-        }
-    };
-    if (low..=high).contains(&value) { Ok(Scalar::Int(value as i64)) } else { Err(wrong()) }
 }
 
 fn list<T: std::str::FromStr>(text: &str) -> Parsed<Vec<T>> {
@@ -347,119 +325,18 @@ fn list<T: std::str::FromStr>(text: &str) -> Parsed<Vec<T>> {
     inner.split(',').map(|it| it.trim().parse().map_err(|_| wrong())).collect()
 }
 
-/// The rest of a line, without white space in front.
-struct Cursor<'a> {
-    rest: &'a str,
+fn value(values: &Values, line: &mut Cursor<'_>) -> Parsed<Value> {
+    let number = line.label("%")?;
+    values.get(&number).copied().ok_or_else(|| format!("there is no node %{number} so far"))
 }
 
-impl<'a> Cursor<'a> {
-    fn advance(&mut self, by: usize) -> &'a str {
-        let (taken, rest) = self.rest.split_at(by);
-        self.rest = rest.trim_start();
-        taken
-    }
+/// A word, a number, or a list in brackets.
+fn attribute<'a>(line: &mut Cursor<'a>) -> Parsed<&'a str> {
+    if line.peek("[") { line.through("]") } else { Ok(line.span(|it| !it.is_whitespace())) }
+}
 
-    fn take(&mut self, token: &str) -> bool {
-        let found = self.rest.starts_with(token);
-        if found {
-            self.advance(token.len());
-        }
-        found
-    }
-
-    /// Takes `word` where white space follows it.
-    fn word(&mut self, word: &str) -> bool {
-        let found = self.rest.strip_prefix(word).is_some_and(|it| it.starts_with(char::is_whitespace));
-        found && self.take(word)
-    }
-
-    fn expect(&mut self, token: &str) -> Parsed<()> {
-        if self.take(token) { Ok(()) } else { Err(format!("'{token}' is missing before '{}'", self.rest)) }
-    }
-
-    fn end(&self) -> Parsed<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(format!("'{}' is left over", self.rest)) }
-    }
-
-    fn span(&mut self, belongs: impl Fn(char) -> bool) -> &'a str {
-        let end = self.rest.find(|it| !belongs(it)).unwrap_or(self.rest.len());
-        self.advance(end)
-    }
-
-    fn name(&mut self) -> Parsed<&'a str> {
-        let name = self.span(|it| it.is_ascii_alphanumeric() || it == '_');
-        if name.is_empty() { Err(format!("a name is missing before '{}'", self.rest)) } else { Ok(name) }
-    }
-
-    fn number<T: std::str::FromStr>(&mut self) -> Parsed<T> {
-        let digits = self.span(|it| it.is_ascii_digit());
-        digits.parse().map_err(|_| format!("'{digits}' is no number in range"))
-    }
-
-    fn value(&mut self, values: &Values) -> Parsed<Value> {
-        self.expect("%")?;
-        let number = self.number()?;
-        values.get(&number).copied().ok_or_else(|| format!("there is no node %{number} so far"))
-    }
-
-    fn ty(&mut self) -> Parsed<Type> {
-        let name = self.name()?;
-        let dtype = DType::parse(name).ok_or_else(|| format!("'{name}' is no dtype"))?;
-        let sizes: Vec<usize> = list(self.attribute()?)?;
-        Ok(Type::new(dtype, sizes.as_slice()))
-    }
-
-    /// A word, a number, or a list in brackets.
-    fn attribute(&mut self) -> Parsed<&'a str> {
-        if !self.rest.starts_with('[') {
-            return Ok(self.span(|it| !it.is_whitespace()));
-        }
-        let end = self.rest.find(']').ok_or("']' is missing")?;
-        Ok(self.advance(end + 1))
-    }
-
-    fn elements(&mut self) -> Parsed<Vec<String>> {
-        self.expect("{")?;
-        let end = self.rest.find('}').ok_or("'}' is missing")?;
-        let inner = self.advance(end);
-        self.expect("}")?;
-        if inner.trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(inner.split(',').map(|it| it.trim().to_string()).collect())
-    }
-
-    /// A quoted string with the escapes that Rust prints.
-    fn string(&mut self) -> Parsed<String> {
-        let wrong = || "a string in quotes is missing or does not end".to_string();
-        let mut text = String::new();
-        let mut chars = self.rest.char_indices();
-        if chars.next().map(|it| it.1) != Some('"') {
-            return Err(wrong());
-        }
-        loop {
-            let (at, it) = chars.next().ok_or_else(wrong)?;
-            match it {
-                '"' => {
-                    self.advance(at + 1);
-                    return Ok(text);
-                }
-                '\\' => match chars.next().ok_or_else(wrong)?.1 {
-                    'n' => text.push('\n'),
-                    'r' => text.push('\r'),
-                    't' => text.push('\t'),
-                    '0' => text.push('\0'),
-                    'u' => {
-                        let code = chars.as_str().strip_prefix('{').and_then(|it| it.split_once('}'));
-                        let (code, _) = code.ok_or_else(wrong)?;
-                        let made = u32::from_str_radix(code, 16).ok().and_then(char::from_u32);
-                        text.push(made.ok_or_else(wrong)?);
-                        chars.by_ref().take_while(|it| it.1 != '}').for_each(drop);
-                    }
-                    it => text.push(it),
-                },
-                it => text.push(it),
-            }
-        }
-    }
+fn elements(line: &mut Cursor<'_>) -> Parsed<Vec<String>> {
+    line.expect("{")?;
+    let inner = line.through("}")?.trim_end_matches('}').trim();
+    Ok(inner.split(',').filter(|_| !inner.is_empty()).map(|it| it.trim().to_string()).collect())
 }

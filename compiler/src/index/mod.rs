@@ -5,7 +5,9 @@
 //! division and remainder by constants simplify as they are built: there is no separate simplifier. Values are never
 //! negative inside `div` and `modulo` unless the range says so, and both then round down.
 
-use std::{fmt, sync::Arc};
+mod text;
+
+use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -118,8 +120,10 @@ impl Index {
         if !(quotient.terms.is_empty() && quotient.constant == 0) {
             return quotient.add(&rest.div(by));
         }
-        if let (0, [(Atom::Div(inner, first), 1)]) = (rest.constant, rest.terms.as_slice()) {
-            return inner.div(first * by);
+        if let (0, [(Atom::Div(inner, first), 1)]) = (rest.constant, rest.terms.as_slice())
+            && let Some(by) = first.checked_mul(by)
+        {
+            return inner.div(by);
         }
         // With a common factor g of every coefficient and of `by`, low-order constants cannot reach the quotient.
         let common = rest.terms.iter().fold(by, |g, (_, it)| gcd(g, it.abs()));
@@ -288,50 +292,6 @@ pub fn delinearise(linear: &Index, shape: &[usize]) -> SmallVec<[Index; 4]> {
 
 fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-impl fmt::Display for Index {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.terms.is_empty() {
-            return write!(f, "{}", self.constant);
-        }
-        for (at, (atom, by)) in self.terms.iter().enumerate() {
-            if at > 0 {
-                f.write_str(" + ")?;
-            }
-            match by {
-                1 => write!(f, "{atom}")?,
-                _ => write!(f, "{by}*{atom}")?,
-            }
-        }
-        match self.constant {
-            0 => Ok(()),
-            it => write!(f, " + {it}"),
-        }
-    }
-}
-
-impl fmt::Display for Atom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Atom::Var { axis, .. } => write!(f, "i{axis}"),
-            Atom::Data { expr, .. } => write!(f, "[e{expr}]"),
-            Atom::Div(inner, by) => write!(f, "({inner})/{by}"),
-            Atom::Mod(inner, by) => write!(f, "({inner})%{by}"),
-        }
-    }
-}
-
-impl fmt::Debug for Index {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Debug for Atom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 #[cfg(test)]
