@@ -1,19 +1,22 @@
 //! Which graphs become how many kernels, and that loops and schedules mean what the graph means.
 
 use wgfuse_compiler::{
+    codegen,
     dtype::DType,
     error::Error,
     graph::{
-        Graph,
+        Graph, Value,
         builder::{Geometry, GraphBuilder},
         eval::eval,
     },
     lower,
     options::Options,
-    partition, passes,
+    partition,
+    passes::{self, siblings},
+    plan,
     scalar::BinaryOp,
     schedule::{self, Schedule},
-    shape::Type,
+    shape::{Shape, Type},
     target::Target,
 };
 use wgfuse_tests::{compare::assert_close, random::Random};
@@ -56,7 +59,7 @@ fn kernels(build: impl Fn(&mut GraphBuilder) -> Built) -> usize {
     gpu.kernels.len()
 }
 
-fn weight(b: &mut GraphBuilder, shape: &[usize]) -> wgfuse_compiler::graph::Value {
+fn weight(b: &mut GraphBuilder, shape: &[usize]) -> Value {
     let tensor = Random::new(shape.iter().sum::<usize>() as u64).tensor(&Type::new(DType::F32, shape), 1);
     b.constant(tensor)
 }
@@ -218,7 +221,7 @@ fn conv_norm_relu_residual_is_one() {
 }
 
 #[test]
-fn attention_between_projections_is_four_and_one() {
+fn attention_between_projections_is_three() {
     let count = kernels(|b| {
         let x = b.input("x", DType::F32, [2, 5, 8])?;
         let mut heads = Vec::new();
@@ -238,7 +241,206 @@ fn attention_between_projections_is_four_and_one() {
         let y = b.add(y, x)?;
         b.output("o", y)
     });
-    assert_eq!(count, 5);
+    assert_eq!(count, 3);
+}
+
+/// Attention of `heads` heads, of which keys and values have `groups`, between its projections.
+fn attention(heads: usize, groups: usize, biased: bool, outer: &[usize]) -> usize {
+    kernels(|b| {
+        let (rows, width) = (outer.iter().product::<usize>() as isize, 8);
+        let shape: Shape = outer.iter().copied().chain([width]).collect();
+        let x = b.input("x", DType::F32, shape)?;
+        let mut parts = Vec::new();
+        for (seed, count) in [heads, groups, groups].into_iter().enumerate() {
+            let mut random = Random::new(seed as u64);
+            let mut made = |shape: &[usize]| random.tensor(&Type::new(DType::F32, shape), 1);
+            let w = b.constant(made(&[count * 4, width]));
+            let bias = biased.then(|| b.constant(made(&[count * 4])));
+            let y = b.linear(x, w, bias)?;
+            let y = b.reshape(y, &[1, rows, count as isize, 4])?;
+            parts.push(b.permute(y, &[0, 2, 1, 3])?);
+        }
+        let y = b.attention(parts[0], parts[1], parts[2], None, false)?;
+        let y = b.permute(y, &[0, 2, 1, 3])?;
+        let y = b.reshape(y, &[rows, heads as isize * 4])?;
+        let w = weight(b, &[8, heads * 4]);
+        let y = b.linear(y, w, None)?;
+        b.output("o", y)
+    })
+}
+
+#[test]
+fn projections_of_one_input_are_one() {
+    for (heads, groups) in [(2, 2), (4, 2), (4, 1)] {
+        for biased in [false, true] {
+            for outer in [&[6][..], &[1, 6], &[2, 3]] {
+                let count = attention(heads, groups, biased, outer);
+                assert_eq!(count, 3, "{heads} heads, {groups} groups, bias {biased}, {outer:?}");
+            }
+        }
+    }
+}
+
+/// Branches of different weights that one sum reads at other points than their own.
+fn branches(make: impl Fn(&mut GraphBuilder, Value, usize) -> Result<Value, Error>) -> usize {
+    kernels(|b| {
+        let x = b.input("x", DType::F32, [2, 4, 5, 6])?;
+        let mut all = Vec::new();
+        for seed in 0..3 {
+            all.push(make(b, x, seed)?);
+        }
+        let y = b.concat(&all, 1)?;
+        let y = b.softmax(y, -1)?;
+        b.output("o", y)
+    })
+}
+
+#[test]
+fn convolutions_of_one_input_are_one() {
+    for kernel in [1, 3] {
+        let count = branches(|b, x, seed| {
+            let mut random = Random::new(seed as u64);
+            let mut made = |shape: &[usize]| random.tensor(&Type::new(DType::F32, shape), 1);
+            let w = b.constant(made(&[seed + 2, 4, kernel, kernel]));
+            let bias = b.constant(made(&[seed + 2]));
+            let geometry = Geometry { padding: kernel / 2, ..Geometry::default() };
+            let y = b.conv2d(x, w, Some(bias), geometry)?;
+            b.silu(y)
+        });
+        assert_eq!(count, 2, "{kernel}x{kernel}");
+    }
+}
+
+#[test]
+fn steps_with_numbers_and_rows_are_widened() {
+    let count = branches(|b, x, seed| {
+        let w = weight(b, &[6, 4 + seed]);
+        let y = b.matmul(x, w)?;
+        let y = b.mul_scalar(y, 0.5 + seed as f64)?;
+        let rows = weight(b, &[5, if seed == 1 { 5 } else { 1 }]);
+        let y = b.sub(rows, y)?;
+        let last = b.slice(y, -1, 0, 3)?;
+        b.tanh(last)
+    });
+    assert_eq!(count, 2);
+}
+
+/// Why products of one input stayed apart, and how many kernels there are.
+fn apart(target: &Target, build: impl Fn(&mut GraphBuilder) -> Built) -> (Vec<siblings::Why>, usize) {
+    let schedule = scheduled(target, true, &build);
+    let mut b = GraphBuilder::new();
+    build(&mut b).unwrap();
+    let options = Options::default();
+    let graph = passes::optimise(b.finish().unwrap(), target, &options).unwrap();
+    let parts = partition::split(&graph, target, &options).unwrap();
+    let reasons: Vec<siblings::Why> = parts.apart.iter().map(|it| it.why.clone()).collect();
+    let shaders = codegen::emit(&schedule, target, &options).unwrap();
+    let count = schedule.kernels.len();
+    let plan = plan::plan(&parts, schedule, shaders, target, &options).unwrap();
+    for reason in &reasons {
+        assert!(plan.refusals.iter().any(|it| it.why == schedule::Why::Siblings(reason.clone())), "{plan}");
+    }
+    (reasons, count)
+}
+
+#[test]
+fn products_that_would_lose_by_it_stay_apart() {
+    use siblings::Why;
+    let gpu = Target::webgpu_minimum();
+    let linear = |b: &mut GraphBuilder, x: Value, seed: usize| {
+        let w = b.constant(Random::new(seed as u64).tensor(&Type::new(DType::F32, [8, 8]), 1));
+        b.matmul(x, w)
+    };
+    let x = |b: &mut GraphBuilder| b.input("x", DType::F32, [5, 8]);
+    // Outputs.
+    let found = apart(&gpu, |b| {
+        let x = x(b)?;
+        for (seed, name) in ["p", "q"].into_iter().enumerate() {
+            let y = linear(b, x, seed)?;
+            b.output(name, y)?;
+        }
+        Ok(())
+    });
+    assert_eq!(found, (vec![Why::Output, Why::Output], 2));
+    // A gate: what multiplies both is computed with the second.
+    let found = apart(&gpu, |b| {
+        let x = x(b)?;
+        let (gate, up) = (linear(b, x, 0)?, linear(b, x, 1)?);
+        let gate = b.silu(gate)?;
+        let y = b.mul(gate, up)?;
+        let y = linear(b, y, 2)?;
+        b.output("o", y)
+    });
+    assert_eq!(found, (vec![Why::Followed, Why::Followed], 3));
+    // The second is needed only after another product of the first.
+    let late = |b: &mut GraphBuilder| {
+        let x = x(b)?;
+        let (first, second) = (linear(b, x, 0)?, linear(b, x, 1)?);
+        let y = b.layer_norm(first, -1, None, None, 1e-5)?;
+        let y = linear(b, y, 2)?;
+        let second = b.layer_norm(second, -1, None, None, 1e-5)?;
+        let y = b.add(y, second)?;
+        let y = linear(b, y, 3)?;
+        b.output("o", y)
+    };
+    assert_eq!(apart(&gpu, late).0, [Why::Apart]);
+    // One factor is an input.
+    let found = apart(&gpu, |b| {
+        let (x, other) = (x(b)?, b.input("other", DType::F32, [8, 8])?);
+        let (first, second) = (linear(b, x, 0)?, b.matmul(x, other)?);
+        let y = b.concat(&[first, second], 0)?;
+        b.output("o", y)
+    });
+    assert_eq!(found.0, [Why::Computed]);
+    // One of two is rectified, after which both are joined.
+    let found = apart(&gpu, |b| {
+        let x = x(b)?;
+        let (first, second) = (linear(b, x, 0)?, linear(b, x, 1)?);
+        let first = b.relu(first)?;
+        let y = b.concat(&[first, second], 0)?;
+        b.output("o", y)
+    });
+    assert_eq!(found.0, [Why::Steps]);
+    let joined = |b: &mut GraphBuilder| {
+        let x = x(b)?;
+        let (first, second, third) = (linear(b, x, 0)?, linear(b, x, 1)?, linear(b, x, 2)?);
+        let y = b.concat(&[first, second, third], 0)?;
+        let y = b.softmax(y, -1)?;
+        b.output("o", y)
+    };
+    assert_eq!(apart(&gpu, joined), (vec![], 2));
+    // The wide weights of two, 512 bytes, fit; those of three do not.
+    let small = Target { max_binding_size: 600, ..gpu.clone() };
+    assert_eq!(apart(&small, joined), (vec![Why::Size(768)], 3));
+    // A matrix that another input is multiplied by.
+    let found = apart(&gpu, |b| {
+        let (x, other) = (x(b)?, b.input("other", DType::F32, [5, 8])?);
+        let w = weight(b, &[8, 8]);
+        let (first, second, third) = (b.matmul(x, w)?, linear(b, x, 1)?, b.matmul(other, w)?);
+        let y = b.concat(&[first, second, third], 0)?;
+        b.output("o", y)
+    });
+    assert_eq!(found.0, [Why::Held]);
+}
+
+/// Each layer's keys and values of one memory are made when that layer runs.
+#[test]
+fn products_of_one_input_for_several_layers_are_one_a_layer() {
+    let count = kernels(|b| {
+        let memory = b.input("memory", DType::F32, [1, 2, 4, 8])?;
+        let mut x = b.input("x", DType::F32, [1, 2, 3, 8])?;
+        for layer in 0..3 {
+            let made = |b: &mut GraphBuilder, seed: u64| {
+                let w = Random::new(10 * layer + seed).tensor(&Type::new(DType::F32, [8, 8]), 1);
+                let w = b.constant(w);
+                b.matmul(memory, w)
+            };
+            let (k, v) = (made(b, 0)?, made(b, 1)?);
+            x = b.attention(x, k, v, None, false)?;
+        }
+        b.output("o", x)
+    });
+    assert_eq!(count, 6);
 }
 
 #[test]

@@ -59,10 +59,10 @@ macro_rules! models {
 }
 
 models! {
-    bert_tiny "add 6, attention 2, cast 1, gather 1, gelu 2, layer_norm 5, matmul 12, select 1";
+    bert_tiny "add 6, attention 2, cast 1, gather 1, gelu 2, layer_norm 5, matmul 8, select 1";
     gpt2_tiny "add 5, attention 2, gather 1, gelu_tanh 2, layer_norm 5, matmul 9";
-    llama_tiny "add 8, attention 2, concat 4, gather 1, matmul 15, mul 10, neg 4, rms_norm 5, silu 2";
-    t5_encoder_tiny "add 4, attention 2, cast 1, gather 1, matmul 12, relu 2, rms_norm 5, select 1";
+    llama_tiny "add 8, attention 2, concat 4, gather 1, matmul 11, mul 10, neg 4, rms_norm 5, silu 2";
+    t5_encoder_tiny "add 4, attention 2, cast 1, gather 1, matmul 8, relu 2, rms_norm 5, select 1";
     test_vit "add 13, attention 6, concat 1, conv 1, gelu 6, layer_norm 13, matmul 25";
     test_convnext "add 9, conv 13, gelu_tanh 9, layer_norm 14, matmul 19, mean 1, mul 9";
     test_resnet "add 5, conv 15, matmul 1, mean 1, pool 4, relu 12";

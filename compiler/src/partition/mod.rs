@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     graph::{Graph, Value},
     options::{Fallback, Options},
+    passes::siblings::{self, Apart},
     target::{Place, Target},
 };
 
@@ -33,6 +34,8 @@ pub struct Partition {
     pub places: SecondaryMap<Value, Place>,
     /// Nodes that run on the CPU although the target is a GPU, by origin, each with the reason.
     pub reasons: Vec<(Arc<str>, CpuReason)>,
+    /// Products of one input that stayed several, with the reasons.
+    pub apart: Vec<Apart>,
 }
 
 /// Separates constants from runs and decides where every node runs. A tensor beyond `Options::memory_limit`, and, where
@@ -45,6 +48,7 @@ pub fn split(graph: &Graph, target: &Target, options: &Options) -> Result<Partit
         }
     }
     let arguments = graph.inputs().len();
+    let apart = siblings::apart(graph, target, options);
     let (graph, constants) = constants::separate(graph)?;
     let ranges = range::of_parts(&graph, arguments, &constants);
     let (places, reasons) = place::places(&graph, &ranges, target);
@@ -54,5 +58,5 @@ pub fn split(graph: &Graph, target: &Target, options: &Options) -> Result<Partit
     if let (Fallback::Error, Some((node, reason))) = (options.fallback, reasons.first()) {
         return Err(Error::Fallback { node: node.to_string(), reason: reason.to_string() });
     }
-    Ok(Partition { graph, arguments, constants, places, reasons })
+    Ok(Partition { graph, arguments, constants, places, reasons, apart })
 }

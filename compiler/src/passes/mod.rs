@@ -8,6 +8,7 @@ mod fold;
 mod gather;
 mod matching;
 mod rewrite;
+pub mod siblings;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -51,20 +52,32 @@ impl Stage {
 pub struct Pass {
     pub name: &'static str,
     pub stage: Stage,
+    /// Comes before the rules, on the graph as a whole.
+    pub whole: Option<Whole>,
     /// Applied together, until none fires.
     pub rules: &'static [&'static [&'static [Rule]]],
 }
 
+/// What rules cannot say, because it looks at several nodes that do not read each other.
+pub type Whole = fn(&Graph, &Target, &Options) -> Result<Graph, Error>;
+
 /// Read top to bottom; the only place that knows the order.
 pub const PIPELINE: &[Pass] = &[
     // First, so that every later pattern is written in one way only and sees constants as constants.
-    Pass { name: "simplify", stage: Stage::PreGrad, rules: &[SIMPLIFY] },
+    Pass { name: "simplify", stage: Stage::PreGrad, whole: None, rules: &[SIMPLIFY] },
     // Before the products and sums that the pieces consist of are used up by other patterns.
-    Pass { name: "composites", stage: Stage::PreGrad, rules: &[&[composite::RULES], SIMPLIFY] },
+    Pass { name: "composites", stage: Stage::PreGrad, whole: None, rules: &[&[composite::RULES], SIMPLIFY] },
     // Needs a whole softmax, which `composites` may have made.
-    Pass { name: "attention", stage: Stage::Joint, rules: &[&[attention::RULES], SIMPLIFY] },
+    Pass { name: "attention", stage: Stage::Joint, whole: None, rules: &[&[attention::RULES], SIMPLIFY] },
     // Only a run for its result may take running statistics as constants.
-    Pass { name: "batch-norm", stage: Stage::PostGrad, rules: &[&[batch_norm::RULES], SIMPLIFY] },
+    Pass {
+        name: "batch-norm",
+        stage: Stage::PostGrad,
+        whole: None,
+        rules: &[&[batch_norm::RULES], SIMPLIFY],
+    },
+    // When everything that weights are multiplied by, and everything that follows a product, is in its place.
+    Pass { name: "siblings", stage: Stage::PostGrad, whole: Some(siblings::merge), rules: &[SIMPLIFY] },
 ];
 
 /// What brings a graph to its plain form.
@@ -82,7 +95,7 @@ pub fn optimise(graph: Graph, target: &Target, options: &Options) -> Result<Grap
 /// As `optimise`; `observe` is shown the graph after each pass, by the pass's name.
 pub fn optimise_observed(
     graph: Graph,
-    _target: &Target,
+    target: &Target,
     options: &Options,
     observe: &mut dyn FnMut(&str, &Graph),
 ) -> Result<Graph, Error> {
@@ -103,6 +116,9 @@ pub fn optimise_observed(
         }
         graph = hooks(graph, Hook::Before(pass.name.into()), observe)?;
         if !left_out(pass.name) {
+            if let Some(whole) = pass.whole {
+                graph = whole(&graph, target, options)?;
+            }
             graph =
                 rewrite(&graph, pass.rules.iter().copied().flatten().copied().flatten(), licence(options))?;
             if cfg!(debug_assertions)

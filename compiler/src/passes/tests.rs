@@ -82,6 +82,9 @@ fn run(make: impl FnOnce(&mut B) -> Result<Value, Error>, licence: Licence) -> (
     let before = b.finish().unwrap();
     let (mut graph, mut fired) = (before.clone(), Vec::new());
     for pass in PIPELINE {
+        if let Some(whole) = pass.whole {
+            graph = whole(&graph, &Target::cpu(), &Options::default()).unwrap();
+        }
         let rules = pass.rules.iter().copied().flatten().copied().flatten();
         let (next, names) = rewrite_named(&graph, rules, licence).unwrap();
         assert_eq!(fault(&next), None, "after {}", pass.name);
@@ -996,7 +999,7 @@ fn users_passes_run_where_they_ask_and_are_checked() {
         own("d", Hook::Before("pre-grad".into()), plain),
     ];
     let seen = order(passes, &["attention"]).unwrap();
-    assert_eq!(seen, ["d", "simplify", "b", "composites", "a", "batch-norm", "c"]);
+    assert_eq!(seen, ["d", "simplify", "b", "composites", "a", "batch-norm", "siblings", "c"]);
 
     let message = |it: Result<Vec<String>, Error>| it.unwrap_err().to_string();
     let text = message(order(Vec::new(), &["nothing"]));

@@ -29,7 +29,7 @@ use crate::{
     lower::{Definition, TensorId, TensorInfo},
     options::Options,
     partition::Partition,
-    schedule::{Kernel, Schedule},
+    schedule::{Kernel, Refusal, Schedule, Why},
     target::{Place, Target},
 };
 use memory::Life;
@@ -41,7 +41,12 @@ pub fn plan(
     target: &Target,
     options: &Options,
 ) -> Result<Plan, Error> {
-    let Schedule { tensors, kernels, outputs, refusals } = schedule;
+    let Schedule { tensors, kernels, outputs, mut refusals } = schedule;
+    refusals.extend(partition.apart.iter().map(|it| Refusal {
+        producer: it.first.clone(),
+        consumer: it.second.clone(),
+        why: Why::Siblings(it.why.clone()),
+    }));
     let order = order(&tensors, &kernels, &outputs);
     let mut layout = Layout { tensors: &tensors, target, buffers: Vec::new(), homes: SecondaryMap::new() };
 

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::{
     lower::{Body, Coords, ExprId, TensorId, TensorInfo},
+    passes::siblings,
     scalar::ReduceOp,
     shape::Shape,
     target::Place,
@@ -148,6 +149,8 @@ pub enum Why {
     Recompute(u64),
     /// The fused body would have this many expressions.
     Body(usize),
+    /// Two products of one input, of which neither reads the other.
+    Siblings(siblings::Why),
 }
 
 impl std::fmt::Display for Why {
@@ -160,6 +163,7 @@ impl std::fmt::Display for Why {
             Why::Bindings(count) => write!(f, "{count} buffers would be bound, more than the device allows"),
             Why::Recompute(times) => write!(f, "the producer would be computed {times} times over"),
             Why::Body(size) => write!(f, "the body would have {size} expressions"),
+            Why::Siblings(why) => write!(f, "both multiply one input, but {why}"),
         }
     }
 }

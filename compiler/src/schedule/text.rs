@@ -34,6 +34,7 @@ use crate::{
             print_body, print_outputs, print_tensors,
         },
     },
+    passes::siblings::Why as Sibling,
     text::{Cursor, Parsed, Show, Text, parse_list, spelled},
 };
 
@@ -170,4 +171,15 @@ spelled!(enum Why {
     Bindings "bindings" (count);
     Recompute "recompute" (times);
     Body "body" (expressions);
+    Siblings "siblings" (why);
+});
+
+spelled!(enum Sibling {
+    Computed "computed";
+    Held "held";
+    Output "output";
+    Followed "followed";
+    Steps "steps";
+    Apart "apart";
+    Size "size" (bytes);
 });
