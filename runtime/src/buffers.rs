@@ -92,29 +92,12 @@ pub(crate) async fn settle(gpu: &Gpu) -> Result<(), DeviceError> {
 pub(crate) async fn map(gpu: &Gpu, buffers: &[wgpu::Buffer], wait: Wait) -> Result<(), DeviceError> {
     let mut mapped = Vec::new();
     for buffer in buffers {
-        let state: Arc<Mutex<MapState>> = Arc::default();
-        let done = state.clone();
-        buffer.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            let mut state = done.lock().expect("nothing panics inside");
-            state.result = Some(result);
-            if let Some(waker) = state.waker.take() {
-                waker.wake();
-            }
-        });
-        mapped.push(Mapped(state));
+        let event = Event::default();
+        let done = event.clone();
+        buffer.slice(..).map_async(wgpu::MapMode::Read, move |result| done.set(result));
+        mapped.push(event);
     }
-    match wait {
-        Wait::Block => poll(gpu),
-        #[cfg(not(target_arch = "wasm32"))]
-        Wait::Yield => {
-            let device = gpu.device.clone();
-            std::thread::spawn(move || {
-                let _ = device.poll(wgpu::PollType::wait_indefinitely());
-            });
-        }
-        #[cfg(target_arch = "wasm32")]
-        Wait::Yield => {}
-    }
+    poll(gpu, wait);
     for it in mapped {
         if let Err(error) = it.await {
             let why = gpu.lost().unwrap_or_else(|| error.to_string());
@@ -125,27 +108,66 @@ pub(crate) async fn map(gpu: &Gpu, buffers: &[wgpu::Buffer], wait: Wait) -> Resu
     Ok(())
 }
 
-fn poll(gpu: &Gpu) {
-    if let Err(error) = gpu.device.poll(wgpu::PollType::wait_indefinitely()) {
-        gpu.lose(&error.to_string());
+/// Resolves once everything submitted so far is done.
+#[cfg_attr(any(target_arch = "wasm32", target_vendor = "apple"), allow(dead_code))]
+pub(crate) async fn done(gpu: &Gpu, wait: Wait) -> Result<(), DeviceError> {
+    let event = Event::default();
+    let done = event.clone();
+    gpu.queue.on_submitted_work_done(move || done.set(Ok(())));
+    poll(gpu, wait);
+    let _ = event.await;
+    gpu.lost().map_or(Ok(()), |why| Err(DeviceError::Lost(why)))
+}
+
+/// Sees to it that callbacks are called: here and now, or by a thread of their own.
+fn poll(gpu: &Gpu, wait: Wait) {
+    match wait {
+        Wait::Block => {
+            if let Err(error) = gpu.device.poll(wgpu::PollType::wait_indefinitely()) {
+                gpu.lose(&error.to_string());
+            }
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        Wait::Yield => {
+            let device = gpu.device.clone();
+            std::thread::spawn(move || {
+                let _ = device.poll(wgpu::PollType::wait_indefinitely());
+            });
+        }
+        #[cfg(target_arch = "wasm32")]
+        Wait::Yield => {}
     }
 }
 
+type Outcome = Result<(), wgpu::BufferAsyncError>;
+
+/// Something that wgpu calls back about.
+#[derive(Clone, Default)]
+struct Event(Arc<Mutex<EventState>>);
+
 #[derive(Default)]
-struct MapState {
-    result: Option<Result<(), wgpu::BufferAsyncError>>,
+struct EventState {
+    outcome: Option<Outcome>,
     waker: Option<Waker>,
 }
 
-struct Mapped(Arc<Mutex<MapState>>);
-
-impl Future for Mapped {
-    type Output = Result<(), wgpu::BufferAsyncError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+impl Event {
+    fn set(&self, outcome: Outcome) {
         let mut state = self.0.lock().expect("nothing panics inside");
-        match state.result.take() {
-            Some(result) => Poll::Ready(result),
+        state.outcome = Some(outcome);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for Event {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.0.lock().expect("nothing panics inside");
+        match state.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
             None => {
                 state.waker = Some(context.waker().clone());
                 Poll::Pending

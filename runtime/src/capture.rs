@@ -1,4 +1,6 @@
 //! Plan to tape: buffers, pipelines, bind groups and addresses, all looked up once.
+//!
+//! In: a plan, and how it is to be replayed. Out: a tape, all of whose memory is made and whose constants are uploaded.
 
 use std::sync::Arc;
 
@@ -13,10 +15,13 @@ use crate::{
     buffers::{self, Chunk, STAGING, STORAGE},
     constants::{Constants, Failure},
     device::Gpu,
+    disabled::DisabledReason,
     error::DeviceError,
     host::{self, Operand},
+    launch::{Launch, Replay},
     memory::Lines,
-    pipelines,
+    pipelines, portable,
+    recording::Recording,
 };
 
 /// Everything that a run needs. It owns, or keeps alive, all memory that it points to.
@@ -31,6 +36,8 @@ pub(crate) struct Tape {
     pub uploads: Vec<(wgpu::Buffer, Vec<u8>)>,
     /// Room for tensors on their way from the host in the middle of a run.
     pub scratch: Vec<u8>,
+    /// Why nothing is recorded, if it was to be.
+    pub portable: Option<DisabledReason>,
     _memory: Vec<Lines>,
     _constants: Vec<Arc<Lines>>,
 }
@@ -49,17 +56,16 @@ pub(crate) enum Source {
 }
 
 pub(crate) enum Segment {
-    Gpu(Vec<Command>),
+    Gpu(Commands),
     Host(Vec<Call>),
     Download(Readback, Vec<Operand>),
     Upload(Vec<(Operand, Chunk)>),
 }
 
-pub(crate) struct Command {
-    pub kernel: usize,
-    pub pipeline: wgpu::ComputePipeline,
-    pub bind_group: wgpu::BindGroup,
-    pub groups: [u32; 3],
+/// Launches made ready for the way in which they are replayed.
+pub(crate) enum Commands {
+    Portable(Vec<portable::Command>),
+    Recorded(Recording),
 }
 
 pub(crate) struct Call {
@@ -87,35 +93,23 @@ pub(crate) async fn capture(
     gpu: Option<Arc<Gpu>>,
     constants: &mut Constants,
     checked: bool,
+    replay: Replay,
 ) -> Result<Tape, Failure> {
     constants.prepare(plan, gpu.as_ref()).await?;
     let mut space = Space::new(plan, gpu.as_deref(), constants).await?;
-    let pipelines = match &gpu {
-        Some(gpu) => {
-            let shaders: Vec<_> = (plan.kernels.iter())
-                .filter_map(|it| Some((it.shader.as_ref()?, it.kernel.name.as_str())))
-                .collect();
-            pipelines::pipelines(gpu, &shaders, checked).await?
-        }
-        None => Vec::new(),
-    };
-    let mut pipelines = pipelines.into_iter();
-    let pipelines: Vec<Option<wgpu::ComputePipeline>> =
-        plan.kernels.iter().map(|it| it.shader.as_ref().and_then(|_| pipelines.next())).collect();
-
     let mut segments: Vec<Segment> = Vec::new();
+    let mut launches: Vec<Vec<Launch>> = Vec::new();
     for step in &plan.steps {
         match step {
-            Step::Dispatch { kernel, bindings, groups, .. } => {
-                let (Some(gpu), Some(pipeline)) = (&gpu, &pipelines[*kernel]) else {
-                    bug!("a dispatch without a device")
-                };
-                let bind_group = space.bind_group(gpu, bindings, &plan.kernels[*kernel].kernel.name).await?;
-                let command =
-                    Command { kernel: *kernel, pipeline: pipeline.clone(), bind_group, groups: *groups };
-                match segments.last_mut() {
-                    Some(Segment::Gpu(commands)) => commands.push(command),
-                    _ => segments.push(Segment::Gpu(vec![command])),
+            Step::Dispatch { kernel, bindings, groups, barrier } => {
+                let bindings = bindings.iter().map(|it| (space.chunk(it), it.len)).collect();
+                let launch = Launch { kernel: *kernel, bindings, groups: *groups, barrier: *barrier };
+                match (segments.last(), launches.last_mut()) {
+                    (Some(Segment::Gpu(_)), Some(launches)) => launches.push(launch),
+                    _ => {
+                        segments.push(Segment::Gpu(Commands::Portable(Vec::new())));
+                        launches.push(vec![launch]);
+                    }
                 }
             }
             Step::Host { kernel, tensors } => {
@@ -153,6 +147,18 @@ pub(crate) async fn capture(
         }
     }
 
+    let mut portable = None;
+    if let Some(gpu) = &gpu {
+        let (commands, why) = commands(plan, gpu, &launches, checked, replay).await?;
+        portable = why;
+        space.initialise(gpu).await?;
+        let slots = segments.iter_mut().filter_map(|it| match it {
+            Segment::Gpu(slot) => Some(slot),
+            Segment::Host(_) | Segment::Download(..) | Segment::Upload(_) => None,
+        });
+        slots.zip(commands).for_each(|(slot, commands)| *slot = commands);
+    }
+
     let mut readback = Readback::default();
     let source = |port: &Port| match (&port.host, &port.device) {
         (Some(slice), _) => Source::Host(space.operand(&port.ty, slice)),
@@ -187,9 +193,52 @@ pub(crate) async fn capture(
         readback,
         uploads,
         scratch: Vec::new(),
+        portable,
         _memory: space.host.into_iter().flatten().collect(),
         _constants: space.constants_kept,
     })
+}
+
+/// The launches of each segment, recorded where that is wanted and can be done, else portable with the reason.
+async fn commands(
+    plan: &Plan,
+    gpu: &Gpu,
+    segments: &[Vec<Launch>],
+    checked: bool,
+    replay: Replay,
+) -> Result<(Vec<Commands>, Option<DisabledReason>), DeviceError> {
+    let not_vulkan = "recorded replay needs a Vulkan device with timestamps";
+    let why = match (replay, gpu.recorder()) {
+        (Replay::Portable, _) => None,
+        (Replay::Auto, None) => Some(DisabledReason::NotRecorded(not_vulkan.into())),
+        (Replay::Recorded, None) => {
+            return Err(DeviceError::Refused { at: "the session".into(), what: not_vulkan.into() });
+        }
+        (Replay::Auto | Replay::Recorded, Some(recorder)) => {
+            let recorded = recorder.prepare(plan, checked).and_then(|()| {
+                let one =
+                    |it: &Vec<Launch>| Recording::new(recorder, plan, it, checked).map(Commands::Recorded);
+                segments.iter().map(one).collect()
+            });
+            match recorded {
+                Ok(commands) => return Ok((commands, None)),
+                Err(DeviceError::Refused { at, what }) if replay == Replay::Auto => {
+                    Some(DisabledReason::NotRecorded(format!("{at}: {what}")))
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let shaders: Vec<_> =
+        (plan.kernels.iter()).filter_map(|it| Some((it.shader.as_ref()?, it.kernel.name.as_str()))).collect();
+    let mut made = pipelines::pipelines(gpu, &shaders, checked).await?.into_iter();
+    let pipelines: Vec<Option<wgpu::ComputePipeline>> =
+        plan.kernels.iter().map(|it| it.shader.as_ref().and_then(|_| made.next())).collect();
+    let mut commands = Vec::with_capacity(segments.len());
+    for launches in segments {
+        commands.push(Commands::Portable(portable::commands(gpu, plan, launches, &pipelines).await?));
+    }
+    Ok((commands, why))
 }
 
 /// A plan's buffers as real memory.
@@ -280,29 +329,15 @@ impl Space<'_> {
         Slot { device, host: port.host.as_ref().map(|it| self.operand(&port.ty, it)) }
     }
 
-    async fn bind_group(
-        &self,
-        gpu: &Gpu,
-        bindings: &[Slice],
-        name: &str,
-    ) -> Result<wgpu::BindGroup, DeviceError> {
-        let chunks: Vec<(Chunk, u64)> = bindings.iter().map(|it| (self.chunk(it), it.len)).collect();
-        let entries: Vec<_> = (chunks.iter().enumerate())
-            .map(|(binding, (chunk, len))| wgpu::BindGroupEntry {
-                binding: binding as u32,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &chunk.buffer,
-                    offset: chunk.offset,
-                    size: std::num::NonZeroU64::new(*len),
-                }),
-            })
-            .collect();
-        let layout = pipelines::layout(gpu, bindings.len());
-        crate::counters::count(&gpu.counters.bind_groups);
-        let descriptor =
-            wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bindings, entries: &entries };
-        gpu.scoped(&format!("the bindings of kernel {name}"), || gpu.device.create_bind_group(&descriptor))
-            .await
+    /// Makes every buffer count as written. wgpu clears what it has not seen written when it first copies from it, and it
+    /// does not see what recordings write.
+    async fn initialise(&self, gpu: &Gpu) -> Result<(), DeviceError> {
+        gpu.scoped("the memory of a plan", || {
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            self.device.iter().flatten().for_each(|it| encoder.clear_buffer(it, 0, None));
+            gpu.queue.submit([encoder.finish()]);
+        })
+        .await
     }
 }
 

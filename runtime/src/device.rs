@@ -10,6 +10,7 @@ use crate::{
     disabled::DisabledReason,
     error::{DeviceError, Result},
     pipeline_cache::Pipelines,
+    recorder::Recorder,
 };
 
 /// Where sessions run. Cloning shares it.
@@ -45,6 +46,7 @@ pub(crate) struct Gpu {
     pub timestamps: bool,
     pub pipelines: Pipelines,
     pub counters: Arc<Counters>,
+    recorder: OnceLock<Option<Arc<Recorder>>>,
     lost: Arc<OnceLock<String>>,
 }
 
@@ -284,7 +286,14 @@ impl Gpu {
         lost: Arc<OnceLock<String>>,
     ) -> Gpu {
         let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
-        Gpu { device, queue, timestamps, pipelines: Pipelines::default(), counters, lost }
+        let (pipelines, recorder) = (Pipelines::default(), OnceLock::new());
+        Gpu { device, queue, timestamps, pipelines, counters, recorder, lost }
+    }
+
+    /// What records launches, where that can be done. Recordings are timed by timestamps alone.
+    pub fn recorder(&self) -> Option<&Arc<Recorder>> {
+        let new = || Recorder::of(&self.device, &self.counters).map(Arc::new);
+        self.recorder.get_or_init(|| self.timestamps.then(new).flatten()).as_ref()
     }
 
     pub fn lost(&self) -> Option<String> {

@@ -20,6 +20,8 @@ pub enum DisabledReason {
     DeviceLost(String),
     #[error("the device is out of memory")]
     OutOfMemory,
+    #[error("launches are encoded anew by every run: {0}")]
+    NotRecorded(String),
     #[error("the CPU was asked for")]
     SwitchedOff,
 }

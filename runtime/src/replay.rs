@@ -2,15 +2,18 @@
 //! outputs and wgpu's own command buffers.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use wgfuse_compiler::{plan::Plan, shape::Type, tensor::Tensor};
 
 use crate::{
     buffers::{self, Wait},
-    capture::{Command, Readback, Segment, Source, Tape},
+    capture::{Commands, Readback, Segment, Source, Tape},
     device::Gpu,
     error::{DeviceError, Error},
     forms,
     host::{self, Operand},
+    portable,
+    recording::Recording,
 };
 
 /// One output a port of `plan`, in order. `inputs` are those of the plan, in order, of its types.
@@ -22,20 +25,23 @@ pub(crate) async fn replay(
 ) -> Result<Vec<Tensor>, Error> {
     place_inputs(tape, plan, inputs).await?;
     let gpu = tape.gpu.clone();
-    let mut encoder: Option<wgpu::CommandEncoder> = None;
+    let mut batch = Batch::default();
     for segment in &tape.segments {
         match segment {
-            Segment::Gpu(commands) => encode(commands, encoder_of(gpu.as_deref(), &mut encoder)),
+            Segment::Gpu(Commands::Portable(commands)) => {
+                portable::encode(commands, batch.encoder(device(gpu.as_deref())));
+            }
+            Segment::Gpu(Commands::Recorded(recording)) => batch.execute(device(gpu.as_deref()), recording),
             Segment::Host(calls) => {
-                submit(gpu.as_deref(), &mut encoder).await?;
+                batch.submit(gpu.as_deref()).await?;
                 for call in calls {
                     // SAFETY: the operands lead to memory of the tape that nothing else uses during the run.
                     unsafe { host::run(&call.prepared, &call.operands) };
                 }
             }
             Segment::Download(readback, operands) => {
-                readback.copy(encoder_of(gpu.as_deref(), &mut encoder));
-                submit(gpu.as_deref(), &mut encoder).await?;
+                readback.copy(batch.encoder(device(gpu.as_deref())));
+                batch.submit(gpu.as_deref()).await?;
                 let mut bytes = Vec::new();
                 readback
                     .read(device(gpu.as_deref()), wait, |at, device| {
@@ -49,7 +55,7 @@ pub(crate) async fn replay(
             }
             Segment::Upload(copies) => {
                 // Writes reach the device before the commands of the next submission, not the ones before.
-                submit(gpu.as_deref(), &mut encoder).await?;
+                batch.submit(gpu.as_deref()).await?;
                 let gpu = device(gpu.as_deref());
                 for (operand, chunk) in copies {
                     tape.scratch.clear();
@@ -72,8 +78,8 @@ pub(crate) async fn replay(
     if let Some(gpu) = gpu.as_deref()
         && !tape.readback.copies.is_empty()
     {
-        tape.readback.copy(encoder_of(Some(gpu), &mut encoder));
-        submit(Some(gpu), &mut encoder).await?;
+        tape.readback.copy(batch.encoder(gpu));
+        batch.submit(Some(gpu)).await?;
         found.resize(tape.readback.copies.len(), None);
         let types: Vec<&Type> = (tape.outputs.iter())
             .filter_map(|it| match it {
@@ -89,7 +95,7 @@ pub(crate) async fn replay(
             })
             .await?;
     } else {
-        submit(gpu.as_deref(), &mut encoder).await?;
+        batch.submit(gpu.as_deref()).await?;
     }
     let output = |it: &Source| match it {
         Source::Device(at, _) => found[*at].clone().expect("every copy was read"),
@@ -134,32 +140,38 @@ fn device(gpu: Option<&Gpu>) -> &Gpu {
     gpu.expect("a tape that uses the device has one")
 }
 
-fn encoder_of<'a>(
-    gpu: Option<&Gpu>,
-    encoder: &'a mut Option<wgpu::CommandEncoder>,
-) -> &'a mut wgpu::CommandEncoder {
-    encoder.get_or_insert_with(|| device(gpu).device.create_command_encoder(&Default::default()))
+/// Work on its way to the device, in order.
+#[derive(Default)]
+struct Batch<'a> {
+    /// Two of each recording, and one of what is encoded between them.
+    finished: SmallVec<[wgpu::CommandBuffer; 4]>,
+    open: Option<wgpu::CommandEncoder>,
+    recordings: SmallVec<[&'a Recording; 1]>,
 }
 
-fn encode(commands: &[Command], encoder: &mut wgpu::CommandEncoder) {
-    let mut pass = encoder.begin_compute_pass(&Default::default());
-    for Command { pipeline, bind_group, groups: [x, y, z], .. } in commands {
-        pass.set_pipeline(pipeline);
-        pass.set_bind_group(0, bind_group, &[]);
-        pass.dispatch_workgroups(*x, *y, *z);
+impl<'a> Batch<'a> {
+    fn encoder(&mut self, gpu: &Gpu) -> &mut wgpu::CommandEncoder {
+        self.open.get_or_insert_with(|| gpu.device.create_command_encoder(&Default::default()))
     }
-}
 
-pub(crate) async fn submit(
-    gpu: Option<&Gpu>,
-    encoder: &mut Option<wgpu::CommandEncoder>,
-) -> Result<(), DeviceError> {
-    let Some(encoder) = encoder.take() else { return Ok(()) };
-    let gpu = device(gpu);
-    gpu.scoped("a submission", || {
-        gpu.queue.submit([encoder.finish()]);
-    })
-    .await
+    fn execute(&mut self, gpu: &Gpu, recording: &'a Recording) {
+        self.finished.extend(self.open.take().map(wgpu::CommandEncoder::finish));
+        self.finished.extend(recording.execute(&gpu.device));
+        self.recordings.push(recording);
+    }
+
+    async fn submit(&mut self, gpu: Option<&Gpu>) -> Result<(), DeviceError> {
+        if self.finished.is_empty() && self.open.is_none() {
+            return Ok(());
+        }
+        let gpu = device(gpu);
+        gpu.scoped("a submission", || {
+            self.finished.extend(self.open.take().map(wgpu::CommandEncoder::finish));
+            let index = gpu.queue.submit(self.finished.drain(..));
+            self.recordings.drain(..).for_each(|it| it.submitted(index.clone()));
+        })
+        .await
+    }
 }
 
 /// # Safety

@@ -23,6 +23,7 @@ use crate::{
     disabled::{Disabled, DisabledLog, DisabledReason},
     error::{DeviceError, Error, Result},
     inputs::{self, Outputs},
+    launch::Replay,
     model::Model,
     profile::{KernelTime, profile},
     replay::replay,
@@ -36,6 +37,7 @@ pub struct Session {
     model: Model,
     device: Device,
     options: Options,
+    replay: Replay,
     /// The most recently used last.
     shapes: Mutex<Vec<Arc<Entry>>>,
     kept: usize,
@@ -62,6 +64,8 @@ impl Session {
         Session::with_options(model, device, Options::default())
     }
 
+    /// The environment variable `WGFUSE_REPLAY` (`auto`, `portable` or `recorded`) says how launches are replayed, unless
+    /// `replay` does.
     pub fn with_options(model: &Model, device: &Device, options: Options) -> Result<Session> {
         let disabled = DisabledLog::default();
         if let Some(reason) = device.disabled_reason() {
@@ -71,6 +75,7 @@ impl Session {
             model: model.clone(),
             device: device.clone(),
             options,
+            replay: Replay::from_environment()?,
             shapes: Mutex::default(),
             kept: KEPT,
             constants: AsyncMutex::default(),
@@ -81,6 +86,12 @@ impl Session {
     /// Keeps the plans of up to `count` shapes, at least one.
     pub fn keep_shapes(mut self, count: usize) -> Session {
         self.kept = count.max(1);
+        self
+    }
+
+    /// Chooses how launches are replayed.
+    pub fn replay(mut self, replay: Replay) -> Session {
+        self.replay = replay;
         self
     }
 
@@ -195,7 +206,11 @@ impl Session {
             Place::Cpu => None,
         };
         let mut constants = self.constants.lock().await;
-        capture(plan, gpu, &mut constants, self.options.checked).await
+        let tape = capture(plan, gpu, &mut constants, self.options.checked, self.replay).await?;
+        if let Some(reason) = &tape.portable {
+            self.disabled.add(reason.clone());
+        }
+        Ok(tape)
     }
 
     fn plan(&self, entry: &Entry, state: &State) -> Result<Arc<Plan>> {

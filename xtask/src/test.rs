@@ -54,8 +54,9 @@ pub fn test() -> Result<bool> {
         })
     })?;
     step("all tests", &mut || cargo(&["test", "--workspace", "--no-fail-fast"], &[]))?;
-    step("tests of kernels, checked kernels", &mut || {
-        cargo(&["test", "-p", "wgfuse-tests", "--no-fail-fast"], &[("WGFUSE_CHECKED", "1")])
+    step("tests of kernels, checked and replayed portably", &mut || {
+        let env = [("WGFUSE_CHECKED", "1"), ("WGFUSE_REPLAY", "portable")];
+        cargo(&["test", "-p", "wgfuse-tests", "--no-fail-fast"], &env)
     })?;
 
     println!("\nsummary");
@@ -82,6 +83,7 @@ fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<Outcome> {
         // Small dispatches of the software Vulkan driver are many times faster on the calling thread.
         .env("LP_NUM_THREADS", "0")
         .env_remove("WGFUSE_CHECKED")
+        .env_remove("WGFUSE_REPLAY")
         .envs(env.iter().copied())
         .stdout(Stdio::piped())
         .spawn()

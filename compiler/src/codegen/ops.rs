@@ -86,10 +86,11 @@ fn unary_float(code: &mut Code, op: UnaryOp, x: Handle) -> Handle {
             code.binary(B::Divide, one, x)
         }
         UnaryOp::Relu => {
-            // Not a maximum: that of NaN and 0 may be 0.
+            // The maximum of NaN and 0 may be 0, and some GLSL compilers make it of `x < 0 ? 0 : x` too.
             let zero = code.f32(0.0);
-            let below = code.binary(B::Less, x, zero);
-            code.select(below, zero, x)
+            let most = code.math(M::Max, &[x, zero]);
+            let nan = code.is_nan(x);
+            code.select(nan, x, most)
         }
         UnaryOp::Sign => {
             let (zero, one, minus) = (code.f32(0.0), code.f32(1.0), code.f32(-1.0));

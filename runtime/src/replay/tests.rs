@@ -1,6 +1,10 @@
 //! Tapes of plans written by hand, on the noop backend (plumbing, no values) and on a real driver.
 
-use std::sync::Arc;
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use slotmap::SlotMap;
 use wgfuse_compiler::{
@@ -24,6 +28,7 @@ use crate::{
     constants::{Constants, Failure},
     device::Gpu,
     disabled::DisabledReason,
+    launch::Replay,
     profile::profile,
     replay::replay,
 };
@@ -121,11 +126,17 @@ fn integers(values: impl Iterator<Item = i64>) -> Tensor {
     Tensor::i64([COUNT], &values.collect::<Vec<_>>()).expect("as many")
 }
 
-fn captured(device: &Device, plan: &Plan, constants: &mut Constants, checked: bool) -> (Arc<Gpu>, Tape) {
+fn captured(
+    device: &Device,
+    plan: &Plan,
+    constants: &mut Constants,
+    checked: bool,
+    replay: Replay,
+) -> (Arc<Gpu>, Tape) {
     assert_eq!(verify(plan), Vec::<String>::new(), "{plan}");
     pollster::block_on(async {
         let gpu = device.gpu_now().await.expect("open");
-        match capture(plan, Some(gpu.clone()), constants, checked).await {
+        match capture(plan, Some(gpu.clone()), constants, checked, replay).await {
             Ok(tape) => (gpu, tape),
             Err(Failure::Error(error)) => panic!("{error}"),
             Err(Failure::Step(reason)) => panic!("{reason}"),
@@ -142,11 +153,11 @@ fn real() -> Device {
     Device::gpu().expect("a Vulkan driver, a software one will do")
 }
 
-fn replays_make_nothing(device: &Device, values: bool) {
+fn replays_make_nothing(device: &Device, way: Replay, values: bool) {
     let plan = plan(device, integers((0..COUNT as i64).map(|it| -it)));
     let mut constants = Constants::default();
     for checked in [false, true] {
-        let (_, mut tape) = captured(device, &plan, &mut constants, checked);
+        let (_, mut tape) = captured(device, &plan, &mut constants, checked, way);
         let mut before = None;
         for round in 0..4 {
             let input = integers((0..COUNT as i64).map(|it| 3 * it + round));
@@ -164,12 +175,14 @@ fn replays_make_nothing(device: &Device, values: bool) {
 
 #[test]
 fn replays_make_nothing_on_noop() {
-    replays_make_nothing(&noop(), false);
+    replays_make_nothing(&noop(), Replay::Auto, false);
 }
 
 #[test]
 fn replays_make_nothing_and_give_the_values() {
-    replays_make_nothing(&real(), true);
+    for way in [Replay::Portable, Replay::Recorded] {
+        replays_make_nothing(&real(), way, true);
+    }
 }
 
 #[test]
@@ -177,9 +190,9 @@ fn plans_share_pipelines_and_constants() {
     let device = noop();
     let plan = plan(&device, integers(0..COUNT as i64));
     let mut constants = Constants::default();
-    captured(&device, &plan, &mut constants, false);
+    captured(&device, &plan, &mut constants, false, Replay::Auto);
     let before = device.counts();
-    captured(&device, &plan, &mut constants, false);
+    captured(&device, &plan, &mut constants, false, Replay::Auto);
     let after = device.counts();
     assert_eq!((before.pipelines, before.shader_modules), (after.pipelines, after.shader_modules));
     // Inputs, activations, outputs and staging again; no weights.
@@ -194,12 +207,12 @@ fn integers_past_32_bits_are_not_cut() {
     let bad = plan(&device, large());
     let failure = pollster::block_on(async {
         let gpu = device.gpu_now().await.expect("open");
-        capture(&bad, Some(gpu), &mut constants, false).await.err()
+        capture(&bad, Some(gpu), &mut constants, false, Replay::Auto).await.err()
     });
     assert!(matches!(failure, Some(Failure::Step(DisabledReason::DType { name })) if name == "w"));
 
     let plan = plan(&device, integers(0..COUNT as i64));
-    let (_, mut tape) = captured(&device, &plan, &mut constants, false);
+    let (_, mut tape) = captured(&device, &plan, &mut constants, false, Replay::Auto);
     let error = pollster::block_on(replay(&mut tape, &plan, &[large()], Wait::Block)).expect_err("too large");
     assert!(error.to_string().contains("'x'"), "{error}");
 }
@@ -213,7 +226,7 @@ fn a_refused_shader_is_an_error_that_names_its_kernel() {
     shader.key = 77;
     let failure = pollster::block_on(async {
         let gpu = device.gpu_now().await.expect("open");
-        capture(&plan, Some(gpu), &mut Constants::default(), false).await.err()
+        capture(&plan, Some(gpu), &mut Constants::default(), false, Replay::Auto).await.err()
     });
     let Some(Failure::Error(error)) = failure else { panic!("no error") };
     assert!(error.to_string().contains("kernel square"), "{error}");
@@ -221,31 +234,73 @@ fn a_refused_shader_is_an_error_that_names_its_kernel() {
 
 #[test]
 fn a_lost_device_is_an_error_and_then_a_new_device() {
-    let device = real();
+    for way in [Replay::Portable, Replay::Recorded] {
+        let device = real();
+        let plan = plan(&device, integers(0..COUNT as i64));
+        let mut constants = Constants::default();
+        let (gpu, mut tape) = captured(&device, &plan, &mut constants, false, way);
+        let input = || integers(0..COUNT as i64);
+        pollster::block_on(replay(&mut tape, &plan, &[input()], Wait::Block)).expect("a living device");
+        gpu.device.destroy();
+        let _ = gpu.device.poll(wgpu::PollType::Poll);
+        let error =
+            pollster::block_on(replay(&mut tape, &plan, &[input()], Wait::Block)).expect_err("destroyed");
+        assert!(matches!(error, crate::Error::Device(crate::DeviceError::Lost(_))), "{error:?}");
+        let (_, mut new) = captured(&device, &plan, &mut constants, false, way);
+        drop((tape, gpu));
+        let outputs =
+            pollster::block_on(replay(&mut new, &plan, &[input()], Wait::Yield)).expect("a new device");
+        assert_eq!(outputs[0], integers((0..COUNT as i64).map(|it| 4 * it * it)));
+    }
+}
+
+#[test]
+fn recordings_need_vulkan_and_say_so() {
+    let device = noop();
     let plan = plan(&device, integers(0..COUNT as i64));
-    let mut constants = Constants::default();
-    let (gpu, mut tape) = captured(&device, &plan, &mut constants, false);
-    let input = || integers(0..COUNT as i64);
-    gpu.device.destroy();
-    let _ = gpu.device.poll(wgpu::PollType::Poll);
-    let error = pollster::block_on(replay(&mut tape, &plan, &[input()], Wait::Block)).expect_err("destroyed");
-    assert!(matches!(error, crate::Error::Device(crate::DeviceError::Lost(_))), "{error:?}");
-    let (_, mut tape) = captured(&device, &plan, &mut constants, false);
-    let outputs =
-        pollster::block_on(replay(&mut tape, &plan, &[input()], Wait::Yield)).expect("a new device");
-    assert_eq!(outputs[0], integers((0..COUNT as i64).map(|it| 4 * it * it)));
+    let captured = |way| {
+        pollster::block_on(async {
+            let gpu = device.gpu_now().await.expect("open");
+            capture(&plan, Some(gpu), &mut Constants::default(), false, way).await
+        })
+    };
+    let Err(Failure::Error(error)) = captured(Replay::Recorded) else { panic!("no error") };
+    assert!(error.to_string().contains("Vulkan"), "{error}");
+    let Ok(tape) = captured(Replay::Auto) else { panic!("not captured") };
+    assert!(matches!(tape.portable, Some(DisabledReason::NotRecorded(why)) if why.contains("Vulkan")));
+    let Ok(tape) = captured(Replay::Portable) else { panic!("not captured") };
+    assert_eq!(tape.portable, None);
+}
+
+#[test]
+fn a_tape_may_be_dropped_while_the_device_works_on_it() {
+    for way in [Replay::Portable, Replay::Recorded] {
+        let device = real();
+        let plan = plan(&device, integers(0..COUNT as i64));
+        let (gpu, mut tape) = captured(&device, &plan, &mut Constants::default(), false, way);
+        for _ in 0..20 {
+            let inputs = [integers(0..COUNT as i64)];
+            let mut run = Box::pin(replay(&mut tape, &plan, &inputs, Wait::Yield));
+            // The first poll submits and the read-back is not done yet, or it is; either way nothing may break.
+            let _ = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+        drop((tape, device));
+        drop(gpu);
+    }
 }
 
 #[test]
 fn every_kernel_is_timed() {
-    let device = real();
-    let plan = plan(&device, integers(0..COUNT as i64));
-    let (_, mut tape) = captured(&device, &plan, &mut Constants::default(), false);
-    let input = integers(0..COUNT as i64);
-    let times = pollster::block_on(profile(&mut tape, &plan, &[input], Wait::Block)).expect("runs");
-    let names: Vec<&str> = times.iter().map(|it| it.name.as_str()).collect();
-    assert_eq!(names, ["sum", "square"]);
-    assert!(times.iter().all(|it| it.seconds >= 0.0 && it.seconds < 1.0), "{times:?}");
+    for way in [Replay::Portable, Replay::Recorded] {
+        let device = real();
+        let plan = plan(&device, integers(0..COUNT as i64));
+        let (_, mut tape) = captured(&device, &plan, &mut Constants::default(), false, way);
+        let input = integers(0..COUNT as i64);
+        let times = pollster::block_on(profile(&mut tape, &plan, &[input], Wait::Block)).expect("runs");
+        let names: Vec<&str> = times.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["sum", "square"]);
+        assert!(times.iter().all(|it| it.seconds >= 0.0 && it.seconds < 1.0), "{times:?}");
+    }
 }
 
 #[test]
@@ -276,7 +331,7 @@ fn the_processor_gives_the_graphs_values() {
     let shaders = vec![None; schedule.kernels.len()];
     let plan = plan::plan(&parts, schedule, shaders, &target, &options).expect("fits");
     let mut constants = Constants::default();
-    let captured = pollster::block_on(capture(&plan, None, &mut constants, false));
+    let captured = pollster::block_on(capture(&plan, None, &mut constants, false, Replay::Auto));
     let Ok(mut tape) = captured else { panic!("not captured") };
     for _ in 0..3 {
         let inputs = std::slice::from_ref(&input);

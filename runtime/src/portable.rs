@@ -1,0 +1,150 @@
+//! Launches through wgpu: encoded anew by every run, on every backend. wgpu puts its own barriers between them.
+
+use wgfuse_compiler::plan::Plan;
+
+use crate::{
+    buffers::{self, STAGING, Wait},
+    counters::count,
+    device::Gpu,
+    error::DeviceError,
+    launch::Launch,
+    pipelines::layout,
+};
+
+pub(crate) struct Command {
+    kernel: usize,
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    groups: [u32; 3],
+}
+
+/// One command a launch; `pipelines` are those of the plan's kernels.
+pub(crate) async fn commands(
+    gpu: &Gpu,
+    plan: &Plan,
+    launches: &[Launch],
+    pipelines: &[Option<wgpu::ComputePipeline>],
+) -> Result<Vec<Command>, DeviceError> {
+    let mut commands = Vec::with_capacity(launches.len());
+    for launch in launches {
+        let pipeline = pipelines[launch.kernel].clone().expect("kernels that are launched have shaders");
+        let bind_group = bind_group(gpu, launch, &plan.kernels[launch.kernel].kernel.name).await?;
+        commands.push(Command { kernel: launch.kernel, pipeline, bind_group, groups: launch.groups });
+    }
+    Ok(commands)
+}
+
+async fn bind_group(gpu: &Gpu, launch: &Launch, name: &str) -> Result<wgpu::BindGroup, DeviceError> {
+    let entries: Vec<_> = (launch.bindings.iter().enumerate())
+        .map(|(binding, (chunk, len))| wgpu::BindGroupEntry {
+            binding: binding as u32,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &chunk.buffer,
+                offset: chunk.offset,
+                size: std::num::NonZeroU64::new(*len),
+            }),
+        })
+        .collect();
+    let layout = layout(gpu, entries.len());
+    count(&gpu.counters.bind_groups);
+    let descriptor =
+        wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bindings, entries: &entries };
+    gpu.scoped(&format!("the bindings of kernel {name}"), || gpu.device.create_bind_group(&descriptor)).await
+}
+
+pub(crate) fn encode(commands: &[Command], encoder: &mut wgpu::CommandEncoder) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    commands.iter().for_each(|it| it.launch(&mut pass));
+}
+
+impl Command {
+    pub fn kernel(&self) -> usize {
+        self.kernel
+    }
+
+    fn launch(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.groups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// Most query sets hold no more.
+const QUERIES: usize = 4096;
+
+/// Seconds of each command, by the device's timestamps.
+pub(crate) async fn stamped(gpu: &Gpu, commands: &[Command], wait: Wait) -> Result<Vec<f64>, DeviceError> {
+    let mut seconds = Vec::new();
+    for commands in commands.chunks(QUERIES / 2) {
+        let count = commands.len() as u32 * 2;
+        let bytes = count as u64 * 8;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = buffers::buffer(gpu, bytes, "timestamps", usage).await?;
+        let staging = buffers::buffer(gpu, bytes, "timestamps", STAGING).await?;
+        gpu.scoped("the timestamps", || {
+            let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count,
+            });
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            for (at, command) in commands.iter().enumerate() {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &set,
+                        beginning_of_pass_write_index: Some(at as u32 * 2),
+                        end_of_pass_write_index: Some(at as u32 * 2 + 1),
+                    }),
+                });
+                command.launch(&mut pass);
+            }
+            encoder.resolve_query_set(&set, 0..count, &resolved, 0);
+            encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+            gpu.queue.submit([encoder.finish()]);
+        })
+        .await?;
+        buffers::map(gpu, std::slice::from_ref(&staging), wait).await?;
+        let view = staging
+            .slice(..)
+            .get_mapped_range()
+            .map_err(|it| DeviceError::Refused { at: "the timestamps".into(), what: it.to_string() })?;
+        let stamps: Vec<u64> = (view.chunks_exact(8))
+            .map(|it| u64::from_le_bytes(it.try_into().expect("eight bytes")))
+            .collect();
+        drop(view);
+        staging.unmap();
+        let period = gpu.queue.get_timestamp_period() as f64 * 1e-9;
+        seconds.extend(stamps.chunks_exact(2).map(|it| it[1].saturating_sub(it[0]) as f64 * period));
+    }
+    Ok(seconds)
+}
+
+/// Seconds of each command: one submission each, waited for; the cost of an empty one is taken off.
+pub(crate) async fn clocked(
+    gpu: &Gpu,
+    commands: &[Command],
+    now: impl Fn() -> f64,
+) -> Result<Vec<f64>, DeviceError> {
+    let one = async |command: Option<&Command>| {
+        let start = now();
+        gpu.scoped("a timed kernel", || {
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            if let Some(command) = command {
+                command.launch(&mut encoder.begin_compute_pass(&Default::default()));
+            }
+            gpu.queue.submit([encoder.finish()]);
+            let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
+        })
+        .await?;
+        Ok::<f64, DeviceError>(now() - start)
+    };
+    one(None).await?;
+    let empty = one(None).await?;
+    let mut seconds = Vec::new();
+    for command in commands {
+        seconds.push((one(Some(command)).await? - empty).max(0.0));
+    }
+    Ok(seconds)
+}

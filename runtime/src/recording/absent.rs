@@ -1,0 +1,31 @@
+//! Where there is no Vulkan: never made.
+
+use std::{convert::Infallible, sync::Arc};
+
+use wgfuse_compiler::plan::Plan;
+
+use crate::{buffers::Wait, device::Gpu, error::DeviceError, launch::Launch, recorder::Recorder};
+
+pub(crate) struct Recording(Infallible);
+
+impl Recording {
+    pub fn new(recorder: &Arc<Recorder>, _: &Plan, _: &[Launch], _: bool) -> Result<Recording, DeviceError> {
+        match recorder.0 {}
+    }
+
+    pub fn kernels(&self) -> Vec<usize> {
+        match self.0 {}
+    }
+
+    pub fn execute(&self, _: &wgpu::Device) -> [wgpu::CommandBuffer; 2] {
+        match self.0 {}
+    }
+
+    pub fn submitted(&self, _: wgpu::SubmissionIndex) {
+        match self.0 {}
+    }
+
+    pub async fn stamped(&self, _: &Gpu, _: Wait) -> Result<Vec<f64>, DeviceError> {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,282 @@
+//! The launches of one segment as a secondary command buffer, executed inside wgpu's own submissions.
+//!
+//! In: launches with the plan's barriers. Out: command buffers for `Queue::submit`. What always holds: the recording and all that it
+//! uses live until the device is done with the last submission; wgpu sees every buffer in the same submission, so its queue
+//! lock, fences and trackers cover the work; full barriers stand at both ends, so that wgpu need not know what is between.
+
+use std::sync::{Arc, Mutex};
+
+use ash::vk;
+use wgfuse_compiler::{bug, plan::Plan};
+use wgpu::hal::api::Vulkan;
+
+use crate::{
+    buffers::{self, Wait},
+    counters::count,
+    device::Gpu,
+    error::DeviceError,
+    launch::Launch,
+    recorder::{Recorder, fault},
+};
+
+pub(crate) struct Recording {
+    launches: Vec<Raw>,
+    /// Each once.
+    buffers: Vec<wgpu::Buffer>,
+    commands: vk::CommandBuffer,
+    pool: vk::CommandPool,
+    sets: vk::DescriptorPool,
+    /// The last submission, until it is known to be over.
+    last: Mutex<Option<wgpu::SubmissionIndex>>,
+    recorder: Arc<Recorder>,
+}
+
+struct Raw {
+    kernel: usize,
+    pipeline: vk::Pipeline,
+    layout: vk::PipelineLayout,
+    set: vk::DescriptorSet,
+    groups: [u32; 3],
+    barrier: bool,
+}
+
+impl Recording {
+    /// The pipelines of `plan` must be prepared. The buffers must count as initialised for wgpu, which would otherwise
+    /// clear what the recording has written.
+    pub fn new(
+        recorder: &Arc<Recorder>,
+        plan: &Plan,
+        launches: &[Launch],
+        checked: bool,
+    ) -> Result<Recording, DeviceError> {
+        let raw = &recorder.raw;
+        let mut it = Recording {
+            launches: Vec::with_capacity(launches.len()),
+            buffers: Vec::new(),
+            commands: vk::CommandBuffer::null(),
+            pool: vk::CommandPool::null(),
+            sets: vk::DescriptorPool::null(),
+            last: Mutex::default(),
+            recorder: recorder.clone(),
+        };
+        let bindings: usize = launches.iter().map(|it| it.bindings.len()).sum();
+        let sizes = [vk::DescriptorPoolSize::default()
+            .ty(vk::DescriptorType::STORAGE_BUFFER)
+            .descriptor_count(bindings.max(1) as u32)];
+        let info =
+            vk::DescriptorPoolCreateInfo::default().max_sets(launches.len().max(1) as u32).pool_sizes(&sizes);
+        // SAFETY: the device is alive.
+        it.sets =
+            unsafe { raw.create_descriptor_pool(&info, None) }.map_err(|it| fault("a recording", it))?;
+        for launch in launches {
+            it.add(plan, launch, checked)?;
+        }
+
+        let info = vk::CommandPoolCreateInfo::default().queue_family_index(recorder.family);
+        // SAFETY: the device is alive.
+        it.pool = unsafe { raw.create_command_pool(&info, None) }.map_err(|it| fault("a recording", it))?;
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(it.pool)
+            .level(vk::CommandBufferLevel::SECONDARY)
+            .command_buffer_count(1);
+        // SAFETY: the pool was just made and only this function uses it.
+        unsafe {
+            it.commands = raw.allocate_command_buffers(&info).map_err(|it| fault("a recording", it))?[0];
+            let inheritance = vk::CommandBufferInheritanceInfo::default();
+            let begin = vk::CommandBufferBeginInfo::default()
+                .flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE)
+                .inheritance_info(&inheritance);
+            raw.begin_command_buffer(it.commands, &begin).map_err(|it| fault("a recording", it))?;
+            it.record(it.commands, None);
+            raw.end_command_buffer(it.commands).map_err(|it| fault("a recording", it))?;
+        }
+        Ok(it)
+    }
+
+    fn add(&mut self, plan: &Plan, launch: &Launch, checked: bool) -> Result<(), DeviceError> {
+        let raw = &self.recorder.raw;
+        let kernel = &plan.kernels[launch.kernel];
+        let Some(shader) = &kernel.shader else { bug!("kernel {} has no shader", kernel.kernel.name) };
+        let layout = self.recorder.layout(launch.bindings.len())?;
+        let layouts = [layout.set];
+        let info = vk::DescriptorSetAllocateInfo::default().descriptor_pool(self.sets).set_layouts(&layouts);
+        count(&self.recorder.counters.bind_groups);
+        // SAFETY: the pool has room for a set a launch and only this function uses it.
+        let set =
+            unsafe { raw.allocate_descriptor_sets(&info) }.map_err(|it| fault(&kernel.kernel.name, it))?[0];
+        let mut places = Vec::with_capacity(launch.bindings.len());
+        for (chunk, len) in &launch.bindings {
+            // SAFETY: only the handle is taken, and the buffer is kept.
+            let Some(buffer) =
+                (unsafe { chunk.buffer.as_hal::<Vulkan>() }).map(|it| unsafe { it.raw_handle() })
+            else {
+                return Err(DeviceError::Lost("a buffer was destroyed".into()));
+            };
+            places.push(vk::DescriptorBufferInfo { buffer, offset: chunk.offset, range: *len });
+            if !self.buffers.contains(&chunk.buffer) {
+                self.buffers.push(chunk.buffer.clone());
+            }
+        }
+        let writes: Vec<_> = (places.iter().enumerate())
+            .map(|(binding, place)| {
+                vk::WriteDescriptorSet::default()
+                    .dst_set(set)
+                    .dst_binding(binding as u32)
+                    .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
+                    .buffer_info(std::slice::from_ref(place))
+            })
+            .collect();
+        // SAFETY: slices lie in their buffers at the device's alignment, as the plan's verifier says.
+        unsafe { raw.update_descriptor_sets(&writes, &[]) };
+        self.launches.push(Raw {
+            kernel: launch.kernel,
+            pipeline: self.recorder.pipeline(shader, checked),
+            layout: layout.pipeline,
+            set,
+            groups: launch.groups,
+            barrier: launch.barrier,
+        });
+        Ok(())
+    }
+
+    /// Writes the launches to a command buffer; with `stamps`, alone in time and each between two timestamps.
+    ///
+    /// # Safety
+    /// `commands` is being recorded, by this thread alone, outside of a pass. `stamps` has two queries a launch.
+    unsafe fn record(&self, commands: vk::CommandBuffer, stamps: Option<vk::QueryPool>) {
+        use vk::{AccessFlags as Access, PipelineStageFlags as Stage};
+        let raw = &self.recorder.raw;
+        let barrier = |from: Stage, to: Stage, written: Access, used: Access| {
+            let memory = [vk::MemoryBarrier::default().src_access_mask(written).dst_access_mask(used)];
+            // SAFETY: the caller's promise.
+            unsafe {
+                raw.cmd_pipeline_barrier(commands, from, to, Default::default(), &memory, &[], &[]);
+            }
+        };
+        let any = Access::MEMORY_READ | Access::MEMORY_WRITE;
+        let shader = Access::SHADER_READ | Access::SHADER_WRITE;
+        barrier(Stage::ALL_COMMANDS, Stage::ALL_COMMANDS, Access::MEMORY_WRITE, any);
+        let (mut pipeline, mut stamp) = (vk::Pipeline::null(), 0);
+        for it in &self.launches {
+            if it.barrier || stamps.is_some() {
+                barrier(Stage::COMPUTE_SHADER, Stage::COMPUTE_SHADER, Access::SHADER_WRITE, shader);
+            }
+            let mut clock = || {
+                if let Some(stamps) = stamps {
+                    // SAFETY: the caller's promise.
+                    unsafe { raw.cmd_write_timestamp(commands, Stage::BOTTOM_OF_PIPE, stamps, stamp) };
+                    stamp += 1;
+                }
+            };
+            let [x, y, z] = it.groups;
+            clock();
+            // SAFETY: the caller's promise; pipelines, layouts and sets live as long as `self`.
+            unsafe {
+                if it.pipeline != pipeline {
+                    raw.cmd_bind_pipeline(commands, vk::PipelineBindPoint::COMPUTE, it.pipeline);
+                    pipeline = it.pipeline;
+                }
+                let point = vk::PipelineBindPoint::COMPUTE;
+                raw.cmd_bind_descriptor_sets(commands, point, it.layout, 0, &[it.set], &[]);
+                raw.cmd_dispatch(commands, x, y, z);
+            }
+            clock();
+        }
+        barrier(Stage::ALL_COMMANDS, Stage::ALL_COMMANDS, Access::MEMORY_WRITE, any);
+    }
+
+    /// `Plan::kernels` numbers, a launch each.
+    pub fn kernels(&self) -> Vec<usize> {
+        self.launches.iter().map(|it| it.kernel).collect()
+    }
+
+    /// Two command buffers: the first shows wgpu what the second uses. Their submission is to be told to `submitted`.
+    pub fn execute(&self, device: &wgpu::Device) -> [wgpu::CommandBuffer; 2] {
+        // SAFETY: a secondary command buffer of the same family, outside of a pass, that may be pending more than once.
+        self.encode(device, |raw, commands| unsafe { raw.cmd_execute_commands(commands, &[self.commands]) })
+    }
+
+    fn encode(
+        &self,
+        device: &wgpu::Device,
+        write: impl FnOnce(&ash::Device, vk::CommandBuffer),
+    ) -> [wgpu::CommandBuffer; 2] {
+        let mut seen = device.create_command_encoder(&Default::default());
+        let state = wgpu::BufferUses::STORAGE_READ_WRITE;
+        let buffers = self.buffers.iter().map(|buffer| wgpu::BufferTransition { buffer, state });
+        seen.transition_resources(buffers, std::iter::empty());
+        let mut own = device.create_command_encoder(&Default::default());
+        // SAFETY: wgpu's encoder is used for nothing else; what is written to it is complete.
+        unsafe {
+            own.as_hal_mut::<Vulkan, _, _>(|hal| {
+                // Of a lost device there is none, which the submission reports.
+                if let Some(hal) = hal {
+                    write(&self.recorder.raw, hal.raw_handle());
+                }
+            });
+        }
+        [seen.finish(), own.finish()]
+    }
+
+    /// To be called with every submission of `execute`'s command buffers.
+    pub fn submitted(&self, index: wgpu::SubmissionIndex) {
+        *self.last.lock().expect("nothing panics inside") = Some(index);
+    }
+
+    /// Seconds of each launch, by the device's timestamps. Nothing of this recording may be pending.
+    pub async fn stamped(&self, gpu: &Gpu, wait: Wait) -> Result<Vec<f64>, DeviceError> {
+        let raw = &self.recorder.raw;
+        let count = self.launches.len() as u32 * 2;
+        let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(count);
+        // SAFETY: the device is alive.
+        let pool = unsafe { raw.create_query_pool(&info, None) }.map_err(|it| fault("the timestamps", it))?;
+        let pool = Queries { pool, recorder: &self.recorder };
+        let commands = self.encode(&gpu.device, |raw, commands| {
+            // SAFETY: the encoder of `encode`, and a pool with as many queries.
+            unsafe {
+                raw.cmd_reset_query_pool(commands, pool.pool, 0, count);
+                self.record(commands, Some(pool.pool));
+            }
+        });
+        gpu.scoped("the timestamps", || self.submitted(gpu.queue.submit(commands))).await?;
+        buffers::done(gpu, wait).await?;
+        let mut stamps = vec![0u64; count as usize];
+        let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
+        // SAFETY: all queries were written by work that is over.
+        unsafe { raw.get_query_pool_results(pool.pool, 0, &mut stamps, flags) }
+            .map_err(|it| fault("the timestamps", it))?;
+        let period = gpu.queue.get_timestamp_period() as f64 * 1e-9;
+        Ok(stamps.chunks_exact(2).map(|it| it[1].saturating_sub(it[0]) as f64 * period).collect())
+    }
+}
+
+struct Queries<'a> {
+    pool: vk::QueryPool,
+    recorder: &'a Recorder,
+}
+
+impl Drop for Queries<'_> {
+    fn drop(&mut self) {
+        // A future that is dropped early leaves its work pending.
+        let _ = self.recorder.device.poll(wgpu::PollType::wait_indefinitely());
+        // SAFETY: nothing pending uses it.
+        unsafe { self.recorder.raw.destroy_query_pool(self.pool, None) };
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some(index) = self.last.get_mut().expect("nothing panics inside").take() {
+            // An error is a lost device, on which nothing is pending.
+            let _ = self
+                .recorder
+                .device
+                .poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+        }
+        // SAFETY: the last submission is over; null handles are allowed.
+        unsafe {
+            self.recorder.raw.destroy_command_pool(self.pool, None);
+            self.recorder.raw.destroy_descriptor_pool(self.sets, None);
+        }
+    }
+}
