@@ -134,7 +134,11 @@ fn damaged_text_is_refused_or_understood() {
             stages(graph.clone(), &Target::webgpu_minimum(), &Options::default()).unwrap();
         let target = Target::webgpu_minimum();
         let graphs = |text: &str| graph_text::parse(text).map(|it| graph_text::print(&it, Constants::All));
-        let loop_nests = |text: &str| lower::text::parse(text).map(|it| it.to_string());
+        let loop_nests = |text: &str| {
+            let loops = lower::text::parse(text)?;
+            lower::verify::verify(&loops);
+            Ok(loops.to_string())
+        };
         let schedules = |text: &str| {
             let schedule = schedule::text::parse(text)?;
             schedule::verify::verify(&schedule, &target);

@@ -297,6 +297,7 @@ fn gcd(a: i64, b: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::{Cursor, Text};
 
     /// SplitMix64.
     struct Random(u64);
@@ -398,6 +399,12 @@ mod tests {
             let plain = Plain::random(random, leaves.len(), depth);
             let index = plain.index(&leaves);
             well_formed(&index);
+            let text = index.to_string();
+            let again = Cursor::all(&text, |from| {
+                from.extents = extents.clone();
+                Index::parse(from)
+            });
+            assert_eq!(again.as_ref(), Ok(&index), "seed {seed}: parsed");
             let (low, high) = index.range();
             for _ in 0..20 {
                 let mut values: Vec<i64> = extents.iter().map(|&it| random.below(it) as i64).collect();

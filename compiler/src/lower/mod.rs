@@ -11,6 +11,7 @@ pub mod nest;
 mod norm;
 mod product;
 pub mod text;
+pub mod verify;
 mod view;
 mod window;
 
@@ -90,6 +91,10 @@ pub fn lower(partition: &Partition) -> Loops {
         to.tensors.insert(value, tensor);
     }
     to.loops.outputs = partition.graph.outputs.iter().map(|it| to.tensors[it.value]).collect();
+    if cfg!(debug_assertions) {
+        let faults = verify::verify(&to.loops);
+        assert!(faults.is_empty(), "after lowering: {faults:#?}\n{}", to.loops);
+    }
     to.loops
 }
 

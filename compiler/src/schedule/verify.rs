@@ -2,19 +2,17 @@
 //! - each output and everything that is read is an input, a constant, or written by an earlier kernel;
 //! - no tensor is written twice, or read and written by one kernel;
 //! - `Kernel::tensors` lists reads, then writes, each once;
-//! - coordinates of reads and stores are as many as the tensor has axes, and inside it unless guarded, by their ranges;
 //! - a kernel binds no more buffers than the target allows;
-//! - loop variables and params exist, and variables have the extents that the skeleton says.
+//! - what `lower::verify` says of bodies holds, and stores are inside their tensors and of their type.
 
 use std::collections::BTreeSet;
 
 use super::{
     fuse::loads,
-    kernel::{Kernel, Schedule, Skeleton},
+    kernel::{Kernel, Schedule, Skeleton, Store},
 };
 use crate::{
-    index::{Atom, Index},
-    lower::{Definition, Expr, ExprId, TensorId},
+    lower::{Definition, ExprId, TensorId, verify::Scope},
     target::{Place, Target},
 };
 
@@ -61,48 +59,17 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         if kernel.place == Place::Gpu && bindings > u64::from(target.max_storage_buffers) {
             fault(format!("binds {bindings} buffers"));
         }
-        let (extents, params) = (kernel.skeleton.extents(), kernel.skeleton.params());
-        let needed = kernel.body.needed(roots.iter().copied());
-        let mut indices: Vec<&Index> = Vec::new();
-        let mut inside = |at: &[Index], tensor: TensorId, guarded: bool| {
-            let shape = &schedule.tensors[tensor].ty.shape;
-            if at.len() != shape.rank() {
-                return fault(format!("{at:?} are no coordinates in {shape} of {tensor:?}"));
-            }
-            for (index, &dim) in at.iter().zip(shape.iter()) {
-                let (low, high) = index.range();
-                if !guarded && dim > 0 && (low < 0 || high >= dim as i64) {
-                    fault(format!("{index} leaves an axis of {dim} of {tensor:?}"));
-                }
-            }
+        let scope = Scope {
+            tensors: &schedule.tensors,
+            extents: &kernel.skeleton.extents(),
+            params: kernel.skeleton.params(),
         };
-        let mut missing = false;
-        for (_, expr, _) in kernel.body.iter().filter(|(id, ..)| needed[id.0 as usize]) {
-            match expr {
-                Expr::Load { tensor, at, guard } => {
-                    inside(at, *tensor, guard.is_some());
-                    indices.extend(at);
-                }
-                Expr::Coord(at) => indices.push(at),
-                Expr::Param(number) => missing |= *number as usize >= params,
-                Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => {}
+        scope.body(&kernel.body, &roots, &mut fault);
+        for Store { tensor, at, value } in &kernel.stores {
+            scope.coords(&kernel.body, *tensor, at, false, &mut fault);
+            if kernel.body.dtype(*value) != schedule.tensors[*tensor].ty.dtype {
+                fault(format!("stores e{} in {tensor:?}, of another type", value.0));
             }
-        }
-        for store in &kernel.stores {
-            inside(&store.at, store.tensor, false);
-            indices.extend(&store.at);
-        }
-        for index in indices {
-            index.leaves(&mut |leaf| {
-                if let Atom::Var { axis, extent } = leaf
-                    && extents.get(*axis as usize).is_none_or(|it| *it as i64 != *extent)
-                {
-                    fault(format!("{index} uses a variable that does not exist or has another extent"));
-                }
-            });
-        }
-        if missing {
-            fault("uses a param that does not exist".to_owned());
         }
     }
     for output in &schedule.outputs {
