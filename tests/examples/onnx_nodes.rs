@@ -1,5 +1,6 @@
 //! `onnx_nodes FOLDER`: every case of the ONNX backend suite below FOLDER (`*/model.onnx`,
-//! `*/test_data_set_0/{input,output}_*.pb`) imported and evaluated, compared, and counted.
+//! `*/test_data_set_0/{input,output}_*.pb`) imported, evaluated as a graph and as its schedule, compared, and counted. The
+//! texts of its stages must parse again.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,10 +14,17 @@ use wgfuse_compiler::{
         Model,
         onnx::{proto::TensorProto, tensor},
     },
+    lower,
+    options::Options,
+    schedule,
     shape::Shape,
+    target::Target,
     tensor::Tensor,
 };
-use wgfuse_tests::zoo::beyond;
+use wgfuse_tests::{
+    stages::{Stages, stages},
+    zoo::beyond,
+};
 
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).context("which folder?")?;
@@ -55,6 +63,15 @@ fn case(path: &Path) -> Result<()> {
     let shapes: Vec<Shape> = inputs.iter().map(|it| it.shape().clone()).collect();
     let graph = model.graph(&shapes)?;
     let made = eval(&graph, &inputs)?;
+    let Stages { parts, loops, schedule, .. } =
+        stages(graph, &Target::webgpu_minimum(), &Options::default())?;
+    if lower::text::parse(&loops.to_string())? != loops
+        || schedule::text::parse(&schedule.to_string())? != schedule
+    {
+        bail!("the text of a stage is of another value");
+    }
+    let constants = eval(&parts.constants, &[])?;
+    let scheduled = schedule::eval::eval(&schedule, &inputs, &constants);
     for (at, (made, want)) in made.iter().zip(&want).enumerate() {
         if made.ty() != want.ty() {
             bail!("output {at} is {}, not {}", made.ty(), want.ty());
@@ -67,6 +84,9 @@ fn case(path: &Path) -> Result<()> {
         };
         if let Some(by) = beyond(made, want, rtol, rtol / 10.0) {
             bail!("output {at} differs by {by}");
+        }
+        if let Some(by) = beyond(&scheduled[at], want, rtol, rtol / 10.0) {
+            bail!("output {at} of the schedule differs by {by}");
         }
     }
     Ok(())

@@ -218,3 +218,41 @@ fn mistakes_are_told_with_their_place() {
         at("line 1, column 28", "a string in quotes is missing or does not end")
     );
 }
+
+/// The text in the documentation of a module of the compiler.
+fn example(file: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../compiler/src").join(file);
+    let source = std::fs::read_to_string(path).unwrap();
+    let lines = source.lines().map(|it| it.strip_prefix("//!").unwrap_or("```").trim_start_matches(' '));
+    let inside = lines.skip_while(|it| *it != "```text").skip(1).take_while(|it| *it != "```");
+    let text: String = inside.map(|it| format!("{it}\n")).collect();
+    assert!(text.lines().count() > 4, "{file} has an example");
+    text
+}
+
+/// Without white space at the beginnings of lines, which the documentation's own cannot be told from.
+fn unindented(text: &str) -> String {
+    text.lines().map(|it| format!("{}\n", it.trim_start())).collect()
+}
+
+#[test]
+fn documented_examples_are_true() {
+    graph_text::parse(&example("graph/text/mod.rs")).unwrap();
+    let loops = example("lower/text.rs");
+    assert_eq!(unindented(&lower::text::parse(&loops).unwrap().to_string()), loops);
+    let schedule = example("schedule/text.rs");
+    assert_eq!(unindented(&schedule::text::parse(&schedule).unwrap().to_string()), schedule);
+    let graph = graph_text::parse(
+        r#"input "x" : f32[8]
+           %0 = input 0 : f32[8]
+           %1 = relu %0 : f32[8] "y"
+           output "y" = %1"#,
+    );
+    let plan = stages(graph.unwrap(), &Target::webgpu_minimum(), &Options::default()).unwrap().plan;
+    let text = example("plan/text.rs");
+    assert_eq!(plan.to_string(), text);
+    assert_eq!(plan::verify(&plan::text::parse(&text, &plan).unwrap()), Vec::<String>::new());
+    let changed = text.replace("b1[0+32]])", "b0[0+32]])");
+    let faults = plan::verify(&plan::text::parse(&changed, &plan).unwrap()).join("; ");
+    assert!(faults.contains("step 0, k000_map_relu: writes an input or a constant"), "{faults}");
+}

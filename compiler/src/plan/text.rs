@@ -1,13 +1,13 @@
 //! A plan as text: its numbers, with kernels by their names.
 //!
 //! ```text
-//! live_peak 64
+//! live_peak 0
 //! buffer(place=gpu, role=inputs, size=32)
 //! buffer(place=gpu, role=outputs, size=32)
 //! input(name="x", ty=f32[8], tensor=t0, device=b0[0+32], host=_)
 //! output(name="y", ty=f32[8], tensor=t1, device=b1[0+32], host=_)
 //! kernel "k000_map_relu"(bytes=64, flops=8)
-//! dispatch "k000_map_relu"(groups=[1, 1, 1], barrier=true, bindings=[b0[0+32], b1[0+32]])
+//! dispatch "k000_map_relu"(groups=[1, 1, 1], barrier=false, bindings=[b0[0+32], b1[0+32]])
 //! ```
 //!
 //! What is decided elsewhere is not repeated: kernels and refusals have their text in the schedule, modules are WGSL, the
