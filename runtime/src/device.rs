@@ -1,7 +1,10 @@
 //! Adapters to devices. A `Device` is a GPU opened through wgpu or the processor; either way it says, as a `Target`, what
 //! the compiler may use. A lost GPU is opened again when it is next needed.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, OnceLock},
+};
 
 use wgfuse_compiler::target::{Place, Target};
 
@@ -11,6 +14,7 @@ use crate::{
     error::{DeviceError, Result},
     pipeline_cache::Pipelines,
     recorder::Recorder,
+    store::Store,
 };
 
 /// Where sessions run. Cloning shares it.
@@ -25,12 +29,13 @@ struct Inner {
     target: Target,
     reason: Option<DisabledReason>,
     origin: Origin,
+    store: Option<Store>,
     gpu: Mutex<Option<Arc<Gpu>>>,
     counters: Arc<Counters>,
 }
 
 /// How a lost device is opened again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Origin {
     Cpu,
     Adapter(Box<wgpu::AdapterInfo>),
@@ -46,6 +51,7 @@ pub(crate) struct Gpu {
     pub timestamps: bool,
     pub pipelines: Pipelines,
     pub counters: Arc<Counters>,
+    store: Option<Store>,
     recorder: OnceLock<Option<Arc<Recorder>>>,
     lost: Arc<OnceLock<String>>,
 }
@@ -154,24 +160,40 @@ impl Device {
         let info = device.adapter_info();
         let target = target(&info, device.features(), &device.limits());
         let counters = Arc::new(Counters::default());
-        let gpu = Gpu::new(device, queue, counters.clone(), Arc::default());
-        Device::with(info.name, target, Origin::Given, Some(gpu), counters)
+        let store = Store::from_environment();
+        let gpu = Gpu::new(device, queue, store.clone(), counters.clone(), Arc::default());
+        Device::with(info.name, target, Origin::Given, store, Some(gpu), counters)
     }
 
     /// The same device held to the stricter of its own and these limits.
     pub fn limited_to(&self, limits: &Target) -> Device {
         let inner = &self.inner;
+        let gpu = inner.gpu.lock().expect("nothing panics inside").clone();
+        self.like(inner.target.limited_to(limits), inner.store.clone(), gpu)
+    }
+
+    /// The same device, keeping what is slow to make (pipelines) in this folder between processes, or nowhere. Without this call
+    /// the environment variable `WGFUSE_CACHE` names the folder, `off` for none; else it is `wgfuse` in the user's cache folder.
+    pub fn cache_in(&self, folder: Option<&Path>) -> Device {
+        let inner = &self.inner;
+        let store = folder.map(Store::new);
+        let gpu = inner.gpu.lock().expect("nothing panics inside").as_ref().map(|it| {
+            let (device, queue) = (it.device.clone(), it.queue.clone());
+            Arc::new(Gpu::new(device, queue, store.clone(), it.counters.clone(), it.lost.clone()))
+        });
+        self.like(inner.target.clone(), store, gpu)
+    }
+
+    fn like(&self, target: Target, store: Option<Store>, gpu: Option<Arc<Gpu>>) -> Device {
+        let inner = &self.inner;
         Device {
             inner: Arc::new(Inner {
                 name: inner.name.clone(),
-                target: inner.target.limited_to(limits),
+                target,
                 reason: inner.reason.clone(),
-                origin: match &inner.origin {
-                    Origin::Cpu => Origin::Cpu,
-                    Origin::Adapter(info) => Origin::Adapter(info.clone()),
-                    Origin::Given => Origin::Given,
-                },
-                gpu: Mutex::new(inner.gpu.lock().expect("nothing panics inside").clone()),
+                origin: inner.origin.clone(),
+                store,
+                gpu: Mutex::new(gpu),
                 counters: inner.counters.clone(),
             }),
         }
@@ -222,7 +244,7 @@ impl Device {
                 && info.name == wanted.name
         };
         let adapter = adapters().await.into_iter().find(same).ok_or(DeviceError::Lost(lost))?;
-        let gpu = Arc::new(open(&adapter, self.inner.counters.clone()).await?);
+        let gpu = Arc::new(open(&adapter, self.inner.store.clone(), self.inner.counters.clone()).await?);
         *self.inner.gpu.lock().expect("nothing panics inside") = Some(gpu.clone());
         Ok(gpu)
     }
@@ -230,14 +252,28 @@ impl Device {
     async fn open(adapter: wgpu::Adapter) -> std::result::Result<Device, DeviceError> {
         let info = adapter.get_info();
         let counters = Arc::new(Counters::default());
-        let gpu = open(&adapter, counters.clone()).await?;
+        let store = Store::from_environment();
+        let gpu = open(&adapter, store.clone(), counters.clone()).await?;
         let target = target(&info, gpu.device.features(), &gpu.device.limits());
-        Ok(Device::with(info.name.clone(), target, Origin::Adapter(Box::new(info)), Some(gpu), counters))
+        Ok(Device::with(
+            info.name.clone(),
+            target,
+            Origin::Adapter(Box::new(info)),
+            store,
+            Some(gpu),
+            counters,
+        ))
     }
 
     fn processor(reason: DisabledReason) -> Device {
-        let mut device =
-            Device::with("processor".into(), Target::cpu(), Origin::Cpu, None, Arc::new(Counters::default()));
+        let mut device = Device::with(
+            "processor".into(),
+            Target::cpu(),
+            Origin::Cpu,
+            None,
+            None,
+            Arc::new(Counters::default()),
+        );
         Arc::get_mut(&mut device.inner).expect("just made").reason = Some(reason);
         device
     }
@@ -246,11 +282,12 @@ impl Device {
         name: String,
         target: Target,
         origin: Origin,
+        store: Option<Store>,
         gpu: Option<Gpu>,
         counters: Arc<Counters>,
     ) -> Device {
         let gpu = Mutex::new(gpu.map(Arc::new));
-        Device { inner: Arc::new(Inner { name, target, reason: None, origin, gpu, counters }) }
+        Device { inner: Arc::new(Inner { name, target, reason: None, origin, store, gpu, counters }) }
     }
 }
 
@@ -282,17 +319,18 @@ impl Gpu {
     fn new(
         device: wgpu::Device,
         queue: wgpu::Queue,
+        store: Option<Store>,
         counters: Arc<Counters>,
         lost: Arc<OnceLock<String>>,
     ) -> Gpu {
         let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
         let (pipelines, recorder) = (Pipelines::default(), OnceLock::new());
-        Gpu { device, queue, timestamps, pipelines, counters, recorder, lost }
+        Gpu { device, queue, timestamps, pipelines, counters, store, recorder, lost }
     }
 
     /// What records launches, where that can be done. Recordings are timed by timestamps alone.
     pub fn recorder(&self) -> Option<&Arc<Recorder>> {
-        let new = || Recorder::of(&self.device, &self.counters).map(Arc::new);
+        let new = || Recorder::of(&self.device, self.store.clone(), &self.counters).map(Arc::new);
         self.recorder.get_or_init(|| self.timestamps.then(new).flatten()).as_ref()
     }
 
@@ -335,7 +373,11 @@ impl Gpu {
     }
 }
 
-async fn open(adapter: &wgpu::Adapter, counters: Arc<Counters>) -> std::result::Result<Gpu, DeviceError> {
+async fn open(
+    adapter: &wgpu::Adapter,
+    store: Option<Store>,
+    counters: Arc<Counters>,
+) -> std::result::Result<Gpu, DeviceError> {
     let mut limits = adapter.limits();
     // Some adapters report more than wgpu's own layout inference can hold.
     limits.max_bind_groups = limits.max_bind_groups.min(8);
@@ -357,7 +399,7 @@ async fn open(adapter: &wgpu::Adapter, counters: Arc<Counters>) -> std::result::
     });
     // Errors are collected by scopes; one that escapes them must not end the program.
     device.on_uncaptured_error(Arc::new(|error| tracing::error!("{error}")));
-    Ok(Gpu::new(device, queue, counters, lost))
+    Ok(Gpu::new(device, queue, store, counters, lost))
 }
 
 fn wanted() -> wgpu::Features {

@@ -22,6 +22,7 @@ mod memory;
 mod model;
 mod inputs;
 mod pipeline_cache;
+mod store;
 mod recorder;
 mod device;
 mod pipelines;

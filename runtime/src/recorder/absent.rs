@@ -4,13 +4,13 @@ use std::{convert::Infallible, sync::Arc};
 
 use wgfuse_compiler::plan::Plan;
 
-use crate::{counters::Counters, error::DeviceError};
+use crate::{counters::Counters, error::DeviceError, store::Store};
 
 #[derive(Debug)]
 pub(crate) struct Recorder(pub Infallible);
 
 impl Recorder {
-    pub fn of(_: &wgpu::Device, _: &Arc<Counters>) -> Option<Recorder> {
+    pub fn of(_: &wgpu::Device, _: Option<Store>, _: &Arc<Counters>) -> Option<Recorder> {
         None
     }
 

@@ -21,6 +21,7 @@ use wgpu::hal::api::Vulkan;
 use crate::{
     counters::{Counters, count},
     error::DeviceError,
+    store::Store,
 };
 
 pub(crate) struct Recorder {
@@ -33,6 +34,10 @@ pub(crate) struct Recorder {
     pipelines: Mutex<HashMap<(u128, bool), vk::Pipeline>>,
     /// By the number of bindings.
     layouts: Mutex<BTreeMap<usize, Layout>>,
+    /// Keeps what the driver makes of shaders, under keys that start with `identity`.
+    store: Option<Store>,
+    /// Of the device, its driver, and how shaders are written for it.
+    identity: Vec<u8>,
     /// Declared last: `raw` is valid as long as this lives.
     pub device: wgpu::Device,
 }
@@ -51,7 +56,7 @@ impl std::fmt::Debug for Recorder {
 
 impl Recorder {
     /// `None` where the device is not Vulkan.
-    pub fn of(device: &wgpu::Device, counters: &Arc<Counters>) -> Option<Recorder> {
+    pub fn of(device: &wgpu::Device, store: Option<Store>, counters: &Arc<Counters>) -> Option<Recorder> {
         // SAFETY: only handles are taken, and `device` is kept beside them.
         let hal = unsafe { device.as_hal::<Vulkan>() }?;
         let instance = hal.shared_instance().raw_instance();
@@ -69,6 +74,9 @@ impl Recorder {
             true => vk::PipelineShaderStageCreateFlags::ALLOW_VARYING_SUBGROUP_SIZE,
             false => vk::PipelineShaderStageCreateFlags::empty(),
         };
+        let mut identity = properties.pipeline_cache_uuid.to_vec();
+        let numbers = [properties.vendor_id, properties.device_id, properties.driver_version, version];
+        identity.extend(numbers.iter().flat_map(|it| it.to_le_bytes()));
         Some(Recorder {
             raw: hal.raw_device().clone(),
             family: hal.queue_family_index(),
@@ -77,6 +85,8 @@ impl Recorder {
             stage,
             pipelines: Mutex::default(),
             layouts: Mutex::default(),
+            store,
+            identity,
             device: device.clone(),
         })
     }
@@ -91,7 +101,27 @@ impl Recorder {
                 .filter(|(shader, _)| !made.contains_key(&(shader.key, checked)) && seen.insert(shader.key))
                 .collect()
         };
-        let new: Vec<_> = missing.par_iter().map(|(shader, name)| self.make(shader, name, checked)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut key = self.identity.clone();
+        key.extend(missing.iter().flat_map(|(shader, _)| shader.key.to_le_bytes()));
+        key.push(checked as u8);
+        let known = self.store.as_ref().and_then(|it| it.get("pipelines", &key));
+        let cache = self.cache(known.as_deref())?;
+        let one = |(shader, name): &(&Shader, &str)| self.make(shader, name, checked, cache);
+        let new: Vec<_> = missing.par_iter().map(one).collect();
+        // SAFETY: the cache is this function's own, and nothing is being made with it any more.
+        let data = unsafe {
+            let data = self.raw.get_pipeline_cache_data(cache);
+            self.raw.destroy_pipeline_cache(cache, None);
+            data
+        };
+        if let (Some(store), Ok(data)) = (&self.store, data)
+            && known.as_ref().is_none_or(|it| it.len() != data.len())
+        {
+            store.put("pipelines", &key, &data);
+        }
         let mut made = self.pipelines.lock().expect("nothing panics inside");
         let mut failure = Ok(());
         for ((shader, _), pipeline) in missing.into_iter().zip(new) {
@@ -110,12 +140,31 @@ impl Recorder {
         failure
     }
 
+    /// A driver's cache that starts with `known`, if it takes that.
+    fn cache(&self, known: Option<&[u8]>) -> Result<vk::PipelineCache, DeviceError> {
+        // SAFETY: the device is alive. The driver checks that the data are its own; the store, that they are whole.
+        let new = |data: &[u8]| unsafe {
+            let info = vk::PipelineCacheCreateInfo::default().initial_data(data);
+            self.raw.create_pipeline_cache(&info, None)
+        };
+        known
+            .and_then(|it| new(it).ok())
+            .map_or_else(|| new(&[]), Ok)
+            .map_err(|it| fault("the pipelines", it))
+    }
+
     /// One that `prepare` has made.
     pub fn pipeline(&self, shader: &Shader, checked: bool) -> vk::Pipeline {
         self.pipelines.lock().expect("nothing panics inside")[&(shader.key, checked)]
     }
 
-    fn make(&self, shader: &Shader, name: &str, checked: bool) -> Result<vk::Pipeline, DeviceError> {
+    fn make(
+        &self,
+        shader: &Shader,
+        name: &str,
+        checked: bool,
+        cache: vk::PipelineCache,
+    ) -> Result<vk::Pipeline, DeviceError> {
         let refused = |what: String| DeviceError::Refused { at: format!("kernel {name}"), what };
         let words = self.words(shader, checked).map_err(refused)?;
         let layout = self.layout(shader.bindings.len())?;
@@ -131,7 +180,7 @@ impl Recorder {
         let info = vk::ComputePipelineCreateInfo::default().layout(layout.pipeline).stage(stage);
         count(&self.counters.pipelines);
         // SAFETY: module and layout are of this device; the layout has the module's bindings.
-        let made = unsafe { self.raw.create_compute_pipelines(vk::PipelineCache::null(), &[info], None) };
+        let made = unsafe { self.raw.create_compute_pipelines(cache, &[info], None) };
         // SAFETY: pipelines do not need their modules any more.
         unsafe { self.raw.destroy_shader_module(module, None) };
         match made {

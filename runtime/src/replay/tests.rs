@@ -290,6 +290,33 @@ fn a_tape_may_be_dropped_while_the_device_works_on_it() {
 }
 
 #[test]
+fn pipelines_are_kept_on_disk_and_damage_is_left_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = || {
+        let device = real().cache_in(Some(folder.path()));
+        let plan = plan(&device, integers(0..COUNT as i64));
+        let (_, mut tape) = captured(&device, &plan, &mut Constants::default(), false, Replay::Recorded);
+        let inputs = [integers(0..COUNT as i64)];
+        let outputs = pollster::block_on(replay(&mut tape, &plan, &inputs, Wait::Block)).expect("runs");
+        assert_eq!(outputs[0], integers((0..COUNT as i64).map(|it| 4 * it * it)));
+        let files = std::fs::read_dir(folder.path()).expect("a folder");
+        files.map(|it| it.expect("a file").path()).collect::<Vec<_>>()
+    };
+    let files = run();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let whole = std::fs::read(&files[0]).expect("a file");
+    std::fs::write(&files[0], &whole[..whole.len() - 1]).expect("written");
+    assert_eq!(run(), files);
+    assert_eq!(std::fs::read(&files[0]).expect("made again").len(), whole.len());
+    std::fs::remove_file(&files[0]).expect("removed");
+    std::fs::remove_dir(folder.path()).expect("removed");
+    std::fs::write(folder.path(), "not a folder").expect("written");
+    let device = real().cache_in(Some(folder.path()));
+    let plan = plan(&device, integers(0..COUNT as i64));
+    captured(&device, &plan, &mut Constants::default(), false, Replay::Recorded);
+}
+
+#[test]
 fn every_kernel_is_timed() {
     for way in [Replay::Portable, Replay::Recorded] {
         let device = real();
