@@ -56,6 +56,24 @@ impl DType {
         }
     }
 
+    /// Elements in a 32-bit word of a device's memory.
+    pub const fn per_word(self) -> u64 {
+        match self {
+            DType::F16 | DType::BF16 => 2,
+            DType::Bool
+            | DType::I8
+            | DType::U8
+            | DType::I16
+            | DType::U16
+            | DType::I32
+            | DType::U32
+            | DType::I64
+            | DType::U64
+            | DType::F32
+            | DType::F64 => 1,
+        }
+    }
+
     pub const fn class(self) -> Class {
         match self {
             DType::Bool => Class::Bool,

@@ -3,7 +3,8 @@
 //! A `Scope` knows the values of the loop variables, each an `Index` over *leaves*: numbers that the code has at hand, as
 //! the number of an invocation or a loop's counter. Coordinates are rewritten in terms of leaves before anything is
 //! emitted, so that a contiguous access becomes the invocation's number itself. Everything is computed at most
-//! once a frame; a frame sees those around it.
+//! once a frame; a frame sees those around it. At a `Step`, several neighbouring points in turn, what is the same at all of
+//! them is computed once for all, and what they read next to each other is read at once.
 //!
 //! Indices are computed in u32 modulo 2^32. That is right because the result is in range even where a part is
 //! negative; quotients and remainders of what may be negative are moved up by a multiple of the divisor first.
@@ -23,7 +24,8 @@ use crate::{
     dtype::DType,
     index::{Atom, Index, linearise},
     lower::{Body, Coords, Expr, ExprId, TensorId},
-    schedule::Store,
+    schedule::{Lanes, Store},
+    shape::Shape,
 };
 
 /// Leaves are numbered from here; loop variables are below.
@@ -34,6 +36,28 @@ const FIRST_LEAF: u32 = 1 << 16;
 pub struct Frame {
     exprs: HashMap<ExprId, Handle>,
     indices: HashMap<Index, Handle>,
+    units: HashMap<(TensorId, Index), Handle>,
+}
+
+/// Neighbouring points, and what has been computed at them; all of it in one block.
+pub struct Step {
+    lanes: Lanes,
+    /// For all points, and for each.
+    shared: Frame,
+    each: Vec<Frame>,
+    /// Whether the points are in the loop's space, where they are not always.
+    pub inside: Option<Handle>,
+}
+
+impl Step {
+    pub fn new(lanes: Lanes, inside: Option<Handle>) -> Step {
+        let each = lanes.points.iter().map(|_| Frame::default()).collect();
+        Step { lanes, shared: Frame::default(), each, inside }
+    }
+
+    pub fn lanes(&self) -> usize {
+        self.each.len()
+    }
 }
 
 pub struct Scope<'k> {
@@ -44,12 +68,17 @@ pub struct Scope<'k> {
     leaves: Vec<Handle>,
     params: Vec<(Handle, Word)>,
     frames: Vec<Frame>,
+    /// At a point of a step: the number of its frame, which stands above that of all points; and for each expression
+    /// whether it is the same at all of them.
+    lane: Option<usize>,
+    still: Vec<bool>,
 }
 
 impl<'k> Scope<'k> {
     pub fn new(body: &'k Body, memory: &'k Memory) -> Scope<'k> {
         let frames = vec![Frame::default()];
-        Scope { body, memory, vars: Vec::new(), leaves: Vec::new(), params: Vec::new(), frames }
+        let (vars, leaves, params) = (Vec::new(), Vec::new(), Vec::new());
+        Scope { body, memory, vars, leaves, params, frames, lane: None, still: Vec::new() }
     }
 
     /// `value`, a u32 below `extent`, as an index.
@@ -82,22 +111,48 @@ impl<'k> Scope<'k> {
         self.frames.pop().expect("a frame was entered")
     }
 
+    /// Says which expressions are the same at all points of a step, for the steps to come: their points differ in the same
+    /// variables.
+    pub fn step_through(&mut self, lanes: &Lanes) {
+        let moving = lanes.moving();
+        let moves = |axis: usize| axis >= lanes.first && moving[axis - lanes.first];
+        self.still = self.changing(&moves, u32::MAX).iter().map(|it| !it).collect();
+    }
+
+    /// What `act` gives at point `lane` of `step`.
+    pub fn at_lane<T>(&mut self, step: &mut Step, lane: usize, act: impl FnOnce(&mut Scope<'k>) -> T) -> T {
+        self.bind(step.lanes.first.., step.lanes.points[lane].iter().cloned());
+        self.frames.push(std::mem::take(&mut step.shared));
+        self.lane = Some(self.frames.len());
+        self.frames.push(std::mem::take(&mut step.each[lane]));
+        let made = act(self);
+        self.lane = None;
+        step.each[lane] = self.leave();
+        step.shared = self.leave();
+        made
+    }
+
     /// For each expression whether it changes with variables `first..`, or with a `Param` that is not known yet.
     pub fn varying(&self, first: usize) -> Vec<bool> {
+        self.changing(&|axis| axis >= first, self.params.len() as u32)
+    }
+
+    /// For each expression whether it changes with the variables that `moves` names, or with `Param(params)` and later ones.
+    fn changing(&self, moves: &dyn Fn(usize) -> bool, params: u32) -> Vec<bool> {
         let mut varying: Vec<bool> = Vec::with_capacity(self.body.len());
         for (_, expr, _) in self.body.iter() {
             let changes = |index: &Index| {
                 let mut found = false;
                 index.leaves(&mut |leaf| {
                     found |= match leaf {
-                        Atom::Var { axis, .. } => *axis as usize >= first,
+                        Atom::Var { axis, .. } => moves(*axis as usize),
                         Atom::Data { .. } | Atom::Div(..) | Atom::Mod(..) => false,
                     }
                 });
                 found
             };
             let mut it = match expr {
-                Expr::Param(number) => *number as usize >= self.params.len(),
+                Expr::Param(number) => *number >= params,
                 Expr::Coord(at) => changes(at),
                 Expr::Load { at, .. } => at.iter().any(changes),
                 Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => {
@@ -108,6 +163,18 @@ impl<'k> Scope<'k> {
             varying.push(it);
         }
         varying
+    }
+
+    /// Everything read on the way to `roots` that does not wait for a `Param`, in an order in which it can be read.
+    pub fn reads(&self, roots: &[ExprId]) -> Vec<ExprId> {
+        let waiting = self.changing(&|_| false, self.params.len() as u32);
+        let needed = self.body.needed(roots.iter().copied());
+        (self.body.iter())
+            .filter(|(id, expr, _)| {
+                matches!(expr, Expr::Load { .. }) && needed[id.0 as usize] && !waiting[id.0 as usize]
+            })
+            .map(|(id, ..)| id)
+            .collect()
     }
 
     /// Computes what `roots` need and what does not change with variables `first..`, before their loops are opened.
@@ -195,44 +262,98 @@ impl<'k> Scope<'k> {
                 ops::cast(code, body.dtype(*x), dtype, operand)
             }
         };
-        self.frame().exprs.insert(id, value);
+        let still = self.still.get(id.0 as usize).copied().unwrap_or(false);
+        self.frame(still).exprs.insert(id, value);
         value
     }
 
     fn load(&mut self, code: &mut Code, tensor: TensorId, at: &Coords, guard: Option<ExprId>) -> Handle {
         let inside = guard.map(|it| self.value(code, it));
-        let mut at = self.address(code, tensor, at, inside.is_none());
-        if let Some(inside) = inside {
-            let zero = code.u32(0);
-            at = code.select(inside, at, zero);
-        }
-        let value = self.memory.load(code, tensor, at);
+        let held = self.memory.held(tensor);
+        let linear = self.linear(at, &held.shape);
+        let value = match linear.modulo(held.unit as i64).as_constant() {
+            Some(element) => {
+                let at = linear.div(held.unit as i64);
+                let unit = self.unit(code, tensor, at);
+                self.memory.element(code, tensor, unit, element as u64)
+            }
+            None => {
+                let at = self.clamped(code, &linear, held.shape.count());
+                self.memory.load(code, tensor, at)
+            }
+        };
         match inside {
             None => value,
             Some(inside) => {
-                let zero = ops::zero(code, Word::of(self.memory.held(tensor).dtype));
+                let zero = ops::zero(code, Word::of(held.dtype));
                 code.select(inside, value, zero)
             }
         }
     }
 
+    /// Unit number `at` of `tensor`.
+    fn unit(&mut self, code: &mut Code, tensor: TensorId, at: Index) -> Handle {
+        let key = (tensor, at);
+        if let Some(&found) = self.frames.iter().rev().find_map(|it| it.units.get(&key)) {
+            return found;
+        }
+        let held = self.memory.held(tensor);
+        let number = self.clamped(code, &key.1, held.shape.count().div_ceil(held.unit as usize));
+        let unit = self.memory.load_unit(code, tensor, number);
+        let still = self.is_still(&key.1);
+        self.frame(still).units.insert(key, unit);
+        unit
+    }
+
     pub fn store(&mut self, code: &mut Code, store: &Store) {
-        let value = self.value(code, store.value);
-        let to = self.memory.held(store.tensor).dtype;
-        let value = ops::cast(code, self.dtype(store.value), to, value);
-        let at = self.address(code, store.tensor, &store.at, true);
+        let value = self.stored(code, store);
+        let shape = &self.memory.held(store.tensor).shape;
+        let linear = self.linear(&store.at, shape);
+        let at = self.clamped(code, &linear, shape.count());
         self.memory.store(code, store.tensor, at, value);
     }
 
-    /// The number of the element at `at`. With `clamp` it is in bounds, whatever the coordinates are.
-    fn address(&mut self, code: &mut Code, tensor: TensorId, at: &Coords, clamp: bool) -> Handle {
-        let shape = &self.memory.held(tensor).shape;
+    /// `store` at every point of `step`.
+    pub fn store_step(&mut self, code: &mut Code, store: &Store, step: &mut Step) {
+        let held = self.memory.held(store.tensor);
+        if !held.whole {
+            for lane in 0..step.lanes() {
+                self.at_lane(step, lane, |scope| scope.store(code, store));
+            }
+            return;
+        }
+        let mut values: Vec<Handle> = Vec::new();
+        for lane in 0..step.lanes() {
+            values.push(self.at_lane(step, lane, |scope| scope.stored(code, store)));
+        }
+        for (number, values) in values.chunks_exact(held.unit as usize).enumerate() {
+            self.at_lane(step, number * held.unit as usize, |scope| {
+                let at = scope.linear(&store.at, &held.shape).div(held.unit as i64);
+                let at = scope.clamped(code, &at, held.shape.count() / held.unit as usize);
+                scope.memory.store_unit(code, store.tensor, at, values);
+            });
+        }
+    }
+
+    /// The value that `store` stores, of the tensor's dtype.
+    fn stored(&mut self, code: &mut Code, store: &Store) -> Handle {
+        let value = self.value(code, store.value);
+        let to = self.memory.held(store.tensor).dtype;
+        ops::cast(code, self.dtype(store.value), to, value)
+    }
+
+    /// The number of the element at `at` of a tensor of `shape`.
+    fn linear(&self, at: &Coords, shape: &Shape) -> Index {
         let at: Coords = at.iter().map(|it| self.here(it)).collect();
-        let linear = linearise(&at, shape);
-        let value = self.index(code, &linear);
-        let (low, high) = linear.range();
-        let last = shape.count().saturating_sub(1) as i64;
-        if clamp && (low < 0 || high > last) {
+        linearise(&at, shape)
+    }
+
+    /// `number`, in bounds of `count` whatever the coordinates are.
+    fn clamped(&mut self, code: &mut Code, number: &Index, count: usize) -> Handle {
+        let value = self.index(code, number);
+        let (low, high) = number.range();
+        let last = count.saturating_sub(1) as i64;
+        if low < 0 || high > last {
             let last = code.u32(last as u32);
             return code.math(MathFunction::Min, &[value, last]);
         }
@@ -282,7 +403,8 @@ impl<'k> Scope<'k> {
                 code.binary(if offset > 0 { B::Add } else { B::Subtract }, sum, by)
             }
         };
-        self.frame().indices.insert(index.clone(), value);
+        let still = self.is_still(index);
+        self.frame(still).indices.insert(index.clone(), value);
         value
     }
 
@@ -340,7 +462,22 @@ impl<'k> Scope<'k> {
         (self.index(code, &inner.offset_by(lift * by)), lift as u32)
     }
 
-    fn frame(&mut self) -> &mut Frame {
-        self.frames.last_mut().expect("the outermost frame stays")
+    /// Whether an index over leaves is the same at all points of a step at which it occurs.
+    fn is_still(&self, index: &Index) -> bool {
+        let mut still = true;
+        index.leaves(&mut |leaf| {
+            if let Atom::Data { expr, .. } = leaf {
+                still &= self.still.get(*expr as usize).copied().unwrap_or(false);
+            }
+        });
+        still
+    }
+
+    /// Where to keep what is computed now. `still`: it is the same at all points of the step.
+    fn frame(&mut self, still: bool) -> &mut Frame {
+        let last = self.frames.len() - 1;
+        // In a block of its own, nothing outlives the block.
+        let at = if still && self.lane == Some(last) { last - 1 } else { last };
+        &mut self.frames[at]
     }
 }

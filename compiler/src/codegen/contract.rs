@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     index::{Atom, Index, delinearise},
     lower::{Expr, ExprId},
-    schedule::{Kernel, Skeleton, Tile, Vars},
+    schedule::{Kernel, RowForm, Skeleton, Team, Tile, Vars},
     shape::Shape,
     target::Target,
 };
@@ -43,7 +43,9 @@ pub fn write(
         && (!floats || depth.count() <= WRITTEN_OUT)
     {
         let product = [Reduction::Product { a, b }];
-        return rows::by_invocation(writer, memory, kernel, (space, depth), &product, workgroup, target);
+        let steps = if depth.count() <= WRITTEN_OUT { depth.count() as u32 } else { 1 };
+        let form = RowForm { team: Team::Invocation { workgroup }, lanes: 1, steps, early: false };
+        return rows::write(writer, memory, kernel, (space, depth), &product, form, target);
     }
     if !floats {
         bug!("{}: templates multiply floats", kernel.name);

@@ -1,7 +1,8 @@
-//! The tensors of a kernel as storage buffers: bindings, loads and stores of single elements.
+//! The tensors of a kernel as storage buffers: bindings, loads and stores of elements and of units.
 //!
-//! A tensor that is larger than a binding may be is bound in consecutive parts of whole words. Tensors of 16-bit
-//! floats that are written hold atomic words, because two elements share a word.
+//! A *unit* is what one access takes: a word, or a vector of words where the kernel's neighbours allow it
+//! (`schedule::Lanes`). A tensor that is larger than a binding may be is bound in consecutive parts of whole units. Tensors
+//! of 16-bit floats that are not written in whole units hold atomic words, because two elements share a word.
 
 use std::collections::HashMap;
 
@@ -18,7 +19,7 @@ use crate::{
     dtype::DType,
     error::Error,
     lower::{TensorId, TensorInfo},
-    schedule::Kernel,
+    schedule::{Kernel, Lanes},
     target::Target,
 };
 
@@ -31,13 +32,19 @@ pub struct Memory {
 pub struct Held {
     pub dtype: DType,
     pub shape: crate::shape::Shape,
+    /// Elements of a unit.
+    pub unit: u64,
+    /// Every store is of a whole unit.
+    pub whole: bool,
+    /// Words of a unit: 1, 2 or 4.
+    width: u32,
     parts: Vec<Part>,
     atomic: bool,
 }
 
 struct Part {
     variable: naga::Handle<naga::GlobalVariable>,
-    /// The part holds words `first..end` of the tensor.
+    /// The part holds units `first..end` of the tensor.
     first: u32,
     end: u32,
 }
@@ -51,6 +58,7 @@ impl Memory {
         target: &Target,
     ) -> Result<Memory, Error> {
         let mut memory = Memory::default();
+        let lanes = kernel.skeleton.lanes();
         for &tensor in &kernel.tensors {
             let info = &tensors[tensor];
             let dtype = info.ty.dtype;
@@ -62,11 +70,16 @@ impl Memory {
                 let at = format!("tensor of node '{}'", info.origin);
                 return Err(Error::TooLarge { at, need: bytes, have: u32::MAX as u64 * 4 });
             }
-            let atomic = Storage::of(dtype).lanes() > 1 && kernel.stores.iter().any(|it| it.tensor == tensor);
+            let written = kernel.stores.iter().any(|it| it.tensor == tensor);
+            let width = lanes.as_ref().map_or(1, |it| it.width(kernel, tensor, info));
+            let unit = width as u64 * dtype.per_word();
+            let covers = |it: &Lanes| it.covers(kernel, tensor, &info.ty.shape, unit);
+            let whole = written && unit > 1 && lanes.as_ref().is_some_and(covers);
+            let atomic = written && unit > 1 && !whole;
             let step = match bytes <= target.max_binding_size {
                 true => bytes,
                 false => {
-                    let unit = target.offset_alignment.next_multiple_of(4);
+                    let unit = target.offset_alignment.next_multiple_of(16);
                     (target.max_binding_size / unit * unit).max(unit)
                 }
             };
@@ -74,12 +87,14 @@ impl Memory {
             let mut offset = 0;
             while offset < bytes {
                 let len = step.min(bytes - offset);
-                let variable = writer.storage(memory.bindings.len() as u32, Word::stored(dtype), atomic);
-                parts.push(Part { variable, first: (offset / 4) as u32, end: ((offset + len) / 4) as u32 });
+                let number = memory.bindings.len() as u32;
+                let variable = writer.storage(number, Word::stored(dtype), width, atomic);
+                let at = |bytes: u64| (bytes / (4 * width as u64)) as u32;
+                parts.push(Part { variable, first: at(offset), end: at(offset + len) });
                 memory.bindings.push(Binding { tensor, offset, len });
                 offset += len;
             }
-            let held = Held { dtype, shape: info.ty.shape.clone(), parts, atomic };
+            let held = Held { dtype, shape: info.ty.shape.clone(), unit, whole, width, parts, atomic };
             memory.tensors.insert(tensor, held);
         }
         if memory.bindings.len() > target.max_storage_buffers as usize {
@@ -101,45 +116,87 @@ impl Memory {
         let held = self.held(tensor);
         let storage = Storage::of(held.dtype);
         let word = match storage {
-            Storage::Whole => held.load_word(code, at),
+            Storage::Whole => at,
             Storage::F16 | Storage::BF16 => {
                 let one = code.u32(1);
-                let word = code.binary(BinaryOperator::ShiftRight, at, one);
-                held.load_word(code, word)
+                code.binary(BinaryOperator::ShiftRight, at, one)
             }
         };
-        match (storage, Word::of(held.dtype)) {
-            (Storage::Whole, Word::Bool) => {
-                let zero = code.u32(0);
-                code.binary(BinaryOperator::NotEqual, word, zero)
-            }
-            (Storage::Whole, _) => word,
-            (Storage::F16, _) => {
+        let word = held.load_word(code, word);
+        match storage {
+            Storage::Whole => held.decoded(code, word),
+            Storage::F16 | Storage::BF16 => {
                 let shift = lane_shift(code, at);
                 let low = code.binary(BinaryOperator::ShiftRight, word, shift);
-                let pair = code.math(MathFunction::Unpack2x16float, &[low]);
-                code.component(pair, 0)
-            }
-            (Storage::BF16, _) => {
-                let shift = lane_shift(code, at);
-                let low = code.binary(BinaryOperator::ShiftRight, word, shift);
-                let sixteen = code.u32(16);
-                let bits = code.binary(BinaryOperator::ShiftLeft, low, sixteen);
-                code.bitcast(bits, ScalarKind::Float)
+                held.decoded(code, low)
             }
         }
+    }
+
+    /// Unit number `at` of `tensor`, a u32 in bounds, for `element`.
+    pub fn load_unit(&self, code: &mut Code, tensor: TensorId, at: Handle) -> Handle {
+        self.held(tensor).load_unit(code, at, &mut |code, pointer| code.load(pointer))
+    }
+
+    /// Element number `number` of a unit.
+    pub fn element(&self, code: &mut Code, tensor: TensorId, unit: Handle, number: u64) -> Handle {
+        let held = self.held(tensor);
+        let per_word = held.dtype.per_word();
+        let word = match held.width {
+            1 => unit,
+            _ => code.component(unit, (number / per_word) as u32),
+        };
+        match (Storage::of(held.dtype), number % per_word) {
+            (Storage::F16, half) => {
+                let pair = code.math(MathFunction::Unpack2x16float, &[word]);
+                code.component(pair, half as u32)
+            }
+            (Storage::BF16, 1) => {
+                let high = code.u32(0xffff_0000);
+                let bits = code.binary(BinaryOperator::And, word, high);
+                code.bitcast(bits, ScalarKind::Float)
+            }
+            (Storage::Whole | Storage::BF16, _) => held.decoded(code, word),
+        }
+    }
+
+    /// Unit number `at` of `tensor` becomes `values`, which are of the tensor's dtype.
+    pub fn store_unit(&self, code: &mut Code, tensor: TensorId, at: Handle, values: &[Handle]) {
+        let held = self.held(tensor);
+        if !held.whole || values.len() as u64 != held.unit {
+            bug!("a unit is stored in parts");
+        }
+        let words = match Storage::of(held.dtype) {
+            Storage::Whole => values.iter().map(|&it| held.encoded(code, it)).collect(),
+            Storage::F16 => (values.chunks_exact(2))
+                .map(|it| {
+                    let pair = code.vector(Word::F32, it.to_vec());
+                    code.math(MathFunction::Pack2x16float, &[pair])
+                })
+                .collect(),
+            Storage::BF16 => (values.chunks_exact(2))
+                .map(|it| {
+                    let (low, high) = (bf16_bits(code, it[0]), bf16_bits(code, it[1]));
+                    let sixteen = code.u32(16);
+                    let high = code.binary(BinaryOperator::ShiftLeft, high, sixteen);
+                    code.binary(BinaryOperator::InclusiveOr, low, high)
+                })
+                .collect(),
+        };
+        let unit = code.vector(Word::stored(held.dtype), words);
+        held.at_unit(code, at, &mut |code, pointer| code.store(pointer, unit));
     }
 
     /// Element number `at` of `tensor` becomes `value`, which is of the tensor's dtype.
     pub fn store(&self, code: &mut Code, tensor: TensorId, at: Handle, value: Handle) {
         let held = self.held(tensor);
+        if held.width > 1 {
+            bug!("a part of a vector is stored");
+        }
         let bits = match Storage::of(held.dtype) {
             Storage::Whole => {
-                let word = match Word::of(held.dtype) {
-                    Word::Bool => code.convert(value, Word::U32),
-                    Word::F32 | Word::I32 | Word::U32 => value,
-                };
-                return held.at_word(code, at, &mut |code, pointer| code.store(pointer, word));
+                let word = held.encoded(code, value);
+                return held.at_unit(code, at, &mut |code, pointer| code.store(pointer, word));
             }
             Storage::F16 => f16_bits(code, value),
             Storage::BF16 => bf16_bits(code, value),
@@ -155,7 +212,7 @@ impl Memory {
         let one = code.u32(1);
         let word = code.binary(BinaryOperator::ShiftRight, at, one);
         // Only this invocation writes this half, so nobody needs to see both steps as one.
-        held.at_word(code, word, &mut |code, pointer| {
+        held.at_unit(code, word, &mut |code, pointer| {
             for (fun, value) in [(AtomicFunction::And, keep), (AtomicFunction::InclusiveOr, bits)] {
                 code.stmt(Statement::Atomic { pointer, fun, value, result: None });
             }
@@ -164,19 +221,40 @@ impl Memory {
 }
 
 impl Held {
+    /// Word number `at`.
     fn load_word(&self, code: &mut Code, at: Handle) -> Handle {
+        if self.width == 1 {
+            return self.load_unit(code, at, &mut |code, pointer| code.load(pointer));
+        }
+        let places = code.u32(self.width.trailing_zeros());
+        let mask = code.u32(self.width - 1);
+        let unit = code.binary(BinaryOperator::ShiftRight, at, places);
+        let number = code.binary(BinaryOperator::And, at, mask);
+        self.load_unit(code, unit, &mut |code, pointer| {
+            let word = code.element(pointer, number);
+            code.load(word)
+        })
+    }
+
+    /// What `load` makes of the pointer to unit `at`.
+    fn load_unit(
+        &self,
+        code: &mut Code,
+        at: Handle,
+        load: &mut dyn FnMut(&mut Code, Handle) -> Handle,
+    ) -> Handle {
         let mut value = None;
         for part in &self.parts {
             let array = code.global(part.variable);
             if self.parts.len() == 1 {
                 let pointer = code.element(array, at);
-                return code.load(pointer);
+                return load(code, pointer);
             }
             let (inside, local) = part.locate(code, at);
             let zero = code.u32(0);
             let local = code.select(inside, local, zero);
             let pointer = code.element(array, local);
-            let found = code.load(pointer);
+            let found = load(code, pointer);
             value = Some(match value {
                 None => found,
                 Some(before) => code.select(inside, found, before),
@@ -185,8 +263,8 @@ impl Held {
         value.unwrap_or_else(|| bug!("a tensor has no part"))
     }
 
-    /// Runs `act` with a pointer to word `at`.
-    fn at_word(&self, code: &mut Code, at: Handle, act: &mut dyn FnMut(&mut Code, Handle)) {
+    /// Runs `act` with a pointer to unit `at`.
+    fn at_unit(&self, code: &mut Code, at: Handle, act: &mut dyn FnMut(&mut Code, Handle)) {
         for part in &self.parts {
             let array = code.global(part.variable);
             if self.parts.len() == 1 {
@@ -201,16 +279,44 @@ impl Held {
             code.when(inside, body, Block::new());
         }
     }
+
+    /// The element in the low bits of `word`.
+    fn decoded(&self, code: &mut Code, word: Handle) -> Handle {
+        match (Storage::of(self.dtype), Word::of(self.dtype)) {
+            (Storage::Whole, Word::Bool) => {
+                let zero = code.u32(0);
+                code.binary(BinaryOperator::NotEqual, word, zero)
+            }
+            (Storage::Whole, Word::F32 | Word::I32 | Word::U32) => word,
+            (Storage::F16, _) => {
+                let pair = code.math(MathFunction::Unpack2x16float, &[word]);
+                code.component(pair, 0)
+            }
+            (Storage::BF16, _) => {
+                let sixteen = code.u32(16);
+                let bits = code.binary(BinaryOperator::ShiftLeft, word, sixteen);
+                code.bitcast(bits, ScalarKind::Float)
+            }
+        }
+    }
+
+    /// An element that has a word of its own.
+    fn encoded(&self, code: &mut Code, value: Handle) -> Handle {
+        match Word::of(self.dtype) {
+            Word::Bool => code.convert(value, Word::U32),
+            Word::F32 | Word::I32 | Word::U32 => value,
+        }
+    }
 }
 
 impl Part {
-    /// Whether word `at` of the tensor is in this part, and its number there.
+    /// Whether unit `at` of the tensor is in this part, and its number there.
     fn locate(&self, code: &mut Code, at: Handle) -> (Handle, Handle) {
         let first = code.u32(self.first);
-        // Words before the part wrap around and so are not below its length.
+        // Units before the part wrap around and so are not below its length.
         let local = code.binary(BinaryOperator::Subtract, at, first);
-        let words = code.u32(self.end - self.first);
-        (code.binary(BinaryOperator::Less, local, words), local)
+        let units = code.u32(self.end - self.first);
+        (code.binary(BinaryOperator::Less, local, units), local)
     }
 }
 
@@ -224,7 +330,7 @@ fn lane_shift(code: &mut Code, at: Handle) -> Handle {
 
 fn f16_bits(code: &mut Code, value: Handle) -> Handle {
     let zero = code.f32(0.0);
-    let pair = code.vec2(value, zero);
+    let pair = code.vector(Word::F32, vec![value, zero]);
     code.math(MathFunction::Pack2x16float, &[pair])
 }
 

@@ -29,7 +29,7 @@ use crate::{
     error::Error,
     lower::{TensorId, TensorInfo},
     options::Options,
-    schedule::{Kernel, RowForm, Schedule, Skeleton},
+    schedule::{Kernel, Schedule, Skeleton},
     target::{Place, Target},
 };
 use memory::Memory;
@@ -99,17 +99,12 @@ fn shader(
     let to = &mut writer;
     let groups = match &kernel.skeleton {
         _ if kernel.stores.iter().all(|it| tensors[it.tensor].ty.shape.count() == 0) => nothing(to),
-        Skeleton::Map { space, workgroup } => map::write(to, &memory, kernel, space, *workgroup, target)?,
+        Skeleton::Map { space, workgroup, lanes } => {
+            map::write(to, &memory, kernel, space, (*workgroup, *lanes), target)?
+        }
         Skeleton::Rows { outer, inner, stages, form } => {
             let stages: Vec<_> = stages.iter().map(rows::Reduction::from).collect();
-            match *form {
-                RowForm::Invocation { workgroup } => {
-                    rows::by_invocation(to, &memory, kernel, (outer, inner), &stages, workgroup, target)?
-                }
-                RowForm::Workgroup { size } => {
-                    rows::by_workgroup(to, &memory, kernel, (outer, inner), &stages, size, target)?
-                }
-            }
+            rows::write(to, &memory, kernel, (outer, inner), &stages, *form, target)?
         }
         Skeleton::Contract { .. } => contract::write(to, &memory, kernel, target)?,
         Skeleton::Attention { .. } => attention::write(to, &memory, kernel, target)?,

@@ -40,9 +40,10 @@ impl Shader {
     }
 }
 
-/// Without any capability but packing f16 in words, which WGSL has everywhere.
+/// Without any capability but packing f16 in words, which WGSL has everywhere, and subgroups, which only kernels have that
+/// are scheduled for a target with them.
 pub fn validate(module: &naga::Module) -> Result<ModuleInfo, Box<ValidationError>> {
-    Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP)
         .validate(module)
         .map_err(|it| Box::new(it.into_inner()))
 }

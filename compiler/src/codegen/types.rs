@@ -82,14 +82,6 @@ impl Storage {
             | DType::F64 => Storage::Whole,
         }
     }
-
-    /// Elements in a word.
-    pub fn lanes(self) -> u64 {
-        match self {
-            Storage::Whole => 1,
-            Storage::F16 | Storage::BF16 => 2,
-        }
-    }
 }
 
 /// Bytes of the device form of `ty`: a multiple of 4, at least 4.
@@ -97,7 +89,7 @@ pub fn device_bytes(ty: &Type) -> u64 {
     let count = ty.shape.count() as u64;
     let words = match ty.dtype {
         DType::F64 => count * 2,
-        it => count.div_ceil(Storage::of(it).lanes()),
+        it => count.div_ceil(it.per_word()),
     };
     4 * words.max(1)
 }

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 
 use naga::{
-    AddressSpace, ArraySize, BinaryOperator, Binding, Block, BuiltIn, EntryPoint, Expression, Function,
-    FunctionArgument, FunctionResult, GlobalVariable, Literal, LocalVariable, MathFunction,
-    MemoryDecorations, Module, ResourceBinding, ScalarKind, ShaderStage, Span, Statement, StorageAccess,
-    Type, TypeInner, UnaryOperator, VectorSize,
+    AddressSpace, ArraySize, BinaryOperator, Binding, Block, BuiltIn, CollectiveOperation, EntryPoint,
+    Expression, Function, FunctionArgument, FunctionResult, GlobalVariable, Literal, LocalVariable,
+    MathFunction, MemoryDecorations, Module, ResourceBinding, ScalarKind, ShaderStage, Span, Statement,
+    StorageAccess, SubgroupOperation, Type, TypeInner, UnaryOperator, VectorSize,
 };
 
 use super::types::Word;
+use crate::bug;
 
 pub type Handle = naga::Handle<Expression>;
 pub type FunctionHandle = naga::Handle<Function>;
@@ -33,11 +34,30 @@ impl Writer {
         self.ty(TypeInner::Scalar(word.scalar()))
     }
 
-    /// A storage buffer of words, at `binding` of group 0.
-    pub fn storage(&mut self, binding: u32, word: Word, atomic: bool) -> naga::Handle<GlobalVariable> {
+    /// `width` words: 1, or a vector of 2 or 4.
+    fn words(&mut self, word: Word, width: u32) -> naga::Handle<Type> {
         let scalar = word.scalar();
-        let base = self.ty(if atomic { TypeInner::Atomic(scalar) } else { TypeInner::Scalar(scalar) });
-        let ty = self.ty(TypeInner::Array { base, size: ArraySize::Dynamic, stride: 4 });
+        self.ty(match width {
+            1 => TypeInner::Scalar(scalar),
+            2 => TypeInner::Vector { size: VectorSize::Bi, scalar },
+            4 => TypeInner::Vector { size: VectorSize::Quad, scalar },
+            it => bug!("no vector has {it} components here"),
+        })
+    }
+
+    /// A storage buffer of words, `width` (1, 2 or 4) an element, at `binding` of group 0.
+    pub fn storage(
+        &mut self,
+        binding: u32,
+        word: Word,
+        width: u32,
+        atomic: bool,
+    ) -> naga::Handle<GlobalVariable> {
+        let base = match atomic {
+            true => self.ty(TypeInner::Atomic(word.scalar())),
+            false => self.words(word, width),
+        };
+        let ty = self.ty(TypeInner::Array { base, size: ArraySize::Dynamic, stride: 4 * width });
         let variable = GlobalVariable {
             name: Some(format!("b{binding}")),
             space: AddressSpace::Storage { access: StorageAccess::LOAD | StorageAccess::STORE },
@@ -117,7 +137,9 @@ impl<'w> Code<'w> {
 
     pub fn builtin(&mut self, name: &str, builtin: BuiltIn) -> Handle {
         let inner = match builtin {
-            BuiltIn::LocalInvocationIndex => TypeInner::Scalar(naga::Scalar::U32),
+            BuiltIn::LocalInvocationIndex | BuiltIn::SubgroupId | BuiltIn::SubgroupInvocationId => {
+                TypeInner::Scalar(naga::Scalar::U32)
+            }
             _ => TypeInner::Vector { size: VectorSize::Tri, scalar: naga::Scalar::U32 },
         };
         let ty = self.writer.ty(inner);
@@ -243,9 +265,13 @@ impl<'w> Code<'w> {
         self.expr(Expression::AccessIndex { base, index })
     }
 
-    pub fn vec2(&mut self, x: Handle, y: Handle) -> Handle {
-        let ty = self.writer.ty(TypeInner::Vector { size: VectorSize::Bi, scalar: naga::Scalar::F32 });
-        self.expr(Expression::Compose { ty, components: vec![x, y] })
+    /// One, two or four words as one value.
+    pub fn vector(&mut self, word: Word, components: Vec<Handle>) -> Handle {
+        if let [one] = components[..] {
+            return one;
+        }
+        let ty = self.writer.words(word, components.len() as u32);
+        self.expr(Expression::Compose { ty, components })
     }
 
     pub fn element(&mut self, array: Handle, index: Handle) -> Handle {
@@ -265,6 +291,17 @@ impl<'w> Code<'w> {
         self.flush();
         let result = self.function.expressions.append(Expression::CallResult(function), Span::UNDEFINED);
         self.stmt(Statement::Call { function, arguments: arguments.to_vec(), result: Some(result) });
+        result
+    }
+
+    /// `value` of every invocation of the subgroup, put together.
+    pub fn subgroup(&mut self, op: SubgroupOperation, word: Word, value: Handle) -> Handle {
+        self.flush();
+        let ty = self.writer.word(word);
+        let result =
+            self.function.expressions.append(Expression::SubgroupOperationResult { ty }, Span::UNDEFINED);
+        let collective_op = CollectiveOperation::Reduce;
+        self.stmt(Statement::SubgroupCollectiveOperation { op, collective_op, argument: value, result });
         result
     }
 

@@ -132,13 +132,16 @@ fn kernel(
     let anchor = &loops.nests[group.members[0].nest];
     let skeleton = match (&group.form, &anchor.kind) {
         (Form::Map { space }, _) => {
-            Skeleton::Map { space: space.clone(), workgroup: tile::map_workgroup(space, target) }
+            let (workgroup, lanes) = tile::map_form(space, &body, &stores, &loops.tensors, target);
+            Skeleton::Map { space: space.clone(), workgroup, lanes }
         }
         (Form::Rows { outer, inner }, _) => {
             // Results of points, not of rows, are stored as the row runs.
             let writes_points =
                 group.members.iter().any(|it| it.level == Level::Point && needed.contains(&it.tensor));
-            let form = tile::row_form(outer, inner, &body, &stages, writes_points, target);
+            let shapes = (outer, inner);
+            let form =
+                tile::row_form(shapes, &body, &stages, &stores, writes_points, &loops.tensors, target);
             Skeleton::Rows { outer: outer.clone(), inner: inner.clone(), stages: stages.clone(), form }
         }
         (Form::Contract { space }, NestKind::Contract { depth, .. }) => {

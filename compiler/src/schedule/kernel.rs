@@ -7,6 +7,7 @@ use std::sync::Arc;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
 
+use super::lanes::Lanes;
 use crate::{
     lower::{Body, Coords, ExprId, TensorId, TensorInfo},
     passes::siblings,
@@ -56,8 +57,8 @@ pub type Vars = SmallVec<[usize; 4]>;
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Skeleton {
-    /// Each point of `space` (variables 0..rank) by itself.
-    Map { space: Shape, workgroup: u32 },
+    /// Each point of `space` (variables 0..rank) by itself, `lanes` neighbours an invocation: a divisor of their number.
+    Map { space: Shape, workgroup: u32, lanes: u32 },
     /// For each point of `outer` (variables 0..outer.rank()): the stages in order, each a reduction over all of `inner`
     /// (the variables that follow); stage `k` gives `Param(k)`. Then the stores: those that mention an inner variable or
     /// an expression over one run for every point of `inner`, the others once.
@@ -90,18 +91,47 @@ pub enum Skeleton {
     },
 }
 
+impl Skeleton {
+    /// Neighbours that an invocation handles together, wherever they are; `None` where templates decide.
+    pub fn lanes(&self) -> Option<Lanes> {
+        match self {
+            Skeleton::Map { space, lanes, .. } => Some(Lanes::anywhere(0, space, *lanes)),
+            Skeleton::Rows { outer, inner, form, .. } => {
+                Some(Lanes::anywhere(outer.rank(), inner, form.lanes))
+            }
+            Skeleton::Contract { .. } | Skeleton::Attention { .. } => None,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub struct Stage {
     pub op: ReduceOp,
     pub value: ExprId,
 }
 
+/// Who reduces a row, and how its elements are visited.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum RowForm {
-    /// One invocation a row; `workgroup` rows a workgroup.
+pub struct RowForm {
+    pub team: Team,
+    /// Neighbours that an invocation handles together: a divisor of the row's length.
+    pub lanes: u32,
+    /// How many times `lanes` elements an invocation handles without a loop. If that is its share of the row, the row is
+    /// read once and stays in registers; else it is gone through again for each stage.
+    pub steps: u32,
+    /// Everything that needs no result of the row is read before the first stage.
+    pub early: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Team {
+    /// One invocation a row, `workgroup` rows a workgroup.
     Invocation { workgroup: u32 },
-    /// One workgroup of this many invocations a row.
-    Workgroup { size: u32 },
+    /// One subgroup of `size` invocations a row, `rows` rows a workgroup. On the target all subgroups have that size.
+    Subgroup { size: u32, rows: u32 },
+    /// One workgroup of `size` invocations a row. With `subgroup`, the size of all subgroups of the target, which divides
+    /// `size` and whose square is at least that, they reduce by themselves first; without, `size` is a power of two.
+    Workgroup { size: u32, subgroup: Option<u32> },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -9,13 +9,15 @@ pub mod eval;
 mod fuse;
 mod group;
 pub mod kernel;
+pub mod lanes;
 mod splice;
 pub mod text;
 mod tile;
 pub mod verify;
 
+pub use lanes::Lanes;
 pub use kernel::{
-    AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Tile, Vars, Why,
+    AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
 };
 
 use crate::{lower::Loops, options::Options, target::Target};

@@ -5,7 +5,7 @@
 //! t0: f32[8] = input(slot=0) "x"
 //! t1: f32[8] = nest(at=0) "y"
 //! kernel "k000_map_relu" on gpu ops=[relu] origins=["y"] tensors=[t0, t1]
-//!   map(space=[8], workgroup=64)
+//!   map(space=[8], workgroup=64, lanes=1)
 //!   e0: f32 = t0[i0]
 //!   e1: f32 = relu e0
 //!   t1[i0] = e1
@@ -21,7 +21,7 @@ use std::fmt::{self, Display, Formatter};
 use slotmap::SlotMap;
 
 use super::{
-    kernel::{AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Tile, Why},
+    kernel::{AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Why},
     verify::roots,
 };
 use crate::{
@@ -144,15 +144,18 @@ impl Text for Stage {
 }
 
 spelled!(enum Skeleton {
-    Map "map" { space, workgroup };
+    Map "map" { space, workgroup, lanes };
     Rows "rows" { outer, inner, stages, form };
     Contract "contract" { space, depth, batch, rows, cols, a, b, tile };
     Attention "attention" { space, keys, channels, scale, zero_masked, q, k, v, mask, tile };
 });
 
-spelled!(enum RowForm {
+spelled!(struct RowForm { team, lanes, steps, early });
+
+spelled!(enum Team {
     Invocation "invocation" { workgroup };
-    Workgroup "workgroup" { size };
+    Subgroup "subgroup" { size, rows };
+    Workgroup "workgroup" { size, subgroup };
 });
 
 spelled!(enum Tile {

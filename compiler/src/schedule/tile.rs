@@ -1,10 +1,15 @@
 //! How each kernel runs on its target: workgroups, tiles, which template. Every tuned number of these choices is here.
 
-use super::kernel::{AttentionTile, RowForm, Skeleton, Stage, Tile, Vars};
+use slotmap::SlotMap;
+
+use super::{
+    kernel::{AttentionTile, RowForm, Skeleton, Stage, Store, Team, Tile, Vars},
+    lanes::Lanes,
+};
 use crate::{
     dtype::DType,
     index::{Atom, Index},
-    lower::{Body, Expr, ExprId},
+    lower::{Body, Expr, ExprId, TensorId, TensorInfo},
     shape::Shape,
     target::Target,
 };
@@ -18,9 +23,98 @@ const SHORT_ROW: usize = 32;
 /// Sums shorter than this over few results a batch are not worth a tile.
 const SHORT_SUM: usize = 128;
 
-pub fn map_workgroup(space: &Shape, target: &Target) -> u32 {
-    let wanted = if space.count() < 4096 { 64 } else { 256 };
-    limited(wanted, target)
+/// Groups of neighbours below which a map leaves each element to an invocation of its own.
+const FEW_VECTORS: usize = 2048;
+
+/// Invocations of one workgroup on each of a large GPU's cores, a few times over. With fewer, small workgroups reach more cores.
+const FEW_INVOCATIONS: usize = 1 << 14;
+
+/// Expressions that neighbours may take together, all written out.
+const EXPRESSIONS: usize = 1024;
+
+/// Elements of a row that an invocation may keep in registers.
+const KEPT: usize = 64;
+
+/// Groups of neighbours that are read ahead where a row is too long to be kept.
+const AHEAD: usize = 4;
+
+/// Groups of neighbours in all rows that the device handles at once, one an invocation. Up to that, the time of one row
+/// counts; beyond, how much is on its way.
+const AT_ONCE: usize = 1 << 17;
+
+/// Invocations of a workgroup of which several still fit one core with their registers.
+const MOST: u32 = 512;
+
+/// Invocations of a workgroup whose subgroups have rows of their own.
+const SUBGROUPS_TOGETHER: u32 = 128;
+
+/// Workgroup and neighbours an invocation of a map.
+pub fn map_form(
+    space: &Shape,
+    body: &Body,
+    stores: &[Store],
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> (u32, u32) {
+    let kept = |it: &u32| *it == 2 || space.count() / *it as usize >= FEW_VECTORS;
+    let lanes = lanes((0, space), body, &[], stores, tensors, &kept);
+    let invocations = space.count() / lanes as usize;
+    (limited(if invocations < FEW_INVOCATIONS { 64 } else { 256 }, target), lanes)
+}
+
+/// How many neighbours of `space` (variables `first..`) an invocation handles together: as many as a vector of four words
+/// holds, if what is written lies in whole vectors, or if nothing but rows is written and something is read in vectors.
+fn lanes(
+    (first, space): (usize, &Shape),
+    body: &Body,
+    stages: &[Stage],
+    stores: &[Store],
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    worth: &dyn Fn(&u32) -> bool,
+) -> u32 {
+    let roots = stores.iter().map(|it| it.value).chain(stages.iter().map(|it| it.value));
+    let needed = body.needed(roots);
+    let inside = |at: &[Index]| {
+        let mut found = false;
+        let mut see = |leaf: &Atom| found |= matches!(leaf, Atom::Var { axis, .. } if *axis as usize >= first);
+        at.iter().for_each(|it| it.leaves(&mut see));
+        found
+    };
+    let fits = |count: &u32| {
+        let count = *count;
+        if !space.count().is_multiple_of(count as usize) || count as usize * body.len() > EXPRESSIONS {
+            return false;
+        }
+        let lanes = Lanes::anywhere(first, space, count);
+        // Of a unit as large as an access may be: whether it runs, and whether it starts at one.
+        let run = |tensor: TensorId, at: &[Index]| {
+            let ty = &tensors[tensor].ty;
+            let unit = ty.dtype.per_word() * 4;
+            (unit, lanes.run(at, &ty.shape, unit.min(count as u64)))
+        };
+        let mut written = false;
+        for store in stores.iter().filter(|it| inside(&it.at)) {
+            written = true;
+            match run(store.tensor, &store.at) {
+                (unit, Some(Some(0))) if unit >= count as u64 || count == 4 => {}
+                _ => return false,
+            }
+        }
+        let mut read = false;
+        for (id, expr, _) in body.iter() {
+            if let Expr::Load { tensor, at, .. } = expr
+                && needed[id.0 as usize]
+            {
+                match run(*tensor, at) {
+                    (unit, Some(_)) if count == 8 && unit < 8 => return false,
+                    (_, Some(Some(_))) => read = true,
+                    _ => {}
+                }
+            }
+        }
+        written || (read && !stages.is_empty())
+    };
+    [8, 4, 2].into_iter().find(|it| worth(it) && fits(it)).unwrap_or(1)
 }
 
 fn limited(wanted: u32, target: &Target) -> u32 {
@@ -28,11 +122,12 @@ fn limited(wanted: u32, target: &Target) -> u32 {
 }
 
 pub fn row_form(
-    outer: &Shape,
-    inner: &Shape,
+    (outer, inner): (&Shape, &Shape),
     body: &Body,
     stages: &[Stage],
+    stores: &[Store],
     writes_points: bool,
+    tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
 ) -> RowForm {
     let (rows, length) = (outer.count(), inner.count());
@@ -41,11 +136,49 @@ pub fn row_form(
     let across = !writes_points
         && rows >= 4096
         && stages.iter().all(|it| !runs_along(body, it.value, first_inner, inner));
-    if length < SHORT_ROW || across {
-        return RowForm::Invocation { workgroup: limited(64, target) };
+    let lanes = match across {
+        true => 1,
+        false => lanes((first_inner, inner), body, stages, stores, tensors, &|_| true),
+    };
+    let vectors = length / lanes as usize;
+    let few = rows.saturating_mul(vectors) <= AT_ONCE;
+    let team = match length < SHORT_ROW || across {
+        true => Team::Invocation { workgroup: limited(64, target) },
+        false => row_team(vectors, few, target),
+    };
+    let members = match team {
+        Team::Invocation { .. } => 1,
+        Team::Subgroup { size, .. } | Team::Workgroup { size, .. } => size as usize,
+    };
+    let share = vectors.div_ceil(members).max(1);
+    let elements = share * lanes as usize;
+    let kept = elements <= KEPT && elements * body.len() <= EXPRESSIONS;
+    let steps = if kept { share } else { share.min(AHEAD) };
+    let loads = body.iter().filter(|(_, expr, _)| matches!(expr, Expr::Load { .. })).count();
+    let early = kept && few && elements * loads <= KEPT;
+    RowForm { team, lanes, steps: steps as u32, early }
+}
+
+/// Who shares a row of that many groups of neighbours. `few`: the device handles all rows at once.
+fn row_team(vectors: usize, few: bool, target: &Target) -> Team {
+    let wanted = if few { vectors } else { vectors.div_ceil(2) };
+    let most = limited(MOST, target);
+    match target.subgroup {
+        Some((size, largest)) if size == largest && (4..=most).contains(&size) => {
+            if vectors <= if few { 1 } else { 4 } * size as usize {
+                return Team::Subgroup { size, rows: (limited(SUBGROUPS_TOGETHER, target) / size).max(1) };
+            }
+            // Subgroups put their results together in a subgroup.
+            let most = (most / size * size).min(size * size);
+            let wanted = wanted.next_multiple_of(size as usize);
+            Team::Workgroup { size: wanted.min(most as usize) as u32, subgroup: Some(size) }
+        }
+        Some(_) | None => {
+            let most = 1 << most.ilog2();
+            let wanted = wanted.next_power_of_two();
+            Team::Workgroup { size: wanted.min(most as usize).max(32.min(most as usize)) as u32, subgroup: None }
+        }
     }
-    let size = (length.div_ceil(4).next_power_of_two() as u32).clamp(32, 256);
-    RowForm::Workgroup { size: limited(size, target) }
 }
 
 /// Whether the innermost variable of a row is the innermost coordinate of something that is read.
