@@ -12,7 +12,7 @@ use wgfuse::compiler::{
     options::Options,
     partition, passes,
     plan::{self, BufferRole, Plan, PlanKernel, Slice, Step},
-    schedule::{self, RowForm, Skeleton, Tile},
+    schedule::{self, Skeleton, Team, Tile},
     shape::Shape,
     target::{Place, Target},
 };
@@ -222,9 +222,10 @@ pub fn place(place: Place) -> &'static str {
 pub fn form(skeleton: &Skeleton) -> String {
     match skeleton {
         Skeleton::Map { space, .. } => format!("each of {space}"),
-        Skeleton::Rows { outer, inner, form, .. } => match form {
-            RowForm::Invocation { .. } => format!("rows {outer} of {inner}, one an invocation"),
-            RowForm::Workgroup { .. } => format!("rows {outer} of {inner}, one a workgroup"),
+        Skeleton::Rows { outer, inner, form, .. } => match form.team {
+            Team::Invocation { .. } => format!("rows {outer} of {inner}, one an invocation"),
+            Team::Subgroup { .. } => format!("rows {outer} of {inner}, one a subgroup"),
+            Team::Workgroup { .. } => format!("rows {outer} of {inner}, one a workgroup"),
         },
         Skeleton::Contract { space, depth, tile, .. } => match tile {
             Tile::Matmul { rows, cols, depth: step, .. } => {

@@ -12,6 +12,8 @@ use wgfuse_compiler::{
 pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
+    /// Invocations of every subgroup, if there are subgroups of one size.
+    pub subgroup: Option<u32>,
 }
 
 /// The device that all tests share.
@@ -25,10 +27,14 @@ pub fn gpu() -> &'static Gpu {
             .expect("no GPU adapter: install a driver, for example Debian's package mesa-vulkan-drivers");
         let mut limits = adapter.limits();
         limits.max_bind_groups = limits.max_bind_groups.min(8);
-        let describe = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+        let required_features = adapter.features() & wgpu::Features::SUBGROUP;
+        let describe =
+            wgpu::DeviceDescriptor { required_features, required_limits: limits, ..Default::default() };
         let (device, queue) =
             pollster::block_on(adapter.request_device(&describe)).expect("the adapter opens");
-        Gpu { device, queue }
+        let info = adapter.get_info();
+        let one_size = !required_features.is_empty() && info.subgroup_min_size == info.subgroup_max_size;
+        Gpu { device, queue, subgroup: one_size.then_some(info.subgroup_min_size) }
     })
 }
 
@@ -111,7 +117,7 @@ impl Gpu {
 fn used_bindings(module: &naga::Module) -> Vec<bool> {
     let info = naga::valid::Validator::new(
         naga::valid::ValidationFlags::all(),
-        naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+        naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32 | naga::valid::Capabilities::SUBGROUP,
     )
     .validate(module)
     .expect("codegen's modules are valid");

@@ -212,13 +212,15 @@ pub fn print_everywhere(shader: &Shader) {
     use naga::{ShaderStage, back, valid};
     let module = &shader.module;
     let validate = |it: &naga::Module| {
-        valid::Validator::new(valid::ValidationFlags::all(), valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        let capabilities = valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32 | valid::Capabilities::SUBGROUP;
+        valid::Validator::new(valid::ValidationFlags::all(), capabilities)
             .validate(it)
             .expect("a valid module")
     };
     let info = validate(module);
     let stage = back::spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
-    back::spv::write_vec(module, &info, &back::spv::Options::default(), Some(&stage)).expect("SPIR-V");
+    let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
+    back::spv::write_vec(module, &info, &options, Some(&stage)).expect("SPIR-V");
     let resources = (0..shader.bindings.len() as u32).map(|binding| {
         let target =
             back::msl::BindTarget { buffer: Some(binding as u8), mutable: true, ..Default::default() };
@@ -237,7 +239,8 @@ pub fn print_everywhere(shader: &Shader) {
     };
     back::msl::write_string(module, &info, &options, &Default::default()).expect("MSL");
     let mut text = String::new();
-    let options = back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let shader_model = back::hlsl::ShaderModel::V6_0;
+    let options = back::hlsl::Options { fake_missing_bindings: true, shader_model, ..Default::default() };
     let stage = back::hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, "main".into())) };
     back::hlsl::Writer::new(&mut text, &options, &stage).write(module, &info, None).expect("HLSL");
     let mut text = String::new();

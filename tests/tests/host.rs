@@ -14,7 +14,7 @@ use wgfuse_compiler::{
     options::Options,
     partition, passes,
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
-    schedule::{self, AttentionTile, Kernel, RowForm, Skeleton, Stage, Store, Tile},
+    schedule::{self, AttentionTile, Kernel, RowForm, Skeleton, Stage, Store, Team, Tile},
     shape::{Shape, Type},
     target::{Place, Target},
     tensor::Tensor,
@@ -266,7 +266,8 @@ fn step(dtype: DType) -> f64 {
     }
 }
 
-const CHUNKS: RowForm = RowForm::Workgroup { size: 64 };
+const CHUNKS: RowForm =
+    RowForm { team: Team::Workgroup { size: 64, subgroup: None }, lanes: 1, steps: 4, early: false };
 const TILE: Tile = Tile::Matmul { rows: 16, cols: 16, depth: 8, rows_each: 1, cols_each: 1, split: 1 };
 
 fn axes(shape: &[usize]) -> Coords {
@@ -366,7 +367,11 @@ fn random_bodies_of_every_type() {
         for value in pool.split_off(pool.len() - 20) {
             case.store(value, &space, axes(&space));
         }
-        case.check(&format!("seed {seed}"), Skeleton::Map { space: space.into(), workgroup: 64 }, 0.0);
+        case.check(
+            &format!("seed {seed}"),
+            Skeleton::Map { space: space.into(), workgroup: 64, lanes: 1 },
+            0.0,
+        );
     }
 }
 
@@ -423,7 +428,11 @@ fn guarded_and_computed_reads() {
         let turned: Coords = [2, 0, 1].iter().map(|axis| Index::var(*axis, space[*axis])).collect();
         case.store(value, &[space[2], space[0], space[1]], turned);
         case.store(gathered, &space, axes(&space));
-        case.check(&format!("seed {seed}"), Skeleton::Map { space: space.into(), workgroup: 64 }, 0.0);
+        case.check(
+            &format!("seed {seed}"),
+            Skeleton::Map { space: space.into(), workgroup: 64, lanes: 1 },
+            0.0,
+        );
     }
 }
 

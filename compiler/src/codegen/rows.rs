@@ -131,7 +131,9 @@ impl Member {
         let place = match team {
             Team::Invocation { .. } => None,
             Team::Subgroup { .. } => Some(code.builtin("place", BuiltIn::SubgroupInvocationId)),
-            Team::Workgroup { subgroup: None, .. } => Some(code.builtin("local", BuiltIn::LocalInvocationIndex)),
+            Team::Workgroup { subgroup: None, .. } => {
+                Some(code.builtin("local", BuiltIn::LocalInvocationIndex))
+            }
             Team::Workgroup { subgroup: Some(size), .. } => {
                 let own = code.builtin("subgroup", BuiltIn::SubgroupId);
                 let place = code.builtin("place", BuiltIn::SubgroupInvocationId);

@@ -140,8 +140,7 @@ fn kernel(
             let writes_points =
                 group.members.iter().any(|it| it.level == Level::Point && needed.contains(&it.tensor));
             let shapes = (outer, inner);
-            let form =
-                tile::row_form(shapes, &body, &stages, &stores, writes_points, &loops.tensors, target);
+            let form = tile::row_form(shapes, &body, &stages, &stores, writes_points, &loops.tensors, target);
             Skeleton::Rows { outer: outer.clone(), inner: inner.clone(), stages: stages.clone(), form }
         }
         (Form::Contract { space }, NestKind::Contract { depth, .. }) => {

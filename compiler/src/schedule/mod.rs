@@ -15,10 +15,10 @@ pub mod text;
 mod tile;
 pub mod verify;
 
-pub use lanes::Lanes;
 pub use kernel::{
     AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
 };
+pub use lanes::Lanes;
 
 use crate::{lower::Loops, options::Options, target::Target};
 

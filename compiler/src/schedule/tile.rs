@@ -76,7 +76,8 @@ fn lanes(
     let needed = body.needed(roots);
     let inside = |at: &[Index]| {
         let mut found = false;
-        let mut see = |leaf: &Atom| found |= matches!(leaf, Atom::Var { axis, .. } if *axis as usize >= first);
+        let mut see =
+            |leaf: &Atom| found |= matches!(leaf, Atom::Var { axis, .. } if *axis as usize >= first);
         at.iter().for_each(|it| it.leaves(&mut see));
         found
     };
@@ -176,7 +177,10 @@ fn row_team(vectors: usize, few: bool, target: &Target) -> Team {
         Some(_) | None => {
             let most = 1 << most.ilog2();
             let wanted = wanted.next_power_of_two();
-            Team::Workgroup { size: wanted.min(most as usize).max(32.min(most as usize)) as u32, subgroup: None }
+            Team::Workgroup {
+                size: wanted.min(most as usize).max(32.min(most as usize)) as u32,
+                subgroup: None,
+            }
         }
     }
 }

@@ -70,7 +70,7 @@ fn plan(device: &Device, weight: Tensor) -> Plan {
                 origins: Vec::new(),
                 ops: vec!["test"],
                 body,
-                skeleton: Skeleton::Map { space: Shape::from([COUNT]), workgroup: 64 },
+                skeleton: Skeleton::Map { space: Shape::from([COUNT]), workgroup: 64, lanes: 1 },
                 stores: vec![Store { tensor: last, at: Default::default(), value }],
                 tensors: tensors.to_vec(),
             }),
