@@ -473,8 +473,8 @@ fn target(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Lim
         ],
         max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
         max_workgroup_memory: limits.max_compute_workgroup_storage_size,
-        subgroup: features
-            .contains(wgpu::Features::SUBGROUP)
+        // In a browser modules are printed, without the `enable` that subgroups need there.
+        subgroup: (features.contains(wgpu::Features::SUBGROUP) && !cfg!(target_arch = "wasm32"))
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         f16: features.contains(wgpu::Features::SHADER_F16),
         i64: false,

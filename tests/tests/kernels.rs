@@ -13,6 +13,7 @@ use wgfuse_compiler::{
     target::{Place, Target},
 };
 use wgfuse_tests::{
+    gpu::gpu,
     kernel_case::{print_everywhere, run_and_compare},
     random_graph::random_graph,
     zoo::load,
@@ -20,8 +21,11 @@ use wgfuse_tests::{
 
 #[test]
 fn random_kernels_agree_with_their_schedule() {
-    let target = Target::webgpu_minimum();
     for seed in 0..40 {
+        let mut target = Target::webgpu_minimum();
+        if seed % 2 == 1 {
+            target.subgroup = gpu().subgroup.map(|it| (it, it));
+        }
         let options = Options { fuse: seed % 3 != 0, ..Options::default() };
         let (graph, inputs) = random_graph(seed);
         let graph = optimise(graph, &target, &options).unwrap_or_else(|it| panic!("seed {seed}: {it}"));
