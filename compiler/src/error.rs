@@ -19,9 +19,12 @@ pub enum Error {
     /// An input that the model does not take, or one of the wrong type or shape.
     #[error("input '{input}': {what}")]
     Input { input: String, what: String },
-    /// More memory than allowed, or than can be addressed.
-    #[error("{at}: needs {need} bytes, {have} are allowed")]
+    /// More of something (`at` says of what, and where) than the device has or than can be addressed.
+    #[error("{at}: {need} are needed, {have} are allowed")]
     TooLarge { at: String, need: u64, have: u64 },
+    /// More memory, in bytes, than `Options::memory_limit`.
+    #[error("{at}: {need} bytes are needed, the option memory_limit allows {have}")]
+    MemoryLimit { at: String, need: u64, have: u64 },
     /// A part would have to run on the CPU and the options forbid it.
     #[error("node '{node}' cannot run on the GPU: {reason} (allow it with the fallback option `cpu`)")]
     Fallback { node: String, reason: String },

@@ -27,7 +27,7 @@ pub struct Options {
     pub exact: bool,
     /// The user's own passes; those at one place run in this order.
     pub passes: Vec<UserPass>,
-    /// Largest sum of bytes that one compiled shape may ask for.
+    /// Largest sum of bytes that one compiled shape may ask for; one that asks for more is an `Error::MemoryLimit`.
     pub memory_limit: u64,
 }
 

@@ -268,7 +268,8 @@ impl Space<'_> {
                 }
                 _ => None,
             });
-            host.push((own && it.place == Place::Cpu).then(|| Lines::zeroed(it.size as usize)));
+            let here = own && it.place == Place::Cpu;
+            host.push(here.then(|| Lines::zeroed(it.size as usize)).transpose()?);
         }
         let ports = plan.constants.iter().flat_map(|it| {
             it.port

@@ -71,7 +71,7 @@ impl Constants {
         let values = values(plan, &missing)?;
         for ((constant, host, _), value) in missing.iter().zip(&values) {
             if *host {
-                self.host.insert(constant.key, Arc::new(Lines::copy_of(value.data())));
+                self.host.insert(constant.key, Arc::new(Lines::copy_of(value.data())?));
             }
             self.kept.entry(constant.key).or_insert_with(|| {
                 let leaves = leaves(&plan.constant_graph, constant.value);

@@ -237,7 +237,11 @@ impl Device {
             },
             None => "it was never opened".to_owned(),
         };
-        let Origin::Adapter(wanted) = &self.inner.origin else { return Err(DeviceError::Lost(lost)) };
+        let Origin::Adapter(wanted) = &self.inner.origin else {
+            let advice =
+                "it is the application's own, which has to open another and make a new session with it";
+            return Err(DeviceError::Lost(format!("{lost}; {advice}")));
+        };
         let same = |it: &wgpu::Adapter| {
             let info = it.get_info();
             (info.backend, info.vendor, info.device) == (wanted.backend, wanted.vendor, wanted.device)
@@ -364,12 +368,23 @@ impl Gpu {
             },
             Some(wgpu::Error::OutOfMemory { .. }) => Err(DeviceError::OutOfMemory(at.to_owned())),
             Some(wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. }) => {
+                // What was made on a lost device is refused, and no scope says why.
+                if self.lost().is_none() && !self.makes_buffers() {
+                    self.lose("it makes no buffers any more");
+                }
                 match self.lost() {
                     Some(why) => Err(DeviceError::Lost(why)),
                     None => Err(DeviceError::Refused { at: at.to_owned(), what: description }),
                 }
             }
         }
+    }
+
+    /// Whether the smallest buffer can be made and written.
+    fn makes_buffers(&self) -> bool {
+        let usage = wgpu::BufferUsages::COPY_SRC;
+        let descriptor = wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: true };
+        self.device.create_buffer(&descriptor).slice(..).get_mapped_range().is_ok()
     }
 }
 

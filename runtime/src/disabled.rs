@@ -10,7 +10,8 @@ pub enum DisabledReason {
     NoAdapter(String),
     #[error("the adapter lacks {0}")]
     FeatureMissing(String),
-    #[error("{at} needs {need} bytes, the device allows {have}")]
+    /// `at` says of what, and where.
+    #[error("{at}: {need} are needed, the device allows {have}")]
     LimitExceeded { at: String, need: u64, have: u64 },
     #[error("'{name}' holds integers that do not fit 32 bits")]
     DType { name: String },

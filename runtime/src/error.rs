@@ -21,9 +21,11 @@ pub enum Error {
 pub enum DeviceError {
     #[error("no such adapter: {0}")]
     NoAdapter(String),
-    /// The next run opens the device again.
+    /// The next run opens the device again, unless it is the application's own (`Device::from_wgpu`): then every run fails.
     #[error("the device was lost: {0}")]
     Lost(String),
+    /// What was to be made and had no room. Where `Options::fallback` allows it, further runs of the same shapes use the
+    /// processor instead of the GPU.
     #[error("the device is out of memory: {0}")]
     OutOfMemory(String),
     /// The driver refused something that the compiler made.

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::error::DeviceError;
+
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
@@ -16,14 +18,16 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub fn zeroed(len: usize) -> Lines {
-        Lines { lines: bytemuck::allocation::zeroed_vec(len.div_ceil(64)) }
+    pub fn zeroed(len: usize) -> Result<Lines, DeviceError> {
+        let lines = bytemuck::allocation::try_zeroed_vec(len.div_ceil(64))
+            .map_err(|()| DeviceError::OutOfMemory(format!("{len} bytes on the processor")))?;
+        Ok(Lines { lines })
     }
 
-    pub fn copy_of(bytes: &[u8]) -> Lines {
-        let mut lines = Lines::zeroed(bytes.len());
+    pub fn copy_of(bytes: &[u8]) -> Result<Lines, DeviceError> {
+        let mut lines = Lines::zeroed(bytes.len())?;
         bytemuck::cast_slice_mut(&mut lines.lines)[..bytes.len()].copy_from_slice(bytes);
-        lines
+        Ok(lines)
     }
 
     pub fn as_mut_ptr(&mut self) -> *mut u8 {

@@ -109,6 +109,11 @@ impl Session {
     }
 
     /// Runs the model once. Inputs go by name; their shapes may differ from run to run where the model allows it.
+    ///
+    /// What is wrong with an input, or with the model at these shapes, is an `Error::Model`: nothing else changes. A lost
+    /// device, or one whose memory does not hold the run, is an `Error::Device`; the next run starts from the weights on
+    /// the host, on a device opened again, or on the processor if memory was short and `Options::fallback` allows it.
+    /// `disabled` tells of both.
     pub async fn run_async(&self, given: &[(&str, Tensor)]) -> Result<Outputs> {
         self.run_waiting(given, Wait::Yield).await
     }
@@ -262,6 +267,8 @@ impl Session {
             Error::Device(DeviceError::OutOfMemory(_)) => {
                 state.tape = None;
                 if self.options.fallback == Fallback::Cpu
+                    && self.device.is_gpu()
+                    && state.fallback.is_none()
                     && let Ok(plan) = self.step_down(entry, DisabledReason::OutOfMemory)
                 {
                     state.fallback = Some(plan);

@@ -1,4 +1,4 @@
-//! Runs shaders on the first adapter, without the runtime, and turns tensors to and from their device form.
+//! Runs shaders on the tests' adapter, without the runtime, and turns tensors to and from their device form.
 
 use std::{borrow::Cow, sync::OnceLock};
 
@@ -8,6 +8,8 @@ use wgfuse_compiler::{
     scalar::Scalar,
     shape::Type,
 };
+
+use crate::device;
 
 pub struct Gpu {
     device: wgpu::Device,
@@ -22,9 +24,7 @@ pub fn gpu() -> &'static Gpu {
     GPU.get_or_init(|| {
         let mut describe = wgpu::InstanceDescriptor::new_without_display_handle();
         describe.flags = wgpu::InstanceFlags::empty();
-        let instance = wgpu::Instance::new(describe);
-        let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))
-            .expect("no GPU adapter: install a driver, for example Debian's package mesa-vulkan-drivers");
+        let adapter = device::adapter(describe);
         let mut limits = adapter.limits();
         limits.max_bind_groups = limits.max_bind_groups.min(8);
         let required_features = adapter.features() & wgpu::Features::SUBGROUP;

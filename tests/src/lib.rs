@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod device;
+pub mod folder;
 pub mod gpu;
 pub mod host;
 pub mod kernel_case;

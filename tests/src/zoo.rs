@@ -12,6 +12,22 @@ use wgfuse_compiler::{
     tensor::Tensor,
 };
 
+use crate::folder;
+
+/// Models with inputs and with torch's values.
+pub const ZOO: [&str; 10] = [
+    "bert_tiny",
+    "gpt2_tiny",
+    "llama_tiny",
+    "t5_encoder_tiny",
+    "unet_tiny",
+    "test_resnet",
+    "test_vit",
+    "test_convnext",
+    "test_efficientnet",
+    "mobilenetv3_small_050",
+];
+
 pub struct Case {
     pub model: Model,
     /// In the model's order.
@@ -20,7 +36,7 @@ pub struct Case {
 }
 
 pub fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
+    folder::tests().join("models").join(name)
 }
 
 pub fn onnx(name: &str) -> Result<Bytes> {

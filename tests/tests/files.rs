@@ -20,6 +20,7 @@ use wgfuse_compiler::{
 };
 use wgfuse_tests::{
     compare::assert_close,
+    folder,
     random::Random,
     stages::{Stages, stages},
 };
@@ -28,7 +29,7 @@ const BLESS: &str = "BLESS=1 cargo test -p wgfuse-tests --test files";
 const MARK: &str = "==== ";
 
 fn cases() -> Vec<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("files/lowering");
+    let folder = folder::tests().join("files/lowering");
     let mut all: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
     all.sort();
     all

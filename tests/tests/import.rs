@@ -12,20 +12,7 @@ use wgfuse_compiler::{
     shape::{Dim, Shape},
     tensor::Tensor,
 };
-use wgfuse_tests::zoo;
-
-const ZOO: [&str; 10] = [
-    "bert_tiny",
-    "gpt2_tiny",
-    "llama_tiny",
-    "t5_encoder_tiny",
-    "test_resnet",
-    "test_vit",
-    "test_convnext",
-    "test_efficientnet",
-    "mobilenetv3_small_050",
-    "unet_tiny",
-];
+use wgfuse_tests::zoo::{self, ZOO};
 
 fn evaluated(name: &str) {
     let case = zoo::load(name).unwrap();
@@ -112,6 +99,45 @@ fn other_shapes() {
     }
 }
 
+/// Files of other formats, by how they begin: what is said of each, and what to do.
+const OTHERS: &[(&[u8], &str, &str)] = &[
+    (b"", "empty", "download"),
+    (b"PK\x03\x04\x00\x00\x08\x08\x00\x00archive/data.pkl", "zip archive", "torch.onnx.export"),
+    (b"\x80\x02}q\x00(X\x06\x00\x00\x00weight", "pickle", "torch.onnx.export"),
+    (b"\x89HDF\r\n\x1a\n\x00", "HDF5", "tf2onnx"),
+    (b"GGUF\x03\x00\x00\x00\x23\x01\x00\x00", "GGUF", "made from"),
+    (b"\x1c\x00\x00\x00TFL3\x14\x00", "TensorFlow Lite", "tf2onnx"),
+    (b"\x18\x00\x00\x00ORTM\x00\x00", ".ort", ".onnx"),
+    (b"\x93NUMPY\x01\x00v\x00{'descr'", "NumPy", "no model"),
+    (b"\x1f\x8b\x08\x08model.onnx", "compressed", "unpack"),
+    (b"<!DOCTYPE html>\n<html lang=\"en\">", "web page", "link"),
+    (b"\n  <html><head>", "web page", "link"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS", "git lfs pull"),
+    (b"\xef\xbb\xbf{\"architectures\": []}", "text", "ONNX"),
+];
+
+/// Both doors say the same, and a real safetensors file is known too.
+#[test]
+fn files_of_other_formats_are_named() {
+    let tensors = std::fs::read(zoo::folder("bert_tiny").join("expected.safetensors")).unwrap();
+    let tensors: (&[u8], _, _) = (&tensors, "safetensors", "optimum-cli");
+    let path = std::env::temp_dir().join(format!("wgfuse-other-{}", std::process::id()));
+    for (bytes, what, advice) in OTHERS.iter().copied().chain([tensors]) {
+        let error = Model::from_bytes(Bytes::copy_from_slice(bytes)).expect_err(what).to_string();
+        assert!(error.contains("an ONNX model was expected"), "{what}: {error}");
+        assert!(error.contains(what) && error.contains(advice), "{what}: {error}");
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(wgfuse::Model::open(&path).expect_err(what).to_string(), error);
+    }
+    // What is none of these is told where it stops to be a model.
+    std::fs::write(&path, &zoo::onnx("bert_tiny").unwrap()[..5000]).unwrap();
+    let error = wgfuse::Model::open(&path).expect_err("cut").to_string();
+    assert!(error.contains("byte") && error.contains("of 5000"), "{error}");
+    let error = Model::from_bytes(Bytes::from_static(b"\x08\x0a")).expect_err("no graph").to_string();
+    assert!(error.contains("holds no graph"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+}
+
 /// Truncated and mutated files are errors or graphs, never panics.
 #[test]
 fn bad_files() {
@@ -166,15 +192,6 @@ fn errors_name_the_input() {
     assert!(rank.contains("attention_mask") && rank.contains("rank"), "{rank}");
     let symbol = text(&[[2, 3].into(), [2, 4].into()]);
     assert!(symbol.contains("'seq' is 4, but 3 in input 'input_ids'"), "{symbol}");
-}
-
-#[test]
-fn other_formats_are_named() {
-    let of = |bytes: &'static [u8]| Model::from_bytes(Bytes::from_static(bytes)).unwrap_err().to_string();
-    assert!(of(b"").contains("empty"));
-    assert!(of(b"PK\x03\x04....").contains("zip"));
-    assert!(of(b"{\"a\": 1}").contains("text"));
-    assert!(of(b"\x08\x0a").contains("graph"));
 }
 
 fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {

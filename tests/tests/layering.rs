@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use wgfuse_tests::folder::tests;
+
 /// Modules that `file` declares, in order.
 fn declared(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
@@ -22,9 +24,12 @@ fn files(of: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(of).unwrap() {
         let path = entry.unwrap().path();
+        if path.file_stem().unwrap() == "tests" {
+            continue;
+        }
         if path.is_dir() {
             all.extend(files(&path));
-        } else if path.extension().is_some_and(|it| it == "rs") && path.file_name().unwrap() != "tests.rs" {
+        } else if path.extension().is_some_and(|it| it == "rs") {
             all.push(path);
         }
     }
@@ -64,7 +69,7 @@ fn used(text: &str) -> Vec<String> {
 }
 
 fn check(krate: &str) {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(krate).join("src");
+    let src = tests().join("..").join(krate).join("src");
     let order = declared(&src.join("lib.rs"));
     assert!(order.len() > 3, "{krate} declares {order:?}");
     let mut wrong = Vec::new();
@@ -100,7 +105,7 @@ fn the_runtime_points_up() {
 
 #[test]
 fn the_compiler_knows_no_device_no_file_no_clock_no_thread() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compiler/src");
+    let src = tests().join("../compiler/src");
     let mut wrong = Vec::new();
     for file in files(&src) {
         let text = fs::read_to_string(&file).unwrap();

@@ -7,20 +7,7 @@ use naga::{
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
 use wgfuse::{Options, Shape, Target, compiler::compile};
-use wgfuse_tests::zoo;
-
-const ZOO: [&str; 10] = [
-    "bert_tiny",
-    "gpt2_tiny",
-    "llama_tiny",
-    "t5_encoder_tiny",
-    "test_resnet",
-    "test_vit",
-    "test_convnext",
-    "test_efficientnet",
-    "mobilenetv3_small_050",
-    "unet_tiny",
-];
+use wgfuse_tests::zoo::{self, ZOO};
 
 /// Every different kernel by its key, with a name.
 fn kernels() -> BTreeMap<u128, (String, naga::Module, String)> {

@@ -1,22 +1,11 @@
-//! Whole models through sessions: their values, other shapes, threads, memory, and what a replay makes.
+//! Whole models through sessions: their values, threads, memory, and what a replay makes.
 
 use wgfuse::{Device, Model, Options, Session, Shape, Target, Tensor};
-use wgfuse_compiler::{graph::eval::eval, plan::BufferRole};
-use wgfuse_tests::zoo::{Case, beyond, load};
-
-/// What runs on both devices and is compared with the framework that it came from.
-const MODELS: [&str; 10] = [
-    "bert_tiny",
-    "gpt2_tiny",
-    "llama_tiny",
-    "t5_encoder_tiny",
-    "unet_tiny",
-    "test_resnet",
-    "test_vit",
-    "test_convnext",
-    "test_efficientnet",
-    "mobilenetv3_small_050",
-];
+use wgfuse_compiler::plan::BufferRole;
+use wgfuse_tests::{
+    device::gpu,
+    zoo::{Case, ZOO, beyond, load},
+};
 
 fn given(case: &Case) -> Vec<(&str, Tensor)> {
     case.model.inputs.iter().map(|it| it.name.as_str()).zip(case.inputs.iter().cloned()).collect()
@@ -30,7 +19,7 @@ fn shapes(case: &Case) -> Vec<Shape> {
 fn zoo(device: &Device, options: &Options) {
     let wanted = std::env::var("MODEL").ok();
     let mut faults = Vec::new();
-    for name in MODELS.into_iter().filter(|it| wanted.as_deref().is_none_or(|wanted| wanted == *it)) {
+    for name in ZOO.into_iter().filter(|it| wanted.as_deref().is_none_or(|wanted| wanted == *it)) {
         let case = load(name).unwrap();
         let model = Model::from(case.model.clone());
         let session = Session::with_options(&model, device, options.clone()).unwrap();
@@ -57,10 +46,6 @@ fn zoo(device: &Device, options: &Options) {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-fn gpu() -> Device {
-    Device::gpu().expect("a Vulkan driver; a software one will do")
-}
-
 #[test]
 fn zoo_on_the_processor() {
     zoo(&Device::cpu(), &Options::default());
@@ -79,42 +64,6 @@ fn zoo_on_the_gpu_checked() {
 #[test]
 fn zoo_within_webgpus_minimum() {
     zoo(&gpu().limited_to(&Target::webgpu_minimum()), &Options::default());
-}
-
-/// Batches and lengths other than the exported ones, against the slow evaluator.
-fn other_shapes(device: &Device) {
-    for name in ["bert_tiny", "llama_tiny"] {
-        let case = load(name).unwrap();
-        let model = Model::from(case.model.clone());
-        let session = Session::new(&model, device).unwrap();
-        for (batch, length) in [(1, 7), (3, 5), (1, 7)] {
-            let inputs: Vec<Tensor> = (case.inputs.iter())
-                .map(|it| {
-                    let count = batch * length;
-                    let values: Vec<i64> = it.to_i64().into_iter().cycle().take(count).collect();
-                    Tensor::i64([batch, length], &values).unwrap()
-                })
-                .collect();
-            let shapes: Vec<Shape> = inputs.iter().map(|it| it.shape().clone()).collect();
-            let expected = eval(&case.model.graph(&shapes).unwrap(), &inputs).unwrap();
-            let named: Vec<_> = model.inputs.iter().map(|it| it.name.as_str()).zip(inputs).collect();
-            let outputs = session.run(&named).unwrap();
-            for ((output, have), want) in outputs.iter().zip(&expected) {
-                let most = beyond(have, want, 1e-3, 1e-4);
-                assert_eq!(most, None, "{name} at {batch}x{length}: {output}");
-            }
-        }
-    }
-}
-
-#[test]
-fn other_shapes_on_the_processor() {
-    other_shapes(&Device::cpu());
-}
-
-#[test]
-fn other_shapes_on_the_gpu() {
-    other_shapes(&gpu());
 }
 
 /// From the second run on nothing of the graphics API is made, whatever shapes alternate.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
 const WASM: &str = "wasm32-unknown-unknown";
 
-/// A Vulkan, Metal or DX12 adapter, or the reason why there is none.
+/// An adapter that the tests of kernels take (Vulkan, Metal or DX12, software or not), or the reason why there is none.
 pub fn adapter() -> Result<(), String> {
     if has_adapter()? {
         return Ok(());
@@ -60,8 +60,12 @@ fn has_adapter() -> Result<bool, String> {
         .map_err(|it| failed(it.to_string()))?;
     let report: serde_json::Value =
         serde_json::from_slice(&out.stdout).map_err(|it| failed(it.to_string()))?;
-    let adapters = report["adapters"].as_array().ok_or_else(|| failed("no list of adapters".into()))?;
-    Ok(!adapters.is_empty())
+    has_usable(&report).ok_or_else(|| failed("no list of adapters".into()))
+}
+
+/// Whether the report of `wgfuse devices --json` lists an adapter that is not OpenGL's. `None` if it lists none in any way.
+fn has_usable(report: &serde_json::Value) -> Option<bool> {
+    Some(report["adapters"].as_array()?.iter().any(|it| it["backend"] != "gl"))
 }
 
 /// The command that installs packages without asking, if there is one.
@@ -84,4 +88,24 @@ fn apt_get() -> Option<Vec<&'static str>> {
 fn run(program: &[&str], args: &[&str]) -> bool {
     let status = Command::new(program[0]).args(&program[1..]).args(args).status();
     status.is_ok_and(|it| it.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::has_usable;
+
+    #[test]
+    fn opengl_alone_is_no_adapter() {
+        let report = |backends: &[&str]| {
+            let list: Vec<_> =
+                backends.iter().map(|it| json!({ "name": "llvmpipe", "backend": it })).collect();
+            has_usable(&json!({ "adapters": list }))
+        };
+        assert_eq!(report(&[]), Some(false));
+        assert_eq!(report(&["gl"]), Some(false));
+        assert_eq!(report(&["gl", "vulkan"]), Some(true));
+        assert_eq!(has_usable(&json!({ "advice": null })), None);
+    }
 }

@@ -13,7 +13,7 @@ pub fn fold(count: u64, size: u32, kernel: &str, target: &Target) -> Result<[u32
     let (y, x) = (rows.div_ceil(planes), count.div_ceil(rows));
     if planes > most || x * y * planes * size as u64 > u32::MAX as u64 {
         let have = (most * most * most).min(u32::MAX as u64 / size as u64);
-        return Err(Error::TooLarge { at: format!("kernel '{kernel}': workgroups"), need: count, have });
+        return Err(Error::TooLarge { at: format!("workgroups of kernel '{kernel}'"), need: count, have });
     }
     Ok([x as u32, y as u32, planes as u32])
 }

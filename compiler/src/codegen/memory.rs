@@ -67,7 +67,7 @@ impl Memory {
             }
             let bytes = device_bytes(&info.ty);
             if bytes / 4 > u32::MAX as u64 || info.ty.shape.count() as u64 > u32::MAX as u64 {
-                let at = format!("tensor of node '{}'", info.origin);
+                let at = format!("bytes of the tensor of node '{}'", info.origin);
                 return Err(Error::TooLarge { at, need: bytes, have: u32::MAX as u64 * 4 });
             }
             let written = kernel.stores.iter().any(|it| it.tensor == tensor);
@@ -99,7 +99,7 @@ impl Memory {
         }
         if memory.bindings.len() > target.max_storage_buffers as usize {
             return Err(Error::TooLarge {
-                at: format!("kernel '{}': storage buffers", kernel.name),
+                at: format!("storage buffers of kernel '{}'", kernel.name),
                 need: memory.bindings.len() as u64,
                 have: target.max_storage_buffers as u64,
             });

@@ -5,6 +5,7 @@
 //! which every size is a number and everything that follows from sizes alone has been computed.
 
 pub mod emit;
+mod format;
 pub mod onnx;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -44,30 +45,20 @@ enum Source {
 type Build = dyn Fn(&mut GraphBuilder, &[Value]) -> Result<Vec<(String, Value)>, Error> + Send + Sync;
 
 impl Model {
-    /// A model in one file, whose format is recognised.
+    /// An ONNX model in one file.
     pub fn from_bytes(bytes: Bytes) -> Result<Model, Error> {
-        let other = match &bytes[..] {
-            [] => Some("the file is empty"),
-            [b'P', b'K', 3, 4, ..] => Some("this is a zip archive (.pt2, .npz)"),
-            [0x89, b'H', b'D', b'F', ..] => Some("this is an HDF5 file"),
-            [b'G', b'G', b'U', b'F', ..] => Some("this is a GGUF file"),
-            [_, _, _, _, b'T', b'F', b'L', b'3', ..] => Some("this is a TensorFlow Lite file"),
-            [_, _, _, _, _, _, 0, 0, b'{', ..] => {
-                Some("this is a safetensors file, which holds tensors but no model")
-            }
-            [b'{' | b'<' | b'[', ..] => Some("this is text"),
-            _ => None,
-        };
-        match other {
-            Some(what) => Err(Error::malformed("byte 0", format!("an ONNX model was expected; {what}"))),
-            None => Model::from_onnx(bytes, &|_| None),
-        }
+        Model::from_onnx(bytes, &|_| None)
     }
 
     /// An ONNX model. `external` gives the bytes of an external-data file by its path relative to the model; paths that
-    /// would leave the model's folder are refused before it is asked. Weights are borrowed from `bytes`.
+    /// would leave the model's folder are refused before it is asked. Weights are borrowed from `bytes`. The error for a file
+    /// of another format says which that is and how to get an ONNX model instead.
     pub fn from_onnx(bytes: Bytes, external: &dyn Fn(&str) -> Option<Bytes>) -> Result<Model, Error> {
-        let program = onnx::Program::parse(&bytes, external)?;
+        let program =
+            onnx::Program::parse(&bytes, external).map_err(|error| match format::other(&bytes) {
+                Some(what) => Error::malformed("byte 0", format!("an ONNX model was expected; {what}")),
+                None => error,
+            })?;
         Ok(Model {
             inputs: program.inputs.clone(),
             outputs: program.outputs.clone(),

@@ -44,7 +44,8 @@ pub fn split(graph: &Graph, target: &Target, options: &Options) -> Result<Partit
     for (_, node) in graph.nodes() {
         let need = node.ty.bytes() as u64;
         if need > options.memory_limit {
-            return Err(Error::TooLarge { at: node.origin.to_string(), need, have: options.memory_limit });
+            let at = format!("node '{}'", node.origin);
+            return Err(Error::MemoryLimit { at, need, have: options.memory_limit });
         }
     }
     let arguments = graph.inputs().len();

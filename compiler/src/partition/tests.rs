@@ -271,7 +271,7 @@ fn large_tensors_do_not_fit_the_device() {
 
     let options = Options { memory_limit: 100 << 20, ..Options::default() };
     let error = split(&whole, &Target::cpu(), &options).unwrap_err();
-    assert_eq!(error, Error::TooLarge { at: "x".into(), need: 320 << 20, have: 100 << 20 });
+    assert_eq!(error, Error::MemoryLimit { at: "node 'x'".into(), need: 320 << 20, have: 100 << 20 });
 }
 
 /// Ranges hold for whatever values the operands have.

@@ -108,7 +108,7 @@ pub fn plan(
     };
     let need = plan.buffers.iter().fold(0u64, |sum, it| sum.saturating_add(it.size));
     if need > options.memory_limit {
-        return Err(Error::TooLarge { at: "the whole model".into(), need, have: options.memory_limit });
+        return Err(Error::MemoryLimit { at: "the whole model".into(), need, have: options.memory_limit });
     }
     if cfg!(debug_assertions) {
         let faults = verify(&plan);
@@ -219,7 +219,7 @@ impl Layout<'_> {
 
     fn too_large(&self, tensor: TensorId, place: Place) -> Error {
         let info = &self.tensors[tensor];
-        let at = format!("a tensor {} of node '{}'", info.ty, info.origin);
+        let at = format!("bytes of a tensor {} of node '{}'", info.ty, info.origin);
         Error::TooLarge { at, need: bytes_on(place, &info.ty), have: self.largest(place) }
     }
 

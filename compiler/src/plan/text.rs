@@ -11,17 +11,22 @@
 //! ```
 //!
 //! What is decided elsewhere is not repeated: kernels and refusals have their text in the schedule, modules are WGSL, the
-//! constant graph has the text of graphs, the target is given. So numbers parse into a plan that has all of that already,
-//! `of`: a plan changed by hand or moved to another file, to be verified or run. `b0[256+32]` is 32 bytes of buffer 0 from 256 on.
+//! constant graph has the text of graphs and gives the constants their keys (which may be addresses), the target is given.
+//! So numbers parse into a plan that has all of that already, `of`: a plan changed by hand or moved to another file, to be
+//! verified or run. `b0[256+32]` is 32 bytes of buffer 0 from 256 on.
 
 use std::{
     fmt::{self, Display, Formatter},
     sync::Arc,
 };
 
-use super::step::{Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step};
+use super::{
+    keys::keys,
+    step::{Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step},
+};
 use crate::{
     error::Error,
+    graph::Value,
     lower::TensorId,
     shape::Type,
     text::{Cursor, Fields, Parsed, Show, Text, print_fields, spelled},
@@ -33,12 +38,13 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
         from.expect("live_peak")?;
         let live_peak = Text::parse(from)?;
         from.end()?;
+        let keys = keys(&of.constant_graph);
         let mut plan = Plan {
             target: of.target.clone(),
             buffers: statements(from, "buffer")?,
             inputs: statements(from, "input")?,
-            constants: statements(from, "constant")?,
-            outputs: statements(from, "output")?,
+            constants: Vec::new(),
+            outputs: Vec::new(),
             constant_graph: of.constant_graph.clone(),
             kernels: Vec::new(),
             steps: Vec::new(),
@@ -46,10 +52,13 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
             live_peak,
             refusals: of.refusals.clone(),
         };
-        let known = |it: &Constant| of.constant_graph.nodes().any(|(value, _)| value == it.value);
-        if let Some(constant) = plan.constants.iter().find(|it| !known(it)) {
-            return from.wrong(format!("the constant graph has no node {}", Show(&constant.value)));
+        for KeylessConstant { value, port } in statements(from, "constant")? {
+            let Some(&key) = keys.get(value) else {
+                return from.wrong(format!("the constant graph has no node {}", Show(&value)));
+            };
+            plan.constants.push(Constant { key, value, port });
         }
+        plan.outputs = statements(from, "output")?;
         while from.take("kernel") {
             let kernel = named(from, &of.kernels)?;
             let mut fields = Fields::of(from);
@@ -80,7 +89,11 @@ impl Display for Plan {
         writeln!(f, "live_peak {live_peak}")?;
         buffers.iter().try_for_each(|it| writeln!(f, "buffer{}", Show(it)))?;
         inputs.iter().try_for_each(|it| writeln!(f, "input{}", Show(it)))?;
-        constants.iter().try_for_each(|it| writeln!(f, "constant{}", Show(it)))?;
+        for Constant { key: _, value, port } in constants {
+            f.write_str("constant")?;
+            print_fields(f, &[("value", value), ("port", port)])?;
+            writeln!(f)?;
+        }
         outputs.iter().try_for_each(|it| writeln!(f, "output{}", Show(it)))?;
         for PlanKernel { kernel, bytes, flops, types: _, shader: _ } in kernels {
             write!(f, "kernel {:?}", kernel.name)?;
@@ -211,4 +224,10 @@ spelled!(struct Buffer { place, role, size });
 
 spelled!(struct Port { name, ty, tensor, device, host });
 
-spelled!(struct Constant { key, value, port });
+/// A `Constant` but for its key.
+struct KeylessConstant {
+    value: Value,
+    port: Port,
+}
+
+spelled!(struct KeylessConstant { value, port });

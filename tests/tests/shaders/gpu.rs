@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, OnceLock};
 
-use wgfuse_tests::random;
+use wgfuse_tests::{device, random};
 
 struct Gpu {
     device: wgpu::Device,
@@ -12,11 +12,7 @@ struct Gpu {
 fn gpu() -> &'static Mutex<Gpu> {
     static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
     GPU.get_or_init(|| {
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))
-            .unwrap_or_else(|error| {
-                panic!("no Vulkan adapter ({error}): install mesa-vulkan-drivers for one in software")
-            });
+        let adapter = device::adapter(wgpu::InstanceDescriptor::new_without_display_handle());
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default()))
             .unwrap_or_else(|error| panic!("{}: {error}", adapter.get_info().name));
         Mutex::new(Gpu { device, queue })

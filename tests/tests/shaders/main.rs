@@ -6,15 +6,16 @@ mod operators;
 mod reductions;
 mod templates;
 
-use std::{io::Write, path::PathBuf, process::Command};
+use std::{io::Write, process::Command};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use wgfuse_tests::folder;
 
 const FILES: [&str; 6] = ["math", "reduce", "matmul", "matvec", "conv", "attention"];
 const TEMPLATES: [&str; 4] = ["matmul", "matvec", "conv", "attention"];
 
 fn shader(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shaders").join(format!("{name}.wgsl"));
+    let path = folder::tests().join("../shaders").join(format!("{name}.wgsl"));
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

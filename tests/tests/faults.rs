@@ -1,0 +1,252 @@
+//! What a run gives where memory ends or the device goes: a typed error, or the processor and the reason, never a wrong
+//! value and never a panic.
+
+use wgfuse::{
+    DType, Device, DeviceError, DisabledReason, Error, ErrorKind, Fallback, GraphBuilder, Model, ModelError,
+    Options, Session, Target, Tensor, Type, compiler::graph::eval::eval, wgpu,
+};
+use wgfuse_tests::{compare::assert_close, device, random::Random};
+
+const SIZE: usize = 96;
+
+/// Two products and a softmax, with weights: kernels, activations and uploads.
+fn model() -> Model {
+    let mut b = GraphBuilder::new();
+    let mut x = b.input("x", DType::F32, [SIZE, SIZE]).unwrap();
+    for seed in 0..2 {
+        let w = b.constant(Random::new(seed).tensor(&Type::new(DType::F32, [SIZE, SIZE]), 1));
+        x = b.name("product").matmul(x, w).unwrap();
+    }
+    x = b.name("softmax").softmax(x, -1).unwrap();
+    b.output("y", x).unwrap();
+    Model::from_graph(b.finish().unwrap())
+}
+
+fn input() -> Tensor {
+    Random::new(9).tensor(&Type::new(DType::F32, [SIZE, SIZE]), 1)
+}
+
+fn expected() -> Vec<Tensor> {
+    eval(&model().graph(&[input().shape().clone()]).unwrap(), &[input()]).unwrap()
+}
+
+fn run(session: &Session) -> wgfuse::Result<Tensor> {
+    Ok(session.run(&[("x", input())])?["y"].clone())
+}
+
+#[track_caller]
+fn assert_runs(session: &Session) {
+    match run(session) {
+        Ok(made) => assert_close(session.device().name(), &[made], &expected(), 1e-4, 1e-6),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The error of a run that must not succeed.
+#[track_caller]
+fn refused(session: &Session) -> Error {
+    match run(session) {
+        Ok(_) => panic!("it ran"),
+        Err(error) => error,
+    }
+}
+
+fn session(device: &Device, fallback: Fallback) -> Session {
+    Session::with_options(&model(), device, Options { fallback, ..device::options() }).unwrap()
+}
+
+/// Why something runs elsewhere than was asked.
+fn reasons(session: &Session) -> Vec<DisabledReason> {
+    let all = session.disabled().into_iter().map(|it| it.reason);
+    all.filter(|it| !matches!(it, DisabledReason::SwitchedOff | DisabledReason::NotRecorded(_))).collect()
+}
+
+#[test]
+fn more_memory_than_the_user_allows_is_an_error_on_every_device() {
+    let tensor = (SIZE * SIZE * 4) as u64;
+    for device in [Device::cpu(), device::gpu()] {
+        for fallback in [Fallback::Cpu, Fallback::Error] {
+            for (limit, whose) in [(tensor - 1, "node '"), (3 * tensor, "the whole model")] {
+                let options = Options { memory_limit: limit, fallback, ..device::options() };
+                let session = Session::with_options(&model(), &device, options).unwrap();
+                let error = refused(&session);
+                let Error::Model(ModelError::MemoryLimit { at, need, have }) = &error else {
+                    panic!("{error:?}")
+                };
+                assert!(at.starts_with(whose) && *need > limit && *have == limit, "{error}");
+                assert!(error.to_string().contains("memory_limit"), "{error}");
+                assert_eq!(error.kind(), ErrorKind::Model);
+                // The processor would not need less: nothing stepped down.
+                assert_eq!(reasons(&session), []);
+            }
+        }
+        let options = Options { memory_limit: 16 * tensor, ..device::options() };
+        assert_runs(&Session::with_options(&model(), &device, options).unwrap());
+    }
+}
+
+#[test]
+fn a_tensor_that_no_buffer_holds_is_computed_on_the_processor() {
+    let small = Target { max_buffer_size: (SIZE * SIZE * 4) as u64 / 2, ..device::gpu().target().clone() };
+    let device = device::gpu().limited_to(&small);
+    let own = session(&device, Fallback::Cpu);
+    assert_runs(&own);
+    let told = reasons(&own);
+    let named = |it: &DisabledReason| matches!(it, DisabledReason::Operator { node, why } if node.starts_with("product") && why.contains("the device holds"));
+    assert!(told.iter().any(named), "{told:?}");
+    let error = refused(&session(&device, Fallback::Error));
+    assert!(
+        matches!(&error, Error::Model(ModelError::Fallback { node, .. }) if node.starts_with("product")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_limit_that_a_kernel_exceeds_moves_the_whole_model() {
+    let few = Target { max_workgroups_per_dimension: 1, ..device::gpu().target().clone() };
+    let device = device::gpu().limited_to(&few);
+    let own = session(&device, Fallback::Cpu);
+    assert_runs(&own);
+    let told = reasons(&own);
+    let [DisabledReason::LimitExceeded { at, need, have: 1 }] = &told[..] else { panic!("{told:?}") };
+    assert!(at.contains("workgroups of kernel") && *need > 1, "{at}");
+    let error = refused(&session(&device, Fallback::Error));
+    assert!(matches!(error, Error::Model(ModelError::Fallback { .. })), "{error:?}");
+}
+
+/// The tests' adapter, with no memory for anything. `None` where its driver does not tell how much memory there is.
+fn without_memory() -> Option<Device> {
+    let mut instance = wgpu::InstanceDescriptor::new_without_display_handle();
+    instance.memory_budget_thresholds.for_resource_creation = Some(0);
+    let adapter = device::adapter(instance);
+    let descriptor = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let usage = wgpu::BufferUsages::STORAGE;
+    let _ = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 4,
+        usage,
+        mapped_at_creation: false,
+    });
+    if pollster::block_on(scope.pop()).is_none() {
+        println!("NOT RUN: {} states no memory budget; see out_of_memory.rs", adapter.get_info().driver);
+        return None;
+    }
+    Some(Device::from_wgpu(device, queue))
+}
+
+#[test]
+fn a_device_without_memory_is_an_error_once_and_then_the_processor() {
+    let Some(device) = without_memory() else { return };
+    let own = session(&device, Fallback::Cpu);
+    let error = refused(&own);
+    assert!(matches!(&error, Error::Device(DeviceError::OutOfMemory(_))), "{error:?}");
+    for _ in 0..2 {
+        assert_runs(&own);
+    }
+    assert_eq!(reasons(&own), [DisabledReason::OutOfMemory]);
+    let strict = session(&device, Fallback::Error);
+    for _ in 0..2 {
+        let error = refused(&strict);
+        assert!(matches!(error, Error::Device(DeviceError::OutOfMemory(_))), "{error:?}");
+    }
+    assert_eq!(reasons(&strict), []);
+}
+
+/// 64 TiB of outputs: nobody has them.
+#[test]
+fn a_processor_out_of_memory_is_an_error() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [1]).unwrap();
+    let y = b.expand(x, [1 << 44]).unwrap();
+    let y = b.exp(y).unwrap();
+    b.output("y", y).unwrap();
+    let options = Options { memory_limit: u64::MAX, ..device::options() };
+    let model = Model::from_graph(b.finish().unwrap());
+    let session = Session::with_options(&model, &Device::cpu(), options).unwrap();
+    for _ in 0..2 {
+        let error =
+            session.run(&[("x", Tensor::f32([1], &[1.0]).unwrap())]).expect_err("nobody has this memory");
+        assert!(matches!(error, Error::Device(DeviceError::OutOfMemory(_))), "{error:?}");
+    }
+    assert_eq!(reasons(&session), []);
+}
+
+/// A device that the runtime opened itself, not shared with other tests.
+fn opened() -> Device {
+    let wanted = device::gpu();
+    let same = |it: &wgfuse::AdapterSummary| it.name == wanted.name() && it.backend != "gl";
+    let adapter = Device::adapters().into_iter().find(same).expect("the tests' adapter");
+    Device::adapter(adapter.index).unwrap()
+}
+
+fn assert_lost(error: Error) -> String {
+    let Error::Device(DeviceError::Lost(_)) = &error else { panic!("{error:?}") };
+    assert_eq!(error.kind(), ErrorKind::Device);
+    error.to_string()
+}
+
+#[test]
+fn a_lost_device_is_an_error_once_and_then_opened_again() {
+    let device = opened();
+    let own = session(&device, Fallback::Error);
+    let other = session(&device, Fallback::Error);
+    for round in 0..2 {
+        assert_runs(&own);
+        assert_runs(&other);
+        device.wgpu().expect("a GPU").0.destroy();
+        assert_lost(refused(&own));
+        // Another session of the same device has a tape of its own to lose, or none yet.
+        for _ in 0..2 {
+            let _ = run(&other).map_err(assert_lost);
+        }
+        assert_runs(&own);
+        assert_runs(&other);
+        let lost = own.disabled().into_iter().find(|it| matches!(it.reason, DisabledReason::DeviceLost(_)));
+        assert_eq!(lost.map(|it| it.count), Some(round + 1), "{:?}", own.disabled());
+    }
+}
+
+#[test]
+fn a_device_lost_before_the_first_run_is_opened_again() {
+    let device = opened();
+    let own = session(&device, Fallback::Cpu);
+    device.wgpu().expect("a GPU").0.destroy();
+    // Whether the loss is noticed before or during the first run is the driver's choice.
+    let _ = run(&own).map_err(assert_lost);
+    assert_runs(&own);
+}
+
+fn lost_for_good(open: impl Fn() -> Device) {
+    for runs_before in [0, 1] {
+        let device = open();
+        let own = session(&device, Fallback::Cpu);
+        for _ in 0..runs_before {
+            run(&own).unwrap();
+        }
+        device.wgpu().expect("a GPU").0.destroy();
+        assert_lost(refused(&own));
+        for _ in 0..2 {
+            let text = assert_lost(refused(&own));
+            assert!(text.contains("the application's own") && text.contains("new session"), "{text}");
+        }
+        let text = assert_lost(own.profile(&[("x", input())]).expect_err("nobody opened it again"));
+        assert!(text.contains("the application's own"), "{text}");
+    }
+}
+
+#[test]
+fn an_applications_lost_device_stays_an_error() {
+    // With timestamps launches may be recorded, without they are encoded by every run.
+    for features in [wgpu::Features::empty(), wgpu::Features::TIMESTAMP_QUERY] {
+        lost_for_good(|| {
+            let adapter = device::adapter(wgpu::InstanceDescriptor::new_without_display_handle());
+            let (required_limits, required_features) = (adapter.limits(), adapter.features() & features);
+            let descriptor =
+                wgpu::DeviceDescriptor { required_limits, required_features, ..Default::default() };
+            let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+            Device::from_wgpu(device, queue)
+        });
+    }
+}
