@@ -274,3 +274,40 @@ fn layers_use_little_more_than_the_live_peak() {
     let input = bytes_on(Place::Gpu, &plan.inputs[0].ty);
     assert!(plan.kernels.iter().all(|it| it.bytes >= input), "{plan}");
 }
+
+fn barriers(plan: &Plan) -> usize {
+    plan.steps.iter().filter(|it| matches!(it, Step::Dispatch { barrier: true, .. })).count()
+}
+
+/// Branches of several kernels that do not need each other wait once a kernel of the longest.
+#[test]
+fn branches_share_their_barriers() {
+    let mut random = Random::new(3);
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [40, 32]).unwrap();
+    let mut square = |b: &mut GraphBuilder, x, shape: [usize; 2]| {
+        let weight = b.constant(random.tensor(&Type::new(DType::F32, shape), 1));
+        b.matmul(x, weight).unwrap()
+    };
+    // More than the branches hold.
+    let wide = square(&mut b, x, [32, 200]);
+    let wide = b.layer_norm(wide, -1, None, None, 1e-5).unwrap();
+    let x = square(&mut b, wide, [200, 32]);
+    let mut ends = Vec::new();
+    for branch in 0..3 {
+        let mut y = x;
+        for _ in 0..2 + branch {
+            y = square(&mut b, y, [32, 32]);
+            y = b.layer_norm(y, -1, None, None, 1e-5).unwrap();
+        }
+        ends.push(y);
+    }
+    let y = b.concat(&ends, 0).unwrap();
+    let y = b.softmax(y, 0).unwrap();
+    b.output("y", y).unwrap();
+    let (plan, _) = made(&b.finish().unwrap(), &Target::webgpu_minimum(), true);
+    assert_eq!(plan.dispatches(), 3 + 2 * (2 + 3 + 4) + 1, "{plan}");
+    assert_eq!(barriers(&plan), 2 + 2 * 4 + 1, "{plan}");
+    let arena = plan.bytes(BufferRole::Activations);
+    assert!(arena * 10 <= plan.live_peak * 12, "{arena} for a peak of {}", plan.live_peak);
+}

@@ -119,6 +119,9 @@ pub fn plan(
     Ok(plan)
 }
 
+/// An arena may be larger than the largest live sum by the first number to the second, for the sake of fewer barriers.
+const ROOM: (u64, u64) = (10, 12);
+
 /// What happens, in order, before anything has a place in memory.
 struct Order {
     moves: Vec<Move>,
@@ -145,6 +148,29 @@ impl Order {
 
     fn span(&self, tensor: TensorId, place: Place) -> Option<(usize, usize)> {
         self.spans.get(tensor)?[place as usize]
+    }
+
+    /// A number for each of `moves`, which grows where one needs what another of the same number makes, and at everything
+    /// that is not a kernel on the GPU.
+    fn rounds(&self, kernels: &[Kernel]) -> Vec<usize> {
+        let mut made: SecondaryMap<TensorId, usize> = SecondaryMap::new();
+        let (mut now, mut alone) = (0, true);
+        let round = |it: &Move| {
+            match *it {
+                Move::Kernel(number) if kernels[number].place == Place::Gpu => {
+                    let kernel = &kernels[number];
+                    now += usize::from(alone || kernel.tensors.iter().any(|&it| made.get(it) == Some(&now)));
+                    made.extend(kernel.stores.iter().map(|it| (it.tensor, now)));
+                    alone = false;
+                }
+                Move::Kernel(_) | Move::Copy { .. } => {
+                    now += 1;
+                    alone = true;
+                }
+            }
+            now
+        };
+        self.moves.iter().map(round).collect()
     }
 
     fn touch(&mut self, tensor: TensorId, place: Place, at: usize) {
@@ -312,6 +338,7 @@ fn constants(partition: &Partition, layout: &mut Layout, order: &Order) -> Resul
 
 /// Everything that kernels write and that is not an output; returns the live peak.
 fn activations(order: &Order, kernels: &[Kernel], layout: &mut Layout) -> Result<u64, Error> {
+    let rounds = order.rounds(kernels);
     let mut live_peak = 0;
     for place in [Place::Gpu, Place::Cpu] {
         let mut held: Vec<TensorId> = Vec::new();
@@ -326,26 +353,38 @@ fn activations(order: &Order, kernels: &[Kernel], layout: &mut Layout) -> Result
             let own = order.span(it, place).is_some() && layout.home(it, place).is_none();
             own && seen.insert(it, ()).is_none()
         });
-        let lives: Vec<Life> = (held.iter())
-            .map(|&tensor| {
+        let lives = |at: &dyn Fn(usize) -> usize| -> Vec<Life> {
+            let life = |&tensor: &TensorId| {
                 let (first, last) = order.span(tensor, place).expect("only those were kept");
-                Life { bytes: bytes_on(place, &layout.tensors[tensor].ty), first, last }
-            })
-            .collect();
+                let bytes = bytes_on(place, &layout.tensors[tensor].ty);
+                Life { bytes, first: at(first), last: at(last) }
+            };
+            held.iter().map(life).collect()
+        };
         let alignment = alignment_on(place, layout.target);
-        let packing = memory::pack(&lives, alignment, layout.largest(place))
-            .map_err(|at| layout.too_large(held[at], place))?;
+        let pack = |lives: &[Life]| {
+            memory::pack(lives, alignment, layout.largest(place))
+                .map_err(|at| layout.too_large(held[at], place))
+        };
+        let by_step = lives(&|step| step);
+        let peak = memory::peak(&by_step, alignment);
+        // What is held to the end of its round gives its memory to no kernel of the round, which would have to wait for it.
+        let mut packing = pack(&lives(&|step| rounds[step]))?;
+        let size: u64 = packing.sizes.iter().sum();
+        if size.saturating_mul(ROOM.0) > peak.saturating_mul(ROOM.1) {
+            packing = pack(&by_step)?;
+        }
         let base = layout.buffers.len();
         layout.buffers.extend(packing.sizes.iter().map(|&size| Buffer {
             place,
             role: BufferRole::Activations,
             size,
         }));
-        for ((tensor, life), (buffer, offset)) in held.into_iter().zip(&lives).zip(packing.spots) {
+        for ((tensor, life), (buffer, offset)) in held.into_iter().zip(&by_step).zip(packing.spots) {
             let buffer = BufferId((base + buffer) as u32);
             layout.settle(tensor, place, Slice { buffer, offset, len: life.bytes });
         }
-        live_peak += memory::peak(&lives, alignment);
+        live_peak += peak;
     }
     Ok(live_peak)
 }

@@ -1,4 +1,4 @@
-//! Groups to kernels: bodies put together, stores for what others need, an order.
+//! Groups to kernels: bodies put together, stores for what others need.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -215,35 +215,4 @@ fn name(form: &Form, ops: &[&'static str]) -> String {
         told.push("etc");
     }
     format!("{kind}_{}", told.join("_"))
-}
-
-/// Writers before readers, otherwise as given; then numbered.
-pub fn ordered(kernels: Vec<Kernel>) -> Vec<Kernel> {
-    let mut writer: SecondaryMap<TensorId, usize> = SecondaryMap::new();
-    for (at, kernel) in kernels.iter().enumerate() {
-        writer.extend(kernel.stores.iter().map(|it| (it.tensor, at)));
-    }
-    let mut order: Vec<usize> = Vec::new();
-    let mut done = vec![false; kernels.len()];
-    let mut open: Vec<(usize, bool)> = (0..kernels.len()).rev().map(|it| (it, false)).collect();
-    while let Some((at, ready)) = open.pop() {
-        if ready {
-            order.push(at);
-        } else if !std::mem::replace(&mut done[at], true) {
-            open.push((at, true));
-            let reads = kernels[at]
-                .tensors
-                .iter()
-                .filter(|it| kernels[at].stores.iter().all(|store| store.tensor != **it));
-            let needs: BTreeSet<usize> = reads.filter_map(|it| writer.get(*it).copied()).collect();
-            open.extend(needs.into_iter().rev().map(|it| (it, false)));
-        }
-    }
-    let mut kernels: Vec<Option<Kernel>> = kernels.into_iter().map(Some).collect();
-    let sorted = order.into_iter().map(|it| kernels[it].take().expect("each kernel once"));
-    let number = |(at, mut kernel): (usize, Kernel)| {
-        kernel.name = format!("k{at:03}_{}", kernel.name);
-        kernel
-    };
-    sorted.enumerate().map(number).collect()
 }

@@ -10,6 +10,7 @@ mod fuse;
 mod group;
 pub mod kernel;
 pub mod lanes;
+mod order;
 mod splice;
 pub mod text;
 mod tile;
@@ -25,7 +26,7 @@ use crate::{lower::Loops, options::Options, target::Target};
 pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
     let fused = fuse::fuse(&loops, target, options);
     let kernels = build::kernels(&loops, &fused, target);
-    let kernels = build::ordered(kernels);
+    let kernels = order::ordered(kernels, &loops.tensors, &loops.outputs);
     let schedule =
         Schedule { tensors: loops.tensors, kernels, outputs: loops.outputs, refusals: fused.refusals };
     if cfg!(debug_assertions) {
