@@ -1,295 +1,44 @@
 //! Speeds, each beside what it is compared to.
 //!
-//! `cargo run -p wgfuse-benches --release -- [--models DIR]... [--device cpu|gpu|best] [--batch N] [--length N]
-//! [--against FILE.json]... [--kernels] [--write]`
+//! `cargo run -p wgfuse-benches --release -- gpu`: kernels and whole models on the GPU, checked, then timed.
+//! `cargo run -p wgfuse-benches --release -- --models DIR`: model files on either device.
 //!
-//! Every folder DIR/*/model.onnx (or DIR/model.onnx) is compiled, run for the first time and replayed with random inputs.
-//! A reference file is JSON written by one of the Python programs beside this one: {"name": .., "machine": .., "runs":
-//! {"model": {"first_ms": .., "run_ms": ..}}}. With `--write` the table replaces the machine's own section of RESULTS.md.
+//! References are JSON files that the Python programs beside this one write. Tables go to RESULTS.md with `--write`.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+mod random;
+mod truth;
+mod results;
+mod kernels;
+mod models;
+mod measure;
+mod gpu;
+mod files;
 
-use anyhow::{Context, Result, bail};
-use wgfuse::{DType, Device, Dim, Model, Options, Scalar, Session, Shape, Tensor, Type, compiler::compile};
+use anyhow::Result;
+use clap::Parser;
 
-struct Arguments {
-    models: Vec<PathBuf>,
-    device: String,
-    against: Vec<PathBuf>,
-    write: bool,
-    kernels: bool,
-    batch: usize,
-    length: usize,
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    files: files::Args,
 }
 
-/// One model on one device, in milliseconds.
-struct Row {
-    model: String,
-    shape: String,
-    kernels: usize,
-    compile: f64,
-    recompile: f64,
-    first: f64,
-    run: f64,
-    arena_ratio: f64,
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Kernels and whole models on the GPU; exit code 2 if any gives wrong values
+    Gpu(gpu::Args),
 }
 
 fn main() -> Result<()> {
-    let arguments = arguments()?;
-    let device = match arguments.device.as_str() {
-        "cpu" => Device::cpu(),
-        "gpu" => Device::gpu()?,
-        "best" => Device::best()?,
-        other => bail!("--device {other}: expected cpu, gpu or best"),
-    };
-    let references: Vec<Reference> =
-        arguments.against.iter().map(|it| Reference::read(it)).collect::<Result<_>>()?;
-    let mut rows = Vec::new();
-    for path in models(&arguments.models)? {
-        eprintln!("{}", path.display());
-        rows.push(measure(&path, &device, &arguments).with_context(|| path.display().to_string())?);
+    let cli = Cli::parse();
+    match cli.command {
+        None => files::run(&cli.files),
+        Some(Command::Gpu(args)) => match gpu::run(&args)? {
+            true => Ok(()),
+            false => std::process::exit(2),
+        },
     }
-    let table = table(&rows, &references);
-    println!("{} ({} threads)\n\n{table}", device.name(), threads());
-    if arguments.write {
-        record(&format!("{} ({} threads)", device.name(), threads()), &table)?;
-    }
-    Ok(())
-}
-
-fn arguments() -> Result<Arguments> {
-    let mut all = Arguments {
-        models: Vec::new(),
-        device: "best".to_owned(),
-        against: Vec::new(),
-        write: false,
-        kernels: false,
-        batch: 1,
-        length: 128,
-    };
-    let mut given = std::env::args().skip(1);
-    while let Some(flag) = given.next() {
-        let mut value = || given.next().with_context(|| format!("{flag} needs a value"));
-        match flag.as_str() {
-            "--models" => all.models.push(value()?.into()),
-            "--device" => all.device = value()?,
-            "--against" => all.against.push(value()?.into()),
-            "--batch" => all.batch = value()?.parse()?,
-            "--length" => all.length = value()?.parse()?,
-            "--write" => all.write = true,
-            "--kernels" => all.kernels = true,
-            other => bail!(
-                "{other}: expected --models, --device, --against, --batch, --length, --kernels or --write"
-            ),
-        }
-    }
-    if all.models.is_empty() {
-        all.models.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models"));
-    }
-    Ok(all)
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |it| it.get())
-}
-
-/// Model files at the given places, sorted by name.
-fn models(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for place in places {
-        if place.is_file() {
-            found.push(place.clone());
-            continue;
-        }
-        if place.join("model.onnx").is_file() {
-            found.push(place.join("model.onnx"));
-            continue;
-        }
-        let entries = std::fs::read_dir(place).with_context(|| place.display().to_string())?;
-        let mut inside: Vec<PathBuf> = Vec::new();
-        for entry in entries {
-            let path = entry?.path().join("model.onnx");
-            if path.is_file() {
-                inside.push(path);
-            }
-        }
-        inside.sort();
-        found.extend(inside);
-    }
-    if found.is_empty() {
-        bail!("no model.onnx at {places:?}");
-    }
-    Ok(found)
-}
-
-fn measure(path: &Path, device: &Device, arguments: &Arguments) -> Result<Row> {
-    let name =
-        path.parent().and_then(Path::file_name).map_or_else(String::new, |it| it.to_string_lossy().into());
-    let start = Instant::now();
-    let model = Model::open(path)?;
-    let session = Session::new(&model, device)?;
-    let shapes = shapes(&model, arguments.batch, arguments.length);
-    let inputs = inputs(&model, &shapes);
-    let given: Vec<(&str, Tensor)> =
-        inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
-    session.run(&given)?;
-    let first = millis(start);
-
-    let options = Options::default();
-    let start = Instant::now();
-    let plan = compile(&model, &shapes, device.target(), &options)?;
-    let compiled = millis(start);
-    let other = self::shapes(&model, arguments.batch + 1, arguments.length + 1);
-    let start = Instant::now();
-    compile(&model, &other, device.target(), &options)?;
-    let recompile = millis(start);
-
-    let warm = Instant::now();
-    while millis(warm) < 300.0 {
-        session.run(&given)?;
-    }
-    let mut times: Vec<f64> = Vec::new();
-    let begun = Instant::now();
-    while times.len() < 10 || (times.len() < 200 && millis(begun) < 2000.0) {
-        let start = Instant::now();
-        session.run(&given)?;
-        times.push(millis(start));
-    }
-    times.sort_by(f64::total_cmp);
-    if arguments.kernels {
-        print_kernels(&session, &given)?;
-    }
-    let arena: u64 = (plan.buffers.iter())
-        .filter(|it| it.role == wgfuse::compiler::plan::BufferRole::Activations)
-        .map(|it| it.size)
-        .sum();
-    Ok(Row {
-        model: name,
-        shape: shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" "),
-        kernels: plan.kernels.len(),
-        compile: compiled,
-        recompile,
-        first,
-        run: times[times.len() / 2],
-        arena_ratio: arena as f64 / plan.live_peak.max(1) as f64,
-    })
-}
-
-/// Each kernel's share of a run: microseconds, rates of memory and arithmetic.
-fn print_kernels(session: &Session, given: &[(&str, Tensor)]) -> Result<()> {
-    let times = session.profile(given)?;
-    let total: f64 = times.iter().map(|it| it.seconds).sum();
-    println!("{:>9} {:>8} {:>9}  kernel ({:.1} us in all)", "us", "GB/s", "GFLOP/s", total * 1e6);
-    for it in &times {
-        let (bytes, flops) = (it.bytes as f64 / it.seconds / 1e9, it.flops as f64 / it.seconds / 1e9);
-        println!("{:>9.1} {bytes:>8.1} {flops:>9.1}  {}", it.seconds * 1e6, it.name);
-    }
-    Ok(())
-}
-
-fn millis(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
-}
-
-/// The first symbol of an input is its batch, the others are lengths.
-fn shapes(model: &Model, batch: usize, length: usize) -> Vec<Shape> {
-    let size = |(axis, dim): (usize, &Dim)| match (dim, axis) {
-        (Dim::Fixed(size), _) => *size,
-        (Dim::Symbol(_) | Dim::Unknown, 0) => batch,
-        (Dim::Symbol(_) | Dim::Unknown, _) => length,
-    };
-    model.inputs.iter().map(|it| it.dims.iter().enumerate().map(size).collect()).collect()
-}
-
-/// Integers that are a mask are 1, others below 100; floats between -1 and 1. The same in every run.
-fn inputs(model: &Model, shapes: &[Shape]) -> Vec<(String, Tensor)> {
-    let mut state = 1u64;
-    let mut next = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state >> 33
-    };
-    let tensor = |(input, shape): (&wgfuse::Signature, &Shape)| {
-        let values: Vec<Scalar> = (0..shape.count())
-            .map(|_| match input.dtype {
-                it if it.is_float() => Scalar::of(it, next() as f64 / (1u64 << 30) as f64 - 1.0),
-                DType::Bool => Scalar::Int(1),
-                _ if input.name.contains("mask") => Scalar::Int(1),
-                _ => Scalar::Int((next() % 100) as i64),
-            })
-            .collect();
-        let ty = Type { dtype: input.dtype, shape: shape.clone() };
-        (input.name.clone(), Tensor::from_scalars(ty, values))
-    };
-    model.inputs.iter().zip(shapes).map(tensor).collect()
-}
-
-/// What another program needs for the same models.
-struct Reference {
-    name: String,
-    runs: BTreeMap<String, (f64, f64)>,
-}
-
-impl Reference {
-    fn read(path: &Path) -> Result<Reference> {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let json: serde_json::Value = serde_json::from_str(&text)?;
-        let name = json["name"].as_str().context("a reference has a name")?.to_owned();
-        let runs = json["runs"].as_object().context("a reference has runs")?;
-        let time = |run: &serde_json::Value, key: &str| run[key].as_f64().unwrap_or(f64::NAN);
-        let runs = runs.iter().map(|(model, it)| (model.clone(), (time(it, "first_ms"), time(it, "run_ms"))));
-        Ok(Reference { name, runs: runs.collect() })
-    }
-}
-
-fn table(rows: &[Row], references: &[Reference]) -> String {
-    let mut out = String::from(
-        "| model | inputs | kernels | compile, ms | second shape, ms | first answer, ms | run, ms | arena / live peak |",
-    );
-    references
-        .iter()
-        .for_each(|it| write!(out, " {}: first, ms | run, ms | ratio |", it.name).expect("a string"));
-    out.push_str("\n|---|---|---|---|---|---|---|---|");
-    references.iter().for_each(|_| out.push_str("---|---|---|"));
-    for row in rows {
-        write!(
-            out,
-            "\n| {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.3} | {:.2} |",
-            row.model,
-            row.shape,
-            row.kernels,
-            row.compile,
-            row.recompile,
-            row.first,
-            row.run,
-            row.arena_ratio
-        )
-        .expect("a string");
-        for reference in references {
-            match reference.runs.get(&row.model) {
-                Some((first, run)) => write!(out, " {first:.1} | {run:.3} | {:.2} |", row.run / run),
-                None => write!(out, " - | - | - |"),
-            }
-            .expect("a string");
-        }
-    }
-    out.push('\n');
-    out
-}
-
-/// Replaces the section of RESULTS.md that is headed by `machine`, or adds it.
-fn record(machine: &str, table: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
-    let old = std::fs::read_to_string(&path).unwrap_or_else(|_| "# Measured\n".to_owned());
-    let mut sections = old.split("\n## ");
-    let mut text = sections.next().unwrap_or_default().trim_end().to_owned() + "\n";
-    for section in sections.filter(|it| it.lines().next() != Some(machine)) {
-        write!(text, "\n## {}\n", section.trim_end())?;
-    }
-    write!(text, "\n## {machine}\n\n{table}")?;
-    std::fs::write(&path, text).with_context(|| path.display().to_string())
 }

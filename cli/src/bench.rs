@@ -5,18 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
-use wgfuse::{DType, KernelTime, Scalar, Session, Signature, Tensor, Type};
+use wgfuse::{Ceilings, DType, Effort, KernelTime, Place, Profile, Scalar, Session, Signature, Tensor, Type};
 
 use crate::{
-    bandwidth::copy_bandwidth,
     open::{self, DeviceChoice},
     print::{self, Align, Table, say},
     progress::progress,
     report,
     shapes::{self, ShapeArg},
+    trace,
 };
 
 #[derive(clap::Args)]
@@ -35,6 +35,35 @@ pub struct Args {
     /// For programs: one JSON object, times in seconds
     #[arg(long)]
     json: bool,
+    /// Write the kernels of one run as a trace for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
+}
+
+/// What a kernel reached, in its units a second and as shares of what its device can do at most. No rates without a time,
+/// no shares on a processor that only helps a GPU.
+pub struct Reached {
+    pub bytes: Option<f64>,
+    pub operations: Option<f64>,
+    pub of_copy: Option<f64>,
+    pub of_arithmetic: Option<f64>,
+}
+
+impl Reached {
+    /// `ceilings` are those of `place`.
+    pub fn new(it: &KernelTime, ceilings: &Ceilings, place: Place) -> Reached {
+        let rate = |count: u64| (it.seconds > 0.0).then(|| count as f64 / it.seconds);
+        let share = |rate: Option<f64>, most: f64| {
+            rate.filter(|_| it.place == place && most > 0.0).map(|it| it / most)
+        };
+        let (bytes, operations) = (rate(it.bytes), rate(it.flops));
+        Reached {
+            bytes,
+            operations,
+            of_copy: share(bytes, ceilings.copy),
+            of_arithmetic: share(operations, ceilings.arithmetic),
+        }
+    }
 }
 
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -83,17 +112,22 @@ pub fn bench(args: Args) -> Result<()> {
     };
     let first = FirstCall { open, compile, first_run, total: open + compile + first_run };
     let replay = replays(&session, &given, args.iters)?;
-    let kernels = kernels(&session, &given)?;
-    let bandwidth = {
-        let _progress = progress("measuring the copy bandwidth");
-        copy_bandwidth(&device)?
+    let Profile { kernels, back_to_back } = profile(&session, &given)?;
+    let ceilings = {
+        let _progress = progress("measuring what the device can do");
+        device.ceilings()?
     };
+    let reached = |it: &KernelTime| Reached::new(it, &ceilings, device.target().place);
+    if let Some(path) = &args.trace {
+        let text = trace::trace(&kernels, reached);
+        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
 
     let name = args.model.display().to_string();
-    let speed = |it: &KernelTime| if it.seconds > 0.0 { it.bytes as f64 / it.seconds } else { 0.0 };
     let steps_down = open::steps_down(&session);
     if args.json {
         let kernels = kernels.iter().map(|it| {
+            let reached = reached(it);
             json!({
                 "name": it.name,
                 "ops": it.ops,
@@ -101,8 +135,10 @@ pub fn bench(args: Args) -> Result<()> {
                 "seconds": it.seconds,
                 "bytes": it.bytes,
                 "flops": it.flops,
-                "bytes_per_second": speed(it),
-                "share": speed(it) / bandwidth,
+                "bytes_per_second": reached.bytes,
+                "operations_per_second": reached.operations,
+                "share_of_copy": reached.of_copy,
+                "share_of_arithmetic": reached.of_arithmetic,
             })
         });
         print::json(&json!({
@@ -115,7 +151,9 @@ pub fn bench(args: Args) -> Result<()> {
             "assumed": found.assumed,
             "first_call": first,
             "replay": replay,
-            "copy_bytes_per_second": bandwidth,
+            "back_to_back": back_to_back,
+            "copy_bytes_per_second": ceilings.copy,
+            "arithmetic_per_second": ceilings.arithmetic,
             "kernels": kernels.collect::<Vec<_>>(),
         }));
         return Ok(());
@@ -144,12 +182,14 @@ pub fn bench(args: Args) -> Result<()> {
     );
     let (total, bytes) = kernels.iter().fold((0.0, 0), |sum, it| (sum.0 + it.seconds, sum.1 + it.bytes));
     say!(
-        "kernels     {} in {}, {} read and written",
+        "kernels     {} in {}, back to back {}, {} read and written",
         kernels.len(),
         print::seconds(total),
+        print::seconds(back_to_back),
         print::bytes(bytes)
     );
-    say!("copying     {:.1} GB/s; data that a cache holds may move faster", bandwidth / 1e9);
+    say!("copying     {:.1} GB/s; data that a cache holds may move faster", ceilings.copy / 1e9);
+    say!("arithmetic  {:.1} GFLOP/s; matrix units may be faster", ceilings.arithmetic / 1e9);
     let mut table = Table::new(&[
         ("kernel", Align::Left),
         ("on", Align::Left),
@@ -159,24 +199,24 @@ pub fn bench(args: Args) -> Result<()> {
         ("GB/s", Align::Right),
         ("of copy", Align::Right),
         ("GFLOP/s", Align::Right),
+        ("of arithmetic", Align::Right),
     ]);
     let mut sorted: Vec<&KernelTime> = kernels.iter().collect();
     sorted.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     for it in sorted {
-        let percent = |part: f64, whole: f64| match whole > 0.0 {
-            true => format!("{:.0} %", part / whole * 100.0),
-            false => "-".into(),
-        };
-        let flops = if it.seconds > 0.0 { it.flops as f64 / it.seconds / 1e9 } else { 0.0 };
+        let percent = |share: Option<f64>| share.map_or("-".into(), |it| format!("{:.0} %", it * 100.0));
+        let billions = |rate: Option<f64>| rate.map_or("-".into(), |it| format!("{:.1}", it / 1e9));
+        let reached = reached(it);
         table.row(vec![
             it.name.clone(),
             report::place(it.place).into(),
             print::seconds(it.seconds),
-            percent(it.seconds, total),
+            percent((total > 0.0).then(|| it.seconds / total)),
             print::bytes(it.bytes),
-            format!("{:.1}", speed(it) / 1e9),
-            percent(speed(it), bandwidth),
-            format!("{flops:.1}"),
+            billions(reached.bytes),
+            percent(reached.of_copy),
+            billions(reached.operations),
+            percent(reached.of_arithmetic),
         ]);
     }
     say!("");
@@ -210,15 +250,9 @@ fn replays(session: &Session, given: &[(&str, Tensor)], iters: Option<u32>) -> R
 }
 
 /// Every launch with the median of its times.
-pub fn kernels(session: &Session, given: &[(&str, Tensor)]) -> Result<Vec<KernelTime>> {
+pub fn profile(session: &Session, given: &[(&str, Tensor)]) -> Result<Profile> {
     let _progress = progress("timing kernels");
-    let rounds = (0..PROFILES).map(|_| session.profile(given)).collect::<wgfuse::Result<Vec<_>>>()?;
-    let median = |(at, first): (usize, &KernelTime)| {
-        let mut times: Vec<f64> = rounds.iter().map(|it| it[at].seconds).collect();
-        times.sort_by(f64::total_cmp);
-        KernelTime { seconds: times[times.len() / 2], ..first.clone() }
-    };
-    Ok(rounds[0].iter().enumerate().map(median).collect())
+    Ok(session.measure(given, Effort { warm_up: WARM_UP.as_secs_f64(), rounds: PROFILES })?)
 }
 
 /// Values that a model can take: masks that let everything through, small whole numbers, floats from -1 to 1.

@@ -61,7 +61,7 @@ pub fn demo(args: Args) -> Result<()> {
     let start = Instant::now();
     let found = run()?;
     let replay = start.elapsed().as_secs_f64();
-    let kernels = bench::kernels(&session, &given)?;
+    let kernels = bench::profile(&session, &given)?.kernels;
 
     let said: Vec<usize> = found.chunks_exact(CLASSES).map(largest).collect();
     let right = |at: &usize| said[*at] as i64 == set.labels[*at];

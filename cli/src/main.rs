@@ -3,7 +3,6 @@
 //! 0: all is well. 1: the model, an input or an argument is at fault. 2: values differ from what was expected. 3: the
 //! device is at fault.
 
-mod bandwidth;
 mod bench;
 mod compare;
 mod demo;
@@ -18,6 +17,7 @@ mod report;
 mod run;
 mod shapes;
 mod tensor_file;
+mod trace;
 
 use std::process::ExitCode;
 

@@ -137,11 +137,39 @@ fn inspect_reports_to_people_programs_and_browsers() {
 
 #[test]
 fn bench_measures() {
-    let report = json(&["bench", &asset("digits.onnx"), "--device", "cpu", "--iters", "3", "--json"]);
+    let file = folder("trace").join("digits.json");
+    let path = file.to_str().expect("text");
+    let model = asset("digits.onnx");
+    let report = json(&["bench", &model, "--device", "cpu", "--iters", "3", "--json", "--trace", path]);
     assert_eq!(report["replay"]["iters"], 3);
     let positive = |it: &Value| it.as_f64().is_some_and(|it| it > 0.0);
-    assert!(positive(&report["replay"]["median"]) && positive(&report["copy_bytes_per_second"]), "{report}");
-    assert!(report["kernels"].as_array().is_some_and(|it| !it.is_empty()));
+    assert!(positive(&report["replay"]["median"]) && positive(&report["back_to_back"]), "{report}");
+    assert!(
+        positive(&report["copy_bytes_per_second"]) && positive(&report["arithmetic_per_second"]),
+        "{report}"
+    );
+    let kernels = report["kernels"].as_array().expect("a list");
+    assert!(!kernels.is_empty());
+
+    // The trace holds the same kernels, end to end.
+    let trace: Value = serde_json::from_slice(&fs::read(&file).expect("written")).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let events: Vec<&Value> = events.iter().filter(|it| it["ph"] == "X").collect();
+    assert_eq!(events.len(), kernels.len());
+    let mut end = 0.0;
+    for (event, kernel) in events.iter().zip(kernels) {
+        assert_eq!((&event["name"], &event["args"]["bytes"]), (&kernel["name"], &kernel["bytes"]));
+        assert_eq!(event["args"]["operations"], kernel["flops"]);
+        assert_eq!(event["args"]["share_of_arithmetic"], kernel["share_of_arithmetic"]);
+        let (start, dur) = (event["ts"].as_f64().expect("a time"), event["dur"].as_f64().expect("a time"));
+        assert!((start - end).abs() < 1e-3 && dur > 0.0, "{event}");
+        end = start + dur;
+    }
+    assert!(events.iter().any(|it| positive(&it["args"]["share_of_arithmetic"])), "{trace}");
+    let nowhere = folder("trace").join("absent").join("t.json");
+    let nowhere = nowhere.to_str().expect("text");
+    let failed = wgfuse(&["bench", &model, "--device", "cpu", "--iters", "1", "--trace", nowhere]);
+    assert!(expect(&failed, 1).1.contains("absent"));
 }
 
 #[test]

@@ -35,6 +35,8 @@ mod constants;
 mod capture;
 mod replay;
 mod profile;
+#[cfg(not(target_arch = "wasm32"))]
+mod ceilings;
 mod session;
 
 pub use wgfuse_compiler as compiler;
@@ -52,6 +54,8 @@ pub use wgfuse_compiler::{
 };
 pub use wgpu;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use ceilings::Ceilings;
 pub use counters::Counts;
 pub use device::{AdapterSummary, Device};
 pub use disabled::{Disabled, DisabledReason};
@@ -59,5 +63,5 @@ pub use error::{DeviceError, Error, ErrorKind, Result};
 pub use inputs::Outputs;
 pub use launch::Replay;
 pub use model::Model;
-pub use profile::KernelTime;
+pub use profile::{Effort, KernelTime, Profile};
 pub use session::Session;

@@ -77,48 +77,67 @@ const QUERIES: usize = 4096;
 pub(crate) async fn stamped(gpu: &Gpu, commands: &[Command], wait: Wait) -> Result<Vec<f64>, DeviceError> {
     let mut seconds = Vec::new();
     for commands in commands.chunks(QUERIES / 2) {
-        let count = commands.len() as u32 * 2;
-        let bytes = count as u64 * 8;
-        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let resolved = buffers::buffer(gpu, bytes, "timestamps", usage).await?;
-        let staging = buffers::buffer(gpu, bytes, "timestamps", STAGING).await?;
-        gpu.scoped("the timestamps", || {
-            let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count,
-            });
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            for (at, command) in commands.iter().enumerate() {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: None,
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &set,
-                        beginning_of_pass_write_index: Some(at as u32 * 2),
-                        end_of_pass_write_index: Some(at as u32 * 2 + 1),
-                    }),
-                });
-                command.launch(&mut pass);
-            }
-            encoder.resolve_query_set(&set, 0..count, &resolved, 0);
-            encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
-            gpu.queue.submit([encoder.finish()]);
-        })
-        .await?;
-        buffers::map(gpu, std::slice::from_ref(&staging), wait).await?;
-        let view = staging
-            .slice(..)
-            .get_mapped_range()
-            .map_err(|it| DeviceError::Refused { at: "the timestamps".into(), what: it.to_string() })?;
-        let stamps: Vec<u64> = (view.chunks_exact(8))
-            .map(|it| u64::from_le_bytes(it.try_into().expect("eight bytes")))
-            .collect();
-        drop(view);
-        staging.unmap();
-        let period = gpu.queue.get_timestamp_period() as f64 * 1e-9;
-        seconds.extend(stamps.chunks_exact(2).map(|it| it[1].saturating_sub(it[0]) as f64 * period));
+        seconds.extend(stamps(gpu, commands.iter().map(std::iter::once), wait).await?);
     }
     Ok(seconds)
+}
+
+/// Seconds of all commands, `times` times over in one pass.
+pub(crate) async fn stamped_together(
+    gpu: &Gpu,
+    commands: &[Command],
+    times: usize,
+    wait: Wait,
+) -> Result<f64, DeviceError> {
+    let all = std::iter::repeat_n(commands, times).flatten();
+    Ok(stamps(gpu, std::iter::once(all), wait).await?[0])
+}
+
+/// Seconds of each group of commands, a pass a group, all in one submission.
+async fn stamps<'a, G: IntoIterator<Item = &'a Command>>(
+    gpu: &Gpu,
+    groups: impl ExactSizeIterator<Item = G>,
+    wait: Wait,
+) -> Result<Vec<f64>, DeviceError> {
+    let count = groups.len() as u32 * 2;
+    let bytes = count as u64 * 8;
+    let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+    let resolved = buffers::buffer(gpu, bytes, "timestamps", usage).await?;
+    let staging = buffers::buffer(gpu, bytes, "timestamps", STAGING).await?;
+    gpu.scoped("the timestamps", || {
+        let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        for (at, group) in groups.enumerate() {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &set,
+                    beginning_of_pass_write_index: Some(at as u32 * 2),
+                    end_of_pass_write_index: Some(at as u32 * 2 + 1),
+                }),
+            });
+            group.into_iter().for_each(|it| it.launch(&mut pass));
+        }
+        encoder.resolve_query_set(&set, 0..count, &resolved, 0);
+        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+        gpu.queue.submit([encoder.finish()]);
+    })
+    .await?;
+    buffers::map(gpu, std::slice::from_ref(&staging), wait).await?;
+    let view = staging
+        .slice(..)
+        .get_mapped_range()
+        .map_err(|it| DeviceError::Refused { at: "the timestamps".into(), what: it.to_string() })?;
+    let stamps: Vec<u64> =
+        (view.chunks_exact(8)).map(|it| u64::from_le_bytes(it.try_into().expect("eight bytes"))).collect();
+    drop(view);
+    staging.unmap();
+    let period = gpu.queue.get_timestamp_period() as f64 * 1e-9;
+    Ok(stamps.chunks_exact(2).map(|it| it[1].saturating_sub(it[0]) as f64 * period).collect())
 }
 
 /// Seconds of each command: one submission each, waited for; the cost of an empty one is taken off.
@@ -127,24 +146,34 @@ pub(crate) async fn clocked(
     commands: &[Command],
     now: impl Fn() -> f64,
 ) -> Result<Vec<f64>, DeviceError> {
-    let one = async |command: Option<&Command>| {
-        let start = now();
-        gpu.scoped("a timed kernel", || {
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            if let Some(command) = command {
-                command.launch(&mut encoder.begin_compute_pass(&Default::default()));
-            }
-            gpu.queue.submit([encoder.finish()]);
-            let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
-        })
-        .await?;
-        Ok::<f64, DeviceError>(now() - start)
-    };
-    one(None).await?;
-    let empty = one(None).await?;
     let mut seconds = Vec::new();
     for command in commands {
-        seconds.push((one(Some(command)).await? - empty).max(0.0));
+        seconds.push(clocked_together(gpu, std::slice::from_ref(command), 1, &now).await?);
     }
     Ok(seconds)
+}
+
+/// Seconds of all commands, `times` times over in one submission, that are more than those of an empty one.
+pub(crate) async fn clocked_together(
+    gpu: &Gpu,
+    commands: &[Command],
+    times: usize,
+    now: impl Fn() -> f64,
+) -> Result<f64, DeviceError> {
+    let one = async |times: usize| {
+        gpu.scoped("timed kernels", || {
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            std::iter::repeat_n(commands, times).flatten().for_each(|it| it.launch(&mut pass));
+            drop(pass);
+            let finished = encoder.finish();
+            let start = now();
+            gpu.queue.submit([finished]);
+            let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
+            now() - start
+        })
+        .await
+    };
+    let empty = one(0).await?;
+    Ok((one(times).await? - empty).max(0.0))
 }

@@ -6,7 +6,8 @@ use wgfuse_compiler::{plan::Plan, target::Place, tensor::Tensor};
 use crate::{
     buffers::Wait,
     capture::{Commands, Segment, Tape},
-    error::Error,
+    device::Gpu,
+    error::{DeviceError, Error},
     host, portable, replay,
 };
 
@@ -21,16 +22,61 @@ pub struct KernelTime {
     pub seconds: f64,
 }
 
-/// Times in the order of the launches. Copies between the places are done but not timed.
+/// How long a measurement takes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Effort {
+    /// Seconds of the device's own work before anything counts: a device that was idle runs slowly at first.
+    pub warm_up: f64,
+    /// How often everything is timed; medians are kept. At least one.
+    pub rounds: usize,
+}
+
+/// What a model's launches cost.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Profile {
+    /// In the order of the launches, each timed by itself.
+    pub kernels: Vec<KernelTime>,
+    /// Seconds of all launches back to back, repeated without a pause: what replays cost that keep the device busy. Waits
+    /// between the launches are in it, copies to and from the host are not.
+    pub back_to_back: f64,
+}
+
+/// One round without warming up.
+pub(crate) const ONCE: Effort = Effort { warm_up: 0.0, rounds: 1 };
+
+/// Copies between the places are done but not timed.
 pub(crate) async fn profile(
     tape: &mut Tape,
     plan: &Plan,
     inputs: &[Tensor],
+    effort: Effort,
     wait: Wait,
-) -> Result<Vec<KernelTime>, Error> {
+) -> Result<Profile, Error> {
     // Kernels see the values of a whole run, so that none works on what it was not made for.
     replay::replay(tape, plan, inputs, wait).await?;
     replay::place_inputs(tape, plan, inputs).await?;
+    let rounds = effort.rounds.max(1);
+    let mut back_to_back = 0.0;
+    for segment in &tape.segments {
+        if let (Segment::Gpu(commands), Some(gpu)) = (segment, tape.gpu.as_deref()) {
+            back_to_back += repeated(gpu, commands, Effort { rounds, ..effort }, wait).await?;
+        }
+    }
+    let mut all = Vec::new();
+    for _ in 0..rounds {
+        all.push(round(tape, plan, wait).await?);
+    }
+    let merged = |(at, first): (usize, &KernelTime)| {
+        let seconds = median(all.iter().map(|it| it[at].seconds).collect());
+        KernelTime { seconds, ..first.clone() }
+    };
+    let kernels: Vec<KernelTime> = all[0].iter().enumerate().map(merged).collect();
+    let on_host = kernels.iter().filter(|it| it.place == Place::Cpu).map(|it| it.seconds);
+    back_to_back += on_host.sum::<f64>();
+    Ok(Profile { kernels, back_to_back })
+}
+
+async fn round(tape: &Tape, plan: &Plan, wait: Wait) -> Result<Vec<KernelTime>, Error> {
     let mut times = Vec::new();
     for segment in &tape.segments {
         match segment {
@@ -76,6 +122,48 @@ fn row(plan: &Plan, kernel: usize, seconds: f64) -> KernelTime {
         flops: it.flops,
         seconds,
     }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Seconds of work that one submission of repeated launches should hold: many times what a submission costs.
+const BATCH: f64 = 5e-3;
+const LONGEST_BATCH: f64 = 1000.0;
+
+/// Seconds of all launches of a segment, one after the other.
+async fn repeated(gpu: &Gpu, commands: &Commands, effort: Effort, wait: Wait) -> Result<f64, DeviceError> {
+    let batch = async |times: usize| {
+        let seconds = match commands {
+            Commands::Portable(commands) if gpu.timestamps => {
+                portable::stamped_together(gpu, commands, times, wait).await?
+            }
+            Commands::Portable(commands) => {
+                portable::clocked_together(gpu, commands, times, web_time).await?
+            }
+            Commands::Recorded(recording) => recording.stamped_together(gpu, times, wait).await?,
+        };
+        Ok::<f64, DeviceError>(seconds / times as f64)
+    };
+    let fitting = |one: f64| (BATCH / one.max(1e-9)).clamp(1.0, LONGEST_BATCH) as usize;
+    let mut times = fitting(batch(1).await?);
+    let mut warmed = 0.0;
+    while warmed < effort.warm_up {
+        let one = batch(times).await?;
+        // A clock that stands still would never get there.
+        if one <= 0.0 {
+            break;
+        }
+        warmed += one * times as f64;
+        times = fitting(one);
+    }
+    let mut all = Vec::new();
+    for _ in 0..effort.rounds {
+        all.push(batch(times).await?);
+    }
+    Ok(median(all))
 }
 
 /// Seconds since some fixed moment.

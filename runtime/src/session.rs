@@ -25,7 +25,7 @@ use crate::{
     inputs::{self, Outputs},
     launch::Replay,
     model::Model,
-    profile::{KernelTime, profile},
+    profile::{Effort, KernelTime, ONCE, Profile, profile},
     replay::replay,
 };
 
@@ -120,7 +120,12 @@ impl Session {
 
     /// Runs the model once and times every kernel of it.
     pub async fn profile_async(&self, given: &[(&str, Tensor)]) -> Result<Vec<KernelTime>> {
-        self.profile_waiting(given, Wait::Yield).await
+        Ok(self.measure_waiting(given, ONCE, Wait::Yield).await?.kernels)
+    }
+
+    /// Runs the model once, then times its launches again and again, the inputs staying where they are.
+    pub async fn measure_async(&self, given: &[(&str, Tensor)], effort: Effort) -> Result<Profile> {
+        self.measure_waiting(given, effort, Wait::Yield).await
     }
 
     /// The plan for one shape an input, in the order of the model's inputs. It is compiled if it was not yet.
@@ -148,14 +153,14 @@ impl Session {
         Ok(Outputs::new(plan.outputs.iter().map(|it| it.name.clone()).zip(outputs).collect()))
     }
 
-    async fn profile_waiting(&self, given: &[(&str, Tensor)], wait: Wait) -> Result<Vec<KernelTime>> {
+    async fn measure_waiting(&self, given: &[(&str, Tensor)], effort: Effort, wait: Wait) -> Result<Profile> {
         let tensors = inputs::ordered(&self.model.inputs, given)?;
         let entry = self.entry(tensors.iter().map(|it| it.shape().clone()).collect());
         let mut state = entry.state.lock().await;
         let plan = self.ready(&entry, &mut state).await?;
         let tape = state.tape.as_mut().expect("just made ready");
-        match profile(tape, &plan, &tensors, wait).await {
-            Ok(times) => Ok(times),
+        match profile(tape, &plan, &tensors, effort, wait).await {
+            Ok(profile) => Ok(profile),
             Err(error) => Err(self.failed(&entry, &mut state, error)),
         }
     }
@@ -292,7 +297,12 @@ impl Session {
 
     /// See `profile_async`.
     pub fn profile(&self, given: &[(&str, Tensor)]) -> Result<Vec<KernelTime>> {
-        pollster::block_on(self.profile_waiting(given, Wait::Block))
+        Ok(self.measure(given, ONCE)?.kernels)
+    }
+
+    /// See `measure_async`.
+    pub fn measure(&self, given: &[(&str, Tensor)], effort: Effort) -> Result<Profile> {
+        pollster::block_on(self.measure_waiting(given, effort, Wait::Block))
     }
 
     /// See `plan_for_async`.

@@ -225,18 +225,48 @@ impl Recording {
 
     /// Seconds of each launch, by the device's timestamps. Nothing of this recording may be pending.
     pub async fn stamped(&self, gpu: &Gpu, wait: Wait) -> Result<Vec<f64>, DeviceError> {
+        // SAFETY: the encoder of `between_stamps`, and a pool with two queries a launch.
+        let write = |_: &ash::Device, commands, stamps| unsafe { self.record(commands, Some(stamps)) };
+        self.between_stamps(gpu, self.launches.len(), wait, write).await
+    }
+
+    /// Seconds of all launches, the recording executed `times` times over. Nothing of it may be pending.
+    pub async fn stamped_together(&self, gpu: &Gpu, times: usize, wait: Wait) -> Result<f64, DeviceError> {
+        let write = |raw: &ash::Device, commands, stamps| {
+            let stamp = |at| {
+                // SAFETY: as for `execute`; the pool has two queries.
+                unsafe {
+                    raw.cmd_write_timestamp(commands, vk::PipelineStageFlags::BOTTOM_OF_PIPE, stamps, at);
+                }
+            };
+            stamp(0);
+            for _ in 0..times {
+                // SAFETY: as for `execute`.
+                unsafe { raw.cmd_execute_commands(commands, &[self.commands]) };
+            }
+            stamp(1);
+        };
+        Ok(self.between_stamps(gpu, 1, wait, write).await?[0])
+    }
+
+    /// Seconds between each of `pairs` pairs of timestamps, all of which `write` writes.
+    async fn between_stamps(
+        &self,
+        gpu: &Gpu,
+        pairs: usize,
+        wait: Wait,
+        write: impl FnOnce(&ash::Device, vk::CommandBuffer, vk::QueryPool),
+    ) -> Result<Vec<f64>, DeviceError> {
         let raw = &self.recorder.raw;
-        let count = self.launches.len() as u32 * 2;
+        let count = pairs as u32 * 2;
         let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(count);
         // SAFETY: the device is alive.
         let pool = unsafe { raw.create_query_pool(&info, None) }.map_err(|it| fault("the timestamps", it))?;
         let pool = Queries { pool, recorder: &self.recorder };
         let commands = self.encode(&gpu.device, |raw, commands| {
             // SAFETY: the encoder of `encode`, and a pool with as many queries.
-            unsafe {
-                raw.cmd_reset_query_pool(commands, pool.pool, 0, count);
-                self.record(commands, Some(pool.pool));
-            }
+            unsafe { raw.cmd_reset_query_pool(commands, pool.pool, 0, count) };
+            write(raw, commands, pool.pool);
         });
         gpu.scoped("the timestamps", || self.submitted(gpu.queue.submit(commands))).await?;
         buffers::done(gpu, wait).await?;

@@ -29,7 +29,7 @@ use crate::{
     device::Gpu,
     disabled::DisabledReason,
     launch::Replay,
-    profile::profile,
+    profile::{Effort, ONCE, profile},
     replay::replay,
 };
 
@@ -323,7 +323,11 @@ fn every_kernel_is_timed() {
         let plan = plan(&device, integers(0..COUNT as i64));
         let (_, mut tape) = captured(&device, &plan, &mut Constants::default(), false, way);
         let input = integers(0..COUNT as i64);
-        let times = pollster::block_on(profile(&mut tape, &plan, &[input], Wait::Block)).expect("runs");
+        let effort = Effort { warm_up: 1e-3, rounds: 3 };
+        let found =
+            pollster::block_on(profile(&mut tape, &plan, &[input], effort, Wait::Block)).expect("runs");
+        let times = found.kernels;
+        assert!(found.back_to_back > 0.0 && found.back_to_back < 1.0, "{}", found.back_to_back);
         let names: Vec<&str> = times.iter().map(|it| it.name.as_str()).collect();
         assert_eq!(names, ["sum", "square"]);
         assert!(times.iter().all(|it| it.seconds >= 0.0 && it.seconds < 1.0), "{times:?}");
@@ -369,6 +373,7 @@ fn the_processor_gives_the_graphs_values() {
             pairs.for_each(|(have, want)| assert!((have - want).abs() < 1e-5, "{have} {want}"));
         }
     }
-    let times = pollster::block_on(profile(&mut tape, &plan, &[input], Wait::Block)).expect("runs");
+    let profile = pollster::block_on(profile(&mut tape, &plan, &[input], ONCE, Wait::Block)).expect("runs");
+    let times = profile.kernels;
     assert_eq!(times.len(), plan.kernels.len());
 }
