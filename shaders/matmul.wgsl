@@ -1,40 +1,59 @@
 // Matrix products by tiles: for every batch, store(row, col, sum over k of load_a(row, k) load_b(k, col)).
 //
 // Holes, whose bodies are replaced: batches, rows, cols, depth (equal for all invocations), load_a, load_b, store. They are
-// called only with batch < batches(), row < rows(), col < cols(), k < depth(), and store once for each result. General
-// convolutions run here too, their load holes reading windows of the image.
+// called only with batch < batches(), row < rows(), col < cols(), k < depth(). Elements come in fours, neighbours along one
+// axis; the first has a number divisible by 4 there, and is in range. Of those out of range, a load gives 0 along the
+// depth and anything along the others, and store leaves them out. Each result is stored once. General convolutions run here
+// too, their load holes reading windows of the image.
 // Dispatch batches * ceil(rows / TILE_ROWS) * ceil(cols / TILE_COLS) workgroups in any folding; surplus ones return.
-// Invocations: SIZE. Workgroup memory: 4 max(SPLIT TILE_DEPTH (A_STRIDE + B_STRIDE), SIZE COLS_EACH) bytes.
+// Invocations: SIZE. Workgroup memory: 16 MEMORY bytes.
 
-// ROWS_EACH divides TILE_ROWS, COLS_EACH divides TILE_COLS.
+// ROWS_EACH divides TILE_ROWS, COLS_EACH divides TILE_COLS; all are multiples of 4.
 const TILE_ROWS: u32 = 64u;
 const TILE_COLS: u32 = 64u;
-const TILE_DEPTH: u32 = 16u;
+const TILE_DEPTH: u32 = 8u;
 const ROWS_EACH: u32 = 4u;
 const COLS_EACH: u32 = 4u;
 // Groups of invocations, each of which takes every SPLIT-th slab of the depth; their sums are added at the end.
 const SPLIT: u32 = 1u;
-// Neighbouring invocations load neighbouring rows of a, not neighbouring k.
+// Slabs of one group in memory, 1 or 2: with 2 a turn of the loop has one barrier, with 1 it has two.
+const BUFFERS: u32 = 2u;
+// Rows of the blocks in which invocations are numbered over a tile; BLOCK_COLS in each.
+const BLOCK_ROWS: u32 = 1u;
+const BLOCK_COLS: u32 = 16u;
+// Fours of a are neighbours along the rows, not along the depth.
 const A_ALONG_ROWS: bool = false;
-// Neighbouring invocations load neighbouring k of b, not neighbouring columns.
-const B_ALONG_DEPTH: bool = false;
+// Fours of b are neighbours along the columns, not along the depth.
+const B_ALONG_COLS: bool = true;
 
+const FOUR: u32 = 4u;
 const DOWN: u32 = TILE_ROWS / ROWS_EACH;
 const ACROSS: u32 = TILE_COLS / COLS_EACH;
 const GROUP: u32 = DOWN * ACROSS;
 const SIZE: u32 = GROUP * SPLIT;
-// Both tiles lie in memory by k. The padding spreads a column over banks and keeps rows aligned to 16 bytes.
-const A_STRIDE: u32 = TILE_ROWS + 4u;
-const B_STRIDE: u32 = TILE_COLS + 4u;
-const A_ELEMENTS: u32 = TILE_ROWS * TILE_DEPTH;
-const B_ELEMENTS: u32 = TILE_COLS * TILE_DEPTH;
-const A_EACH: u32 = (A_ELEMENTS + GROUP - 1u) / GROUP;
-const B_EACH: u32 = (B_ELEMENTS + GROUP - 1u) / GROUP;
+const BLOCK: u32 = BLOCK_ROWS * BLOCK_COLS;
+const BLOCKS_ACROSS: u32 = ACROSS / BLOCK_COLS;
+// What an invocation has of a tile, and a tile, in fours.
+const ROW_FOURS: u32 = ROWS_EACH / 4u;
+const COL_FOURS: u32 = COLS_EACH / 4u;
+const TILE_ROW_FOURS: u32 = TILE_ROWS / 4u;
+const TILE_COL_FOURS: u32 = TILE_COLS / 4u;
+const A_FOURS: u32 = TILE_ROWS * TILE_DEPTH / 4u;
+const B_FOURS: u32 = TILE_COLS * TILE_DEPTH / 4u;
+const A_EACH: u32 = (A_FOURS + GROUP - 1u) / GROUP;
+const B_EACH: u32 = (B_FOURS + GROUP - 1u) / GROUP;
+// Fours along the depth that neighbouring invocations load, of one row or column: 32 bytes.
+const RUN: u32 = 2u - TILE_DEPTH / 4u % 2u;
+// Both tiles lie in memory by k. The padding spreads over the banks what is written along the depth.
+const A_STRIDE: u32 = TILE_ROW_FOURS + 1u;
+const B_STRIDE: u32 = TILE_COL_FOURS + 1u;
 const SLAB: u32 = TILE_DEPTH * (A_STRIDE + B_STRIDE);
-const ROUND: u32 = GROUP * COLS_EACH;
-const MEMORY: u32 = SPLIT * max(SLAB, ROUND * min(SPLIT - 1u, 1u));
+// Results that are added at a time: four rows of every member.
+const ROUND: u32 = 4u * DOWN * TILE_COL_FOURS;
+const STORES: u32 = (ROUND + SIZE - 1u) / SIZE;
+const MEMORY: u32 = SPLIT * max(BUFFERS * SLAB, ROUND * min(SPLIT - 1u, 1u));
 
-var<workgroup> memory: array<f32, MEMORY>;
+var<workgroup> memory: array<vec4<f32>, MEMORY>;
 
 fn batches() -> u32 {
     return 1u;
@@ -52,15 +71,68 @@ fn depth() -> u32 {
     return 1u;
 }
 
-fn load_a(batch: u32, row: u32, k: u32) -> f32 {
-    return 0.0;
+// Rows row.. of one k, or k.. of one row.
+fn load_a(batch: u32, row: u32, k: u32) -> vec4<f32> {
+    return vec4<f32>();
 }
 
-fn load_b(batch: u32, k: u32, col: u32) -> f32 {
-    return 0.0;
+// Columns col.. of one k, or k.. of one column.
+fn load_b(batch: u32, k: u32, col: u32) -> vec4<f32> {
+    return vec4<f32>();
 }
 
-fn store(batch: u32, row: u32, col: u32, value: f32) {
+// Columns col.. of one row.
+fn store(batch: u32, row: u32, col: u32, values: vec4<f32>) {
+}
+
+// Where four number `at` of a slab begins: its row or column, and its k. `fours` of them are as wide as the tile.
+fn place(at: u32, fours: u32, along_depth: bool) -> vec2<u32> {
+    if along_depth {
+        let run = at / RUN;
+        return vec2<u32>(run % (4u * fours), (run / (4u * fours) * RUN + at % RUN) * 4u);
+    }
+    return vec2<u32>(at % fours * 4u, at / fours);
+}
+
+// Writes a four to its place in the slab that begins at `first`, `stride` for each k.
+fn put(first: u32, stride: u32, at: vec2<u32>, along_depth: bool, values: vec4<f32>) {
+    let four = first + at.y * stride + at.x / 4u;
+    if along_depth {
+        let element = at.x % 4u;
+        memory[four][element] = values.x;
+        memory[four + stride][element] = values.y;
+        memory[four + 2u * stride][element] = values.z;
+        memory[four + 3u * stride][element] = values.w;
+    } else {
+        memory[four] = values;
+    }
+}
+
+// What member number `member` of a group loads of the slab that begins at `first_k`. Without a branch, so that drivers can
+// put it between the arithmetic: places out of range are moved into it, and what is beyond the depth becomes 0.
+fn load(
+    batch: u32,
+    first_row: u32,
+    first_col: u32,
+    first_k: u32,
+    member: u32,
+    a: ptr<function, array<vec4<f32>, A_EACH>>,
+    b: ptr<function, array<vec4<f32>, B_EACH>>,
+) {
+    let last = vec3<u32>(rows(), depth(), cols()) - vec3<u32>(1u);
+    let four = last / 4u * 4u;
+    let a_last = select(vec2<u32>(last.x, four.y), vec2<u32>(four.x, last.y), A_ALONG_ROWS);
+    let b_last = select(vec2<u32>(last.z, four.y), vec2<u32>(four.z, last.y), B_ALONG_COLS);
+    for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
+        let at = vec2<u32>(first_row, first_k) + place(member + n * GROUP, TILE_ROW_FOURS, !A_ALONG_ROWS);
+        let near = min(at, a_last);
+        (*a)[n] = select(vec4<f32>(), load_a(batch, near.x, near.y), at.y < depth());
+    }
+    for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
+        let at = vec2<u32>(first_col, first_k) + place(member + n * GROUP, TILE_COL_FOURS, !B_ALONG_COLS);
+        let near = min(at, b_last);
+        (*b)[n] = select(vec4<f32>(), load_b(batch, near.y, near.x), at.y < depth());
+    }
 }
 
 @compute @workgroup_size(SIZE)
@@ -82,107 +154,95 @@ fn main(
 
     let part = invocation / GROUP;
     let member = invocation - part * GROUP;
-    let down = member / ACROSS;
-    let across = member - down * ACROSS;
-    let a_memory = part * SLAB;
-    let b_memory = a_memory + TILE_DEPTH * A_STRIDE;
+    let block = member / BLOCK;
+    let down = block / BLOCKS_ACROSS * BLOCK_ROWS + member % BLOCK / BLOCK_COLS;
+    let across = block % BLOCKS_ACROSS * BLOCK_COLS + member % BLOCK_COLS;
     let slabs = (depth() + TILE_DEPTH - 1u) / TILE_DEPTH;
     let steps = (slabs + SPLIT - 1u) / SPLIT;
 
-    var sums: array<f32, ROWS_EACH * COLS_EACH>;
-    var a_next: array<f32, A_EACH>;
-    var b_next: array<f32, B_EACH>;
-    // Each turn of the loop first uses what the turn before it loaded; turn 0 only loads.
-    for (var step = 0u; step <= steps; step += 1u) {
-        if step > 0u {
-            for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
-                let at = member + n * GROUP;
-                if A_ELEMENTS % GROUP == 0u || at < A_ELEMENTS {
-                    let row = select(at / TILE_DEPTH, at % TILE_ROWS, A_ALONG_ROWS);
-                    let k = select(at % TILE_DEPTH, at / TILE_ROWS, A_ALONG_ROWS);
-                    memory[a_memory + k * A_STRIDE + row] = a_next[n];
-                }
+    // An invocation's rows and columns are fours that lie a tile's width of them apart.
+    var sums: array<vec4<f32>, ROWS_EACH * COL_FOURS>;
+    var a_next: array<vec4<f32>, A_EACH>;
+    var b_next: array<vec4<f32>, B_EACH>;
+    load(batch, first_row, first_col, part * TILE_DEPTH, member, &a_next, &b_next);
+    for (var step = 0u; step < steps; step += 1u) {
+        let a_memory = (part * BUFFERS + step % BUFFERS) * SLAB;
+        let b_memory = a_memory + TILE_DEPTH * A_STRIDE;
+        for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
+            let at = member + n * GROUP;
+            if A_FOURS % GROUP == 0u || at < A_FOURS {
+                put(a_memory, A_STRIDE, place(at, TILE_ROW_FOURS, !A_ALONG_ROWS), !A_ALONG_ROWS, a_next[n]);
             }
-            for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
-                let at = member + n * GROUP;
-                if B_ELEMENTS % GROUP == 0u || at < B_ELEMENTS {
-                    let col = select(at % TILE_COLS, at / TILE_DEPTH, B_ALONG_DEPTH);
-                    let k = select(at / TILE_COLS, at % TILE_DEPTH, B_ALONG_DEPTH);
-                    memory[b_memory + k * B_STRIDE + col] = b_next[n];
-                }
+        }
+        for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
+            let at = member + n * GROUP;
+            if B_FOURS % GROUP == 0u || at < B_FOURS {
+                put(b_memory, B_STRIDE, place(at, TILE_COL_FOURS, !B_ALONG_COLS), !B_ALONG_COLS, b_next[n]);
             }
         }
         workgroupBarrier();
-        if step < steps {
-            let first_k = (step * SPLIT + part) * TILE_DEPTH;
-            for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
-                let at = member + n * GROUP;
-                let row = first_row + select(at / TILE_DEPTH, at % TILE_ROWS, A_ALONG_ROWS);
-                let k = first_k + select(at % TILE_DEPTH, at / TILE_ROWS, A_ALONG_ROWS);
-                a_next[n] = 0.0;
-                if row < rows() && k < depth() {
-                    a_next[n] = load_a(batch, row, k);
-                }
+        // The last turn loads what nobody uses: a branch would keep the loads apart from the arithmetic.
+        let next_k = ((step + 1u) * SPLIT + part) * TILE_DEPTH;
+        load(batch, first_row, first_col, next_k, member, &a_next, &b_next);
+        for (var k = 0u; k < TILE_DEPTH; k += 1u) { // unrolled
+            let a_at = a_memory + k * A_STRIDE + down;
+            let b_at = b_memory + k * B_STRIDE + across;
+            var b: array<vec4<f32>, COL_FOURS>;
+            for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
+                b[j] = memory[b_at + j * ACROSS];
             }
-            for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
-                let at = member + n * GROUP;
-                let col = first_col + select(at % TILE_COLS, at / TILE_DEPTH, B_ALONG_DEPTH);
-                let k = first_k + select(at / TILE_COLS, at % TILE_DEPTH, B_ALONG_DEPTH);
-                b_next[n] = 0.0;
-                if k < depth() && col < cols() {
-                    b_next[n] = load_b(batch, k, col);
-                }
-            }
-        }
-        if step > 0u {
-            for (var k = 0u; k < TILE_DEPTH; k += 1u) {
-                let a_at = a_memory + k * A_STRIDE + down * ROWS_EACH;
-                let b_at = b_memory + k * B_STRIDE + across;
-                var b: array<f32, COLS_EACH>;
-                for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
-                    b[j] = memory[b_at + j * ACROSS];
-                }
-                for (var i = 0u; i < ROWS_EACH; i += 1u) { // unrolled
-                    let a = memory[a_at + i];
-                    for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
-                        sums[i * COLS_EACH + j] = fma(a, b[j], sums[i * COLS_EACH + j]);
+            for (var i = 0u; i < ROW_FOURS; i += 1u) { // unrolled
+                let a = memory[a_at + i * DOWN];
+                for (var e = 0u; e < FOUR; e += 1u) { // unrolled
+                    for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
+                        let at = (4u * i + e) * COL_FOURS + j;
+                        sums[at] = fma(vec4<f32>(a[e]), b[j], sums[at]);
                     }
                 }
             }
         }
-        workgroupBarrier();
+        if BUFFERS == 1u {
+            workgroupBarrier();
+        }
     }
 
     if SPLIT == 1u {
-        for (var i = 0u; i < ROWS_EACH; i += 1u) { // unrolled
-            let row = first_row + down * ROWS_EACH + i;
-            for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
-                let col = first_col + across + j * ACROSS;
-                if row < rows() && col < cols() {
-                    store(batch, row, col, sums[i * COLS_EACH + j]);
+        for (var i = 0u; i < ROW_FOURS; i += 1u) { // unrolled
+            for (var e = 0u; e < FOUR; e += 1u) { // unrolled
+                let row = first_row + 4u * (down + i * DOWN) + e;
+                for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
+                    let col = first_col + 4u * (across + j * ACROSS);
+                    if row < rows() && col < cols() {
+                        store(batch, row, col, sums[(4u * i + e) * COL_FOURS + j]);
+                    }
                 }
             }
         }
         return;
     }
-    // One row of every member in each round. Result number `at` of a round is column at % TILE_COLS of the row that
-    // belongs to members at / TILE_COLS down; all invocations share in adding and storing.
-    for (var i = 0u; i < ROWS_EACH; i += 1u) { // unrolled
-        for (var j = 0u; j < COLS_EACH; j += 1u) { // unrolled
-            memory[part * ROUND + down * TILE_COLS + j * ACROSS + across] = sums[i * COLS_EACH + j];
-        }
+    // Round i makes the 4 DOWN rows of the tile from 4 DOWN i on; all invocations share in adding and storing.
+    for (var i = 0u; i < ROW_FOURS; i += 1u) { // unrolled
         workgroupBarrier();
-        for (var at = invocation; at < ROUND; at += SIZE) {
-            var sum = memory[at];
-            for (var other = 1u; other < SPLIT; other += 1u) {
-                sum += memory[other * ROUND + at];
-            }
-            let row = first_row + at / TILE_COLS * ROWS_EACH + i;
-            let col = first_col + at % TILE_COLS;
-            if row < rows() && col < cols() {
-                store(batch, row, col, sum);
+        for (var e = 0u; e < FOUR; e += 1u) { // unrolled
+            let four = part * ROUND + (4u * down + e) * TILE_COL_FOURS + across;
+            for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
+                memory[four + j * ACROSS] = sums[(4u * i + e) * COL_FOURS + j];
             }
         }
         workgroupBarrier();
+        for (var n = 0u; n < STORES; n += 1u) { // unrolled
+            let at = invocation + n * SIZE;
+            if ROUND % SIZE == 0u || at < ROUND {
+                var sum = memory[at];
+                for (var other = 1u; other < SPLIT; other += 1u) {
+                    sum += memory[other * ROUND + at];
+                }
+                let row = first_row + 4u * DOWN * i + at / TILE_COL_FOURS;
+                let col = first_col + at % TILE_COL_FOURS * 4u;
+                if row < rows() && col < cols() {
+                    store(batch, row, col, sum);
+                }
+            }
+        }
     }
 }

@@ -464,10 +464,31 @@ fn reshaped_accesses_agree() {
     case.check(map([4, 15]), 0.0);
 }
 
-const TILES: [Tile; 6] = [
-    Tile::Matmul { rows: 64, cols: 64, depth: 16, rows_each: 4, cols_each: 4, split: 1 },
-    Tile::Matmul { rows: 32, cols: 32, depth: 16, rows_each: 4, cols_each: 4, split: 4 },
-    Tile::Matmul { rows: 16, cols: 32, depth: 8, rows_each: 2, cols_each: 4, split: 2 },
+const fn matmul(tile: [u32; 3], each: [u32; 2], split: u32, buffers: u32, along: [bool; 2]) -> Tile {
+    let ([rows, cols, depth], [rows_each, cols_each]) = (tile, each);
+    let [a_along_rows, b_along_cols] = along;
+    let block_cols = cols / cols_each / 2;
+    Tile::Matmul {
+        rows,
+        cols,
+        depth,
+        rows_each,
+        cols_each,
+        block_rows: 2,
+        block_cols,
+        a_along_rows,
+        b_along_cols,
+        split,
+        buffers,
+    }
+}
+
+const TILES: [Tile; 8] = [
+    matmul([64, 64, 16], [4, 4], 1, 1, [false, true]),
+    matmul([64, 64, 8], [8, 8], 2, 1, [false, false]),
+    matmul([32, 32, 8], [4, 4], 4, 1, [true, false]),
+    matmul([16, 32, 8], [4, 4], 2, 2, [true, true]),
+    matmul([128, 64, 4], [8, 8], 1, 2, [false, false]),
     Tile::Matvec { size: 64, cols: 8 },
     Tile::Matvec { size: 128, cols: 4 },
     Tile::Direct { workgroup: 64 },
@@ -480,7 +501,9 @@ fn vars(vars: &[usize]) -> Vars {
 #[test]
 fn products_with_prologue_and_epilogue() {
     for tile in TILES {
-        for (batch, rows, cols, depth) in [(1, 1, 1, 1), (2, 3, 70, 33), (1, 1, 200, 130), (3, 65, 5, 7)] {
+        let sizes =
+            [(1, 1, 1, 1), (2, 3, 70, 33), (1, 1, 200, 130), (3, 65, 5, 7), (1, 20, 36, 40), (2, 6, 8, 20)];
+        for (batch, rows, cols, depth) in sizes {
             let mut case = Case::new(21);
             let (x, w) =
                 (case.input(DType::F32, [batch, rows, depth]), case.input(DType::F32, [cols, depth]));
@@ -639,4 +662,46 @@ fn kernels_without_elements_do_nothing() {
     case.store([3, 0], [var(0, 3), Index::constant(0)], a);
     let shader = case.shader(map([3, 0]));
     assert_eq!(shader.groups[0], 0);
+}
+
+/// What lies in fours in memory is read and written in fours, through halves and fused operands too.
+#[test]
+fn products_move_fours() {
+    for (dtype, unit) in [(DType::F32, "vec4<f32>"), (DType::F16, "vec2<u32>")] {
+        for (along, transposed) in [([false, true], false), ([false, false], true), ([true, true], false)] {
+            let (rows, cols, depth) = (24, 40, 36);
+            let mut case = Case::new(24);
+            let left = if along[0] { [depth, rows] } else { [rows, depth] };
+            let right = if transposed { [cols, depth] } else { [depth, cols] };
+            let (x, w) = (case.input(dtype, left), case.input(dtype, right));
+            let (rest, bias) = (case.input(dtype, [rows, cols]), case.input(DType::F32, [cols]));
+            let (i, j, k) = (var(0, rows), var(1, cols), var(2, depth));
+            let a = case.load(x, if along[0] { [k.clone(), i.clone()] } else { [i.clone(), k.clone()] });
+            let b = case.load(w, if transposed { [j.clone(), k] } else { [k, j.clone()] });
+            let (a, b) = (case.body.cast(DType::F32, a), case.body.cast(DType::F32, b));
+            let sum = case.param(0);
+            let (other, shift) = (case.load(rest, [i.clone(), j.clone()]), case.load(bias, [j.clone()]));
+            let other = case.body.cast(DType::F32, other);
+            let value = case.body.binary(BinaryOp::Add, sum, other);
+            let value = case.body.binary(BinaryOp::Add, value, shift);
+            let value = case.body.cast(dtype, value);
+            case.store([rows, cols], [i, j], value);
+            let skeleton = Skeleton::Contract {
+                space: [rows, cols].into(),
+                depth: [depth].into(),
+                batch: vars(&[]),
+                rows: vars(&[0]),
+                cols: vars(&[1]),
+                a,
+                b,
+                tile: matmul([16, 32, 8], [4, 4], 2, 2, along),
+            };
+            let text = case.check(skeleton, if dtype == DType::F16 { 1e-2 } else { 1e-4 }).wgsl();
+            // Both operands, the fused one and the result; the fourth is the bias in f32.
+            let bound: Vec<&str> = text.lines().filter(|it| it.contains("var<storage")).collect();
+            let fours = bound.iter().filter(|it| it.contains(&format!("array<{unit}>"))).count();
+            let bias = (dtype == DType::F16) as usize;
+            assert_eq!((bound.len(), fours), (5, 5 - bias), "{text}");
+        }
+    }
 }

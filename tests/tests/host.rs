@@ -268,7 +268,7 @@ fn step(dtype: DType) -> f64 {
 
 const CHUNKS: RowForm =
     RowForm { team: Team::Workgroup { size: 64, subgroup: None }, lanes: 1, steps: 4, early: false };
-const TILE: Tile = Tile::Matmul { rows: 16, cols: 16, depth: 8, rows_each: 1, cols_each: 1, split: 1 };
+const TILE: Tile = Tile::Direct { workgroup: 64 };
 
 fn axes(shape: &[usize]) -> Coords {
     shape.iter().enumerate().map(|(axis, extent)| Index::var(axis, *extent)).collect()

@@ -47,12 +47,20 @@ pub struct Step {
     each: Vec<Frame>,
     /// Whether the points are in the loop's space, where they are not always.
     pub inside: Option<Handle>,
+    /// `Param(0)` at each point, where it is not the same at all.
+    params: Vec<(Handle, Word)>,
 }
 
 impl Step {
     pub fn new(lanes: Lanes, inside: Option<Handle>) -> Step {
         let each = lanes.points.iter().map(|_| Frame::default()).collect();
-        Step { lanes, shared: Frame::default(), each, inside }
+        Step { lanes, shared: Frame::default(), each, inside, params: Vec::new() }
+    }
+
+    /// Neighbouring results of a product: `sums` has one `Param(0)` a point.
+    pub fn of_sums(lanes: Lanes, sums: Vec<Handle>) -> Step {
+        let params = sums.into_iter().map(|it| (it, Word::F32)).collect();
+        Step { params, ..Step::new(lanes, None) }
     }
 
     pub fn lanes(&self) -> usize {
@@ -103,6 +111,11 @@ impl<'k> Scope<'k> {
         self.params.push((value, word));
     }
 
+    /// The sum of a product, its `Param(0)`.
+    pub fn sum(&mut self, value: Handle) {
+        self.params = vec![(value, Word::F32)];
+    }
+
     pub fn enter(&mut self, frame: Frame) {
         self.frames.push(frame);
     }
@@ -114,14 +127,22 @@ impl<'k> Scope<'k> {
     /// Says which expressions are the same at all points of a step, for the steps to come: their points differ in the same
     /// variables.
     pub fn step_through(&mut self, lanes: &Lanes) {
+        self.step_with(lanes, u32::MAX);
+    }
+
+    /// The same where `Param(params)` and later ones are not the same at all points.
+    pub fn step_with(&mut self, lanes: &Lanes, params: u32) {
         let moving = lanes.moving();
         let moves = |axis: usize| axis >= lanes.first && moving[axis - lanes.first];
-        self.still = self.changing(&moves, u32::MAX).iter().map(|it| !it).collect();
+        self.still = self.changing(&moves, params).iter().map(|it| !it).collect();
     }
 
     /// What `act` gives at point `lane` of `step`.
     pub fn at_lane<T>(&mut self, step: &mut Step, lane: usize, act: impl FnOnce(&mut Scope<'k>) -> T) -> T {
         self.bind(step.lanes.first.., step.lanes.points[lane].iter().cloned());
+        if let Some(&param) = step.params.get(lane) {
+            self.params = vec![param];
+        }
         self.frames.push(std::mem::take(&mut step.shared));
         self.lane = Some(self.frames.len());
         self.frames.push(std::mem::take(&mut step.each[lane]));

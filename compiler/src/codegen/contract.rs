@@ -2,21 +2,23 @@
 //! everything that was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each result
 //! is a row of its own: sums of integers, and sums so short that they are written out.
 
+use naga::{BinaryOperator, Block, MathFunction, Statement};
+
 use super::{
-    body::Scope,
+    body::{Frame, Scope, Step},
     grid,
     library::{self, File},
     memory::Memory,
     rows::{self, Reduction},
     types::Word,
-    writer::{Code, Writer},
+    writer::{Code, FunctionHandle, Handle, Writer},
 };
 use crate::{
     bug,
     error::Error,
     index::{Atom, Index, delinearise},
-    lower::{Expr, ExprId},
-    schedule::{Kernel, RowForm, Skeleton, Team, Tile, Vars},
+    lower::{Coords, Expr, ExprId},
+    schedule::{Kernel, Lanes, RowForm, Skeleton, Team, Tile, Vars},
     shape::Shape,
     target::Target,
 };
@@ -60,10 +62,21 @@ pub fn write(
         ],
     };
     let [batches, row_count, col_count, _] = [0, 1, 2, 3].map(|it| axes.count(it));
-    let a_along_rows = axes.along(memory, kernel, a, ROW);
     let b_along_depth = !axes.along(memory, kernel, b, COL);
     let (file, constants, per_group) = match *tile {
-        Tile::Matmul { rows, cols, depth, rows_each, cols_each, split } => (
+        Tile::Matmul {
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            block_rows,
+            block_cols,
+            a_along_rows,
+            b_along_cols,
+            split,
+            buffers,
+        } => (
             File::Matmul,
             vec![
                 ("TILE_ROWS", rows),
@@ -72,8 +85,11 @@ pub fn write(
                 ("ROWS_EACH", rows_each),
                 ("COLS_EACH", cols_each),
                 ("SPLIT", split),
+                ("BUFFERS", buffers),
+                ("BLOCK_ROWS", block_rows),
+                ("BLOCK_COLS", block_cols),
                 ("A_ALONG_ROWS", a_along_rows as u32),
-                ("B_ALONG_DEPTH", b_along_depth as u32),
+                ("B_ALONG_COLS", b_along_cols as u32),
             ],
             (rows, cols),
         ),
@@ -96,26 +112,23 @@ pub fn write(
         let function = code.function();
         template.fill(writer, name, function);
     }
-    for (name, groups, value) in [("load_a", [BATCH, ROW, DEPTH], a), ("load_b", [BATCH, DEPTH, COL], b)] {
-        let mut code = Code::new(writer, name);
-        let mut scope = Scope::new(&kernel.body, memory);
-        axes.arguments(&mut code, &mut scope, groups);
-        code.result(Word::F32);
-        let value = scope.value(&mut code, value);
-        code.give(Some(value));
-        let function = code.function();
-        template.fill(writer, name, function);
-    }
-    let mut code = Code::new(writer, "store");
-    let mut scope = Scope::new(&kernel.body, memory);
-    axes.arguments(&mut code, &mut scope, [BATCH, ROW, COL]);
-    let sum = code.argument("value", Word::F32);
-    scope.param(sum, Word::F32);
-    for store in &kernel.stores {
-        scope.store(&mut code, store);
-    }
-    let function = code.function();
-    template.fill(writer, "store", function);
+    let holes = Holes { axes: &axes, memory, kernel };
+    let (in_a, in_b) = ([BATCH, ROW, DEPTH], [BATCH, DEPTH, COL]);
+    let [load_a, load_b, store] = match *tile {
+        Tile::Matmul { a_along_rows, b_along_cols, .. } => [
+            holes.load_four(writer, "load_a", in_a, if a_along_rows { ROW } else { DEPTH }, a),
+            holes.load_four(writer, "load_b", in_b, if b_along_cols { COL } else { DEPTH }, b),
+            holes.store_four(writer),
+        ],
+        Tile::Matvec { .. } | Tile::Direct { .. } => [
+            holes.load(writer, "load_a", in_a, a),
+            holes.load(writer, "load_b", in_b, b),
+            holes.store(writer),
+        ],
+    };
+    template.fill(writer, "load_a", load_a);
+    template.fill(writer, "load_b", load_b);
+    template.fill(writer, "store", store);
 
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);
@@ -127,6 +140,173 @@ pub fn write(
     };
     let size = writer.module.entry_points[0].workgroup_size[0];
     grid::fold(workgroups, size, &kernel.name, target)
+}
+
+/// What fills a template's holes.
+struct Holes<'k> {
+    axes: &'k Axes,
+    memory: &'k Memory,
+    kernel: &'k Kernel,
+}
+
+impl Holes<'_> {
+    fn scope(&self) -> Scope<'_> {
+        Scope::new(&self.kernel.body, self.memory)
+    }
+
+    /// An argument for each of `groups`.
+    fn arguments(&self, code: &mut Code, groups: [usize; 3]) -> [(usize, Handle); 3] {
+        groups.map(|group| (group, code.argument(NAMES[group], Word::U32)))
+    }
+
+    /// The variables of a group follow from its number.
+    fn bind(&self, scope: &mut Scope, group: usize, number: Handle) {
+        let number = scope.leaf(number, self.axes.count(group));
+        scope.bind(self.axes.groups[group].iter().copied(), delinearise(&number, &self.axes.shape(group)));
+    }
+
+    fn load(&self, writer: &mut Writer, name: &str, groups: [usize; 3], value: ExprId) -> FunctionHandle {
+        let mut code = Code::new(writer, name);
+        let mut scope = self.scope();
+        for (group, number) in self.arguments(&mut code, groups) {
+            self.bind(&mut scope, group, number);
+        }
+        code.result(Word::F32);
+        let value = scope.value(&mut code, value);
+        code.give(Some(value));
+        code.function()
+    }
+
+    fn store(&self, writer: &mut Writer) -> FunctionHandle {
+        let mut code = Code::new(writer, "store");
+        let mut scope = self.scope();
+        for (group, number) in self.arguments(&mut code, [BATCH, ROW, COL]) {
+            self.bind(&mut scope, group, number);
+        }
+        let sum = code.argument("value", Word::F32);
+        scope.param(sum, Word::F32);
+        self.kernel.stores.iter().for_each(|it| scope.store(&mut code, it));
+        code.function()
+    }
+
+    /// Four elements, neighbours along the group `along`, of which the first is in range.
+    fn load_four(
+        &self,
+        writer: &mut Writer,
+        name: &str,
+        groups: [usize; 3],
+        along: usize,
+        value: ExprId,
+    ) -> FunctionHandle {
+        let mut code = Code::new(writer, name);
+        let mut scope = self.scope();
+        let numbers = self.arguments(&mut code, groups);
+        code.results(Word::F32, 4);
+        let mut values = Vec::new();
+        match self.lanes(&mut code, &mut scope, numbers, along) {
+            Ok(lanes) => {
+                scope.step_through(&lanes);
+                let mut step = Step::new(lanes, None);
+                for lane in 0..step.lanes() {
+                    values.push(scope.at_lane(&mut step, lane, |scope| scope.value(&mut code, value)));
+                }
+            }
+            Err(first) => {
+                for lane in 0..4 {
+                    let (number, inside) = self.near(&mut code, along, first, lane);
+                    scope.enter(Frame::default());
+                    self.bind(&mut scope, along, number);
+                    let found = scope.value(&mut code, value);
+                    scope.leave();
+                    let zero = code.f32(0.0);
+                    values.push(inside.map_or(found, |inside| code.select(inside, found, zero)));
+                }
+            }
+        }
+        let four = code.vector(Word::F32, values);
+        code.give(Some(four));
+        code.function()
+    }
+
+    /// Four results, neighbours along the columns, of which the first is in range.
+    fn store_four(&self, writer: &mut Writer) -> FunctionHandle {
+        let mut code = Code::new(writer, "store");
+        let mut scope = self.scope();
+        let numbers = self.arguments(&mut code, [BATCH, ROW, COL]);
+        let sums = code.arguments("values", Word::F32, 4);
+        match self.lanes(&mut code, &mut scope, numbers, COL) {
+            Ok(lanes) => {
+                scope.step_with(&lanes, 0);
+                let sums = (0..4).map(|it| code.component(sums, it)).collect();
+                let mut step = Step::of_sums(lanes, sums);
+                for store in &self.kernel.stores {
+                    scope.store_step(&mut code, store, &mut step);
+                }
+            }
+            Err(first) => {
+                for lane in 0..4 {
+                    let (number, inside) = self.near(&mut code, COL, first, lane);
+                    let sum = code.component(sums, lane);
+                    code.open();
+                    scope.enter(Frame::default());
+                    self.bind(&mut scope, COL, number);
+                    scope.sum(sum);
+                    self.kernel.stores.iter().for_each(|it| scope.store(&mut code, it));
+                    scope.leave();
+                    let body = code.close();
+                    match inside {
+                        Some(inside) => code.when(inside, body, Block::new()),
+                        None => code.stmt(Statement::Block(body)),
+                    }
+                }
+            }
+        }
+        code.function()
+    }
+
+    /// The four neighbours along `along` from the number given for it on; that number, if they may be out of range. Binds
+    /// the variables of the other groups.
+    fn lanes(
+        &self,
+        code: &mut Code,
+        scope: &mut Scope,
+        numbers: [(usize, Handle); 3],
+        along: usize,
+    ) -> Result<Lanes, Handle> {
+        let mut here: Coords = self.axes.extents.iter().map(|_| Index::constant(0)).collect();
+        let mut first = None;
+        for (group, number) in numbers {
+            if group == along {
+                first = Some(number);
+                continue;
+            }
+            let number = scope.leaf(number, self.axes.count(group));
+            let values = delinearise(&number, &self.axes.shape(group));
+            self.axes.groups[group].iter().zip(values).for_each(|(&var, value)| here[var] = value);
+        }
+        scope.bind(0.., here.iter().cloned());
+        let Some(first) = first else { bug!("{}: fours along what is no argument", self.kernel.name) };
+        let count = self.axes.count(along);
+        if !count.is_multiple_of(4) {
+            return Err(first);
+        }
+        let two = code.u32(2);
+        let four = code.binary(BinaryOperator::ShiftRight, first, two);
+        let four = scope.leaf(four, count / 4);
+        Ok(Lanes::along(&here, &self.axes.extents, &self.axes.groups[along], 4, &four))
+    }
+
+    /// Number `first + lane` of a group, or the last one; and whether it is in range, where it may not be.
+    fn near(&self, code: &mut Code, group: usize, first: Handle, lane: u32) -> (Handle, Option<Handle>) {
+        if lane == 0 {
+            return (first, None);
+        }
+        let count = self.axes.count(group) as u32;
+        let (by, end, last) = (code.u32(lane), code.u32(count), code.u32(count - 1));
+        let number = code.binary(BinaryOperator::Add, first, by);
+        let inside = code.binary(BinaryOperator::Less, number, end);
+        (code.math(MathFunction::Min, &[number, last]), Some(inside))
+    }
 }
 
 /// The variables of a product in the four groups that the templates number through.
@@ -149,15 +329,6 @@ impl Axes {
 
     fn count(&self, group: usize) -> usize {
         self.shape(group).count()
-    }
-
-    /// An argument for each of `groups`: the number from which its variables follow.
-    fn arguments(&self, code: &mut Code, scope: &mut Scope, groups: [usize; 3]) {
-        for group in groups {
-            let number = code.argument(NAMES[group], Word::U32);
-            let number = scope.leaf(number, self.count(group));
-            scope.bind(self.groups[group].iter().copied(), delinearise(&number, &self.shape(group)));
-        }
     }
 
     /// Whether neighbours in memory of what `operand` reads are neighbours along `group` rather than along the depth.

@@ -19,7 +19,10 @@ use crate::{
     dtype::DType,
     error::Error,
     lower::{TensorId, TensorInfo},
-    schedule::{Kernel, Lanes},
+    schedule::{
+        Kernel,
+        lanes::{self, Walk},
+    },
     target::Target,
 };
 
@@ -58,7 +61,7 @@ impl Memory {
         target: &Target,
     ) -> Result<Memory, Error> {
         let mut memory = Memory::default();
-        let lanes = kernel.skeleton.lanes();
+        let walks = lanes::walks(kernel);
         for &tensor in &kernel.tensors {
             let info = &tensors[tensor];
             let dtype = info.ty.dtype;
@@ -71,10 +74,10 @@ impl Memory {
                 return Err(Error::TooLarge { at, need: bytes, have: u32::MAX as u64 * 4 });
             }
             let written = kernel.stores.iter().any(|it| it.tensor == tensor);
-            let width = lanes.as_ref().map_or(1, |it| it.width(kernel, tensor, info));
+            let width = lanes::width(kernel, &walks, tensor, info);
             let unit = width as u64 * dtype.per_word();
-            let covers = |it: &Lanes| it.covers(kernel, tensor, &info.ty.shape, unit);
-            let whole = written && unit > 1 && lanes.as_ref().is_some_and(covers);
+            let covers = |it: &Walk| it.writes && it.lanes.covers(kernel, tensor, &info.ty.shape, unit);
+            let whole = written && unit > 1 && walks.iter().any(covers);
             let atomic = written && unit > 1 && !whole;
             let step = match bytes <= target.max_binding_size {
                 true => bytes,

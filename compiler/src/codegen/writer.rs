@@ -131,7 +131,12 @@ impl<'w> Code<'w> {
     }
 
     pub fn argument(&mut self, name: &str, word: Word) -> Handle {
-        let ty = self.writer.word(word);
+        self.arguments(name, word, 1)
+    }
+
+    /// An argument of 1, 2 or 4 words.
+    pub fn arguments(&mut self, name: &str, word: Word, width: u32) -> Handle {
+        let ty = self.writer.words(word, width);
         self.push_argument(name, ty, None)
     }
 
@@ -153,7 +158,12 @@ impl<'w> Code<'w> {
     }
 
     pub fn result(&mut self, word: Word) {
-        let ty = self.writer.word(word);
+        self.results(word, 1);
+    }
+
+    /// The result is 1, 2 or 4 words.
+    pub fn results(&mut self, word: Word, width: u32) {
+        let ty = self.writer.words(word, width);
         self.function.result = Some(FunctionResult { ty, binding: None });
     }
 

@@ -144,7 +144,7 @@ fn kernel(
             Skeleton::Rows { outer: outer.clone(), inner: inner.clone(), stages: stages.clone(), form }
         }
         (Form::Contract { space }, NestKind::Contract { depth, .. }) => {
-            tile::contract(space, depth, &body, operands[0], operands[1], target)
+            tile::contract(space, depth, &body, (operands[0], operands[1]), &loops.tensors, target)
         }
         (Form::Attention { space }, NestKind::Attention { keys, channels, scale, zero_masked, .. }) => {
             Skeleton::Attention {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
 
-use super::lanes::Lanes;
 use crate::{
     lower::{Body, Coords, ExprId, TensorId, TensorInfo},
     passes::siblings,
@@ -91,19 +90,6 @@ pub enum Skeleton {
     },
 }
 
-impl Skeleton {
-    /// Neighbours that an invocation handles together, wherever they are; `None` where templates decide.
-    pub fn lanes(&self) -> Option<Lanes> {
-        match self {
-            Skeleton::Map { space, lanes, .. } => Some(Lanes::anywhere(0, space, *lanes)),
-            Skeleton::Rows { outer, inner, form, .. } => {
-                Some(Lanes::anywhere(outer.rank(), inner, form.lanes))
-            }
-            Skeleton::Contract { .. } | Skeleton::Attention { .. } => None,
-        }
-    }
-}
-
 #[derive(Clone, PartialEq, Debug)]
 pub struct Stage {
     pub op: ReduceOp,
@@ -137,8 +123,22 @@ pub enum Team {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Tile {
     /// The template `matmul.wgsl`: a workgroup makes `rows` x `cols` results, `rows_each` x `cols_each` an invocation, stepping
-    /// through `depth` at a time; `split` groups of invocations share the depth among them.
-    Matmul { rows: u32, cols: u32, depth: u32, rows_each: u32, cols_each: u32, split: u32 },
+    /// through `depth` at a time; `split` groups of invocations share the depth among them, each with `buffers` slabs in
+    /// memory. Sizes are multiples of 4. Invocations are numbered over the tile in blocks of `block_rows` x
+    /// `block_cols`. Elements are read in fours: of a along the rows or the depth, of b along the columns or the depth.
+    Matmul {
+        rows: u32,
+        cols: u32,
+        depth: u32,
+        rows_each: u32,
+        cols_each: u32,
+        block_rows: u32,
+        block_cols: u32,
+        a_along_rows: bool,
+        b_along_cols: bool,
+        split: u32,
+        buffers: u32,
+    },
     /// The template `matvec.wgsl`: a workgroup of `size` invocations makes `cols` results of one row.
     Matvec { size: u32, cols: u32 },
     /// One invocation a result, the sum in a loop: depthwise and other small sums.

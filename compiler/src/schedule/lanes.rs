@@ -3,12 +3,67 @@
 //! An invocation takes `count` neighbours of a space, numbers `count * n` to `count * n + count - 1` for some `n`. An access
 //! *runs* if it moves from neighbour to neighbour in steps of one element; then it can be done for several at once.
 
-use super::{kernel::Kernel, verify::roots};
+use super::{
+    kernel::{Kernel, Skeleton, Tile},
+    verify::roots,
+};
 use crate::{
     index::{Atom, Index, delinearise, linearise},
-    lower::{Coords, Expr, TensorId, TensorInfo},
+    lower::{Body, Coords, Expr, ExprId, TensorId, TensorInfo},
     shape::Shape,
 };
+
+/// A variable for the number of some neighbours. No kernel has so many.
+const SOMEWHERE: usize = 1 << 15;
+
+/// What a kernel computes at neighbouring points together.
+pub struct Walk {
+    pub lanes: Lanes,
+    pub roots: Vec<ExprId>,
+    /// Whether the stores are among it.
+    pub writes: bool,
+}
+
+/// Everything that `kernel` computes at neighbouring points together.
+pub fn walks(kernel: &Kernel) -> Vec<Walk> {
+    let all = |lanes| vec![Walk { lanes, roots: roots(kernel), writes: true }];
+    match &kernel.skeleton {
+        Skeleton::Map { space, lanes, .. } => all(Lanes::anywhere(0, space, *lanes)),
+        Skeleton::Rows { outer, inner, form, .. } => all(Lanes::anywhere(outer.rank(), inner, form.lanes)),
+        Skeleton::Contract { space, depth, rows, cols, a, b, tile, .. } => {
+            let &Tile::Matmul { a_along_rows, b_along_cols, .. } = tile else { return Vec::new() };
+            let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
+            let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
+            let stored: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
+            let along = |vars: &[usize], roots: Vec<ExprId>, writes: bool| {
+                Lanes::fours(&extents, vars).map(|lanes| Walk { lanes, roots, writes })
+            };
+            let parts = [
+                along(if a_along_rows { rows } else { &steps }, vec![*a], false),
+                along(if b_along_cols { cols } else { &steps }, vec![*b], false),
+                along(cols, stored, true),
+            ];
+            parts.into_iter().flatten().collect()
+        }
+        Skeleton::Attention { .. } => Vec::new(),
+    }
+}
+
+/// Words (1, 2 or 4) that `kernel` takes at once of a tensor. A written tensor has more than one only where every store
+/// covers whole vectors: invocations do not write parts of one.
+pub fn width(kernel: &Kernel, walks: &[Walk], tensor: TensorId, info: &TensorInfo) -> u32 {
+    let (shape, per_word) = (&info.ty.shape, info.ty.dtype.per_word());
+    let written = kernel.stores.iter().any(|it| it.tensor == tensor);
+    let fits = |width: u32| {
+        let unit = width as u64 * per_word;
+        let in_units = |it: &Walk| match written {
+            true => it.writes && it.lanes.covers(kernel, tensor, shape, unit),
+            false => it.lanes.reads(&kernel.body, &it.roots, tensor, shape, unit),
+        };
+        (shape.count() as u64).is_multiple_of(unit) && walks.iter().any(in_units)
+    };
+    [4, 2].into_iter().find(|it| fits(*it)).unwrap_or(1)
+}
 
 /// The values of variables `first..` at each of some neighbours.
 #[derive(Clone, Debug)]
@@ -27,9 +82,29 @@ impl Lanes {
 
     /// Neighbours somewhere in `space`, of which `count` must be a divisor.
     pub fn anywhere(first: usize, space: &Shape, count: u32) -> Lanes {
-        // No kernel has so many variables.
-        let vector = Index::var(1 << 15, space.count() / count as usize);
+        let vector = Index::var(SOMEWHERE, space.count() / count as usize);
         Lanes::at(first, space, count, &vector)
+    }
+
+    /// `count` neighbours along `vars`, which are numbered together, from number `count * vector` on. All variables have
+    /// `extents`; `here` are their values, those of `vars` aside.
+    pub fn along(here: &Coords, extents: &Shape, vars: &[usize], count: u32, vector: &Index) -> Lanes {
+        let shape: Shape = vars.iter().map(|&it| extents[it]).collect();
+        let own = Lanes::at(0, &shape, count, vector);
+        let point = |values: &Coords| {
+            let mut point = here.clone();
+            vars.iter().zip(values).for_each(|(&var, value)| point[var] = value.clone());
+            point
+        };
+        Lanes { first: 0, points: own.points.iter().map(point).collect() }
+    }
+
+    /// Four neighbours anywhere along `vars`, if those make whole fours.
+    pub fn fours(extents: &Shape, vars: &[usize]) -> Option<Lanes> {
+        let count: usize = vars.iter().map(|&it| extents[it]).product();
+        let here = extents.iter().enumerate().map(|(axis, &extent)| Index::var(axis, extent)).collect();
+        let vector = Index::var(SOMEWHERE, count / 4);
+        (count > 0 && count.is_multiple_of(4)).then(|| Lanes::along(&here, extents, vars, 4, &vector))
     }
 
     /// Which variables are not the same at all neighbours, counted from `first`.
@@ -63,28 +138,16 @@ impl Lanes {
         runs.then(|| first.modulo(unit as i64).as_constant().map(|it| it as u64))
     }
 
-    /// Words (1, 2 or 4) that `kernel` takes at once of a tensor. A written tensor has more than one only where every store
-    /// covers whole vectors: invocations do not write parts of one.
-    pub fn width(&self, kernel: &Kernel, tensor: TensorId, info: &TensorInfo) -> u32 {
-        let (shape, per_word) = (&info.ty.shape, info.ty.dtype.per_word());
-        let needed = kernel.body.needed(roots(kernel));
-        let fits = |width: u32| {
-            let unit = width as u64 * per_word;
-            if !(shape.count() as u64).is_multiple_of(unit) {
-                return false;
-            }
-            if kernel.stores.iter().any(|it| it.tensor == tensor) {
-                return self.covers(kernel, tensor, shape, unit);
-            }
-            unit <= self.points.len() as u64
-                && kernel.body.iter().any(|(id, expr, _)| match expr {
-                    Expr::Load { tensor: read, at, .. } if needed[id.0 as usize] && *read == tensor => {
-                        matches!(self.run(at, shape, unit), Some(Some(_)))
-                    }
-                    _ => false,
-                })
-        };
-        [4, 2].into_iter().find(|it| fits(*it)).unwrap_or(1)
+    /// Whether something that `roots` read of a tensor of `shape` lies in one unit of `unit` elements.
+    pub fn reads(&self, body: &Body, roots: &[ExprId], tensor: TensorId, shape: &Shape, unit: u64) -> bool {
+        let needed = body.needed(roots.iter().copied());
+        unit <= self.points.len() as u64
+            && body.iter().any(|(id, expr, _)| match expr {
+                Expr::Load { tensor: read, at, .. } if needed[id.0 as usize] && *read == tensor => {
+                    matches!(self.run(at, shape, unit), Some(Some(_)))
+                }
+                _ => false,
+            })
     }
 
     /// Whether everything that `kernel` writes of a tensor is written in whole units of `unit` elements.

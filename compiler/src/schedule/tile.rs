@@ -8,14 +8,18 @@ use super::{
 };
 use crate::{
     dtype::DType,
-    index::{Atom, Index},
+    index::{Atom, Index, linearise},
     lower::{Body, Expr, ExprId, TensorId, TensorInfo},
     shape::Shape,
     target::Target,
 };
 
-/// Workgroups that keep a large GPU busy.
-const BUSY: usize = 128;
+/// Workgroups that keep a large GPU busy: measured on one of 132 cores, where 72 of a larger tile took less time than 144 of a
+/// smaller one, and 64 more than 128.
+const BUSY: usize = 70;
+
+/// Rows and columns of a block of 32 invocations over a tile.
+const BLOCK: [u32; 2] = [4, 8];
 
 /// Rows shorter than this are reduced by one invocation each.
 const SHORT_ROW: usize = 32;
@@ -205,8 +209,8 @@ pub fn contract(
     space: &Shape,
     depth: &Shape,
     body: &Body,
-    a: ExprId,
-    b: ExprId,
+    (a, b): (ExprId, ExprId),
+    tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
 ) -> Skeleton {
     let (mut a, mut b) = (a, b);
@@ -229,7 +233,14 @@ pub fn contract(
         std::mem::swap(&mut a, &mut b);
     }
     let sizes = Sizes { batch: count(&batch), rows: count(&rows), cols: count(&cols), depth: depth.count() };
-    let tile = contract_tile(&sizes, body.dtype(a), target);
+    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
+    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
+    let longer = |operand, vars: &[usize]| {
+        run_along(body, operand, &extents, vars, tensors)
+            > run_along(body, operand, &extents, &steps, tensors)
+    };
+    let along = [longer(a, &rows), longer(b, &cols)];
+    let tile = contract_tile(&sizes, along, body.dtype(a), target);
     Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, tile }
 }
 
@@ -240,7 +251,7 @@ struct Sizes {
     depth: usize,
 }
 
-fn contract_tile(sizes: &Sizes, dtype: DType, target: &Target) -> Tile {
+fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target) -> Tile {
     let direct = Tile::Direct { workgroup: limited(64, target) };
     // The templates sum in f32.
     if dtype != DType::F32 || sizes.depth == 0 {
@@ -256,32 +267,125 @@ fn contract_tile(sizes: &Sizes, dtype: DType, target: &Target) -> Tile {
     if sizes.cols < 8 && sizes.depth < SHORT_SUM {
         return direct;
     }
-    // Largest first: the first that still keeps the device busy.
-    let candidates = [
-        Tile::Matmul { rows: 128, cols: 128, depth: 8, rows_each: 8, cols_each: 8, split: 1 },
-        Tile::Matmul { rows: 64, cols: 64, depth: 16, rows_each: 4, cols_each: 4, split: 1 },
-        Tile::Matmul { rows: 32, cols: 32, depth: 16, rows_each: 4, cols_each: 4, split: 4 },
-        Tile::Matmul { rows: 16, cols: 32, depth: 16, rows_each: 2, cols_each: 4, split: 4 },
-        Tile::Matmul { rows: 16, cols: 32, depth: 16, rows_each: 2, cols_each: 4, split: 8 },
-    ];
-    let fits = |tile: &&Tile| match **tile {
-        Tile::Matmul { rows, cols, depth, rows_each, cols_each, split } => {
-            let invocations = rows / rows_each * (cols / cols_each) * split;
-            let staged = (rows + 4 + cols + 4) * depth * split * 4;
-            let partial = if split > 1 { invocations * cols_each * 4 } else { 0 };
-            invocations <= limited(u32::MAX, target) && staged.max(partial) <= target.max_workgroup_memory
+    // A large tile reads least; one that leaves a part of the device idle takes longer than a smaller one.
+    let fitting: Vec<&Matmul> = MATMULS.iter().filter(|it| it.fits(sizes, target)).collect();
+    let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last());
+    busy.map_or(direct, |it| it.tile(along))
+}
+
+/// Sizes of the template `matmul.wgsl`.
+struct Matmul {
+    /// Of the results of a workgroup and of an invocation.
+    tile: [u32; 2],
+    each: [u32; 2],
+    depth: u32,
+    split: u32,
+    buffers: u32,
+}
+
+const fn matmul(tile: [u32; 2], each: [u32; 2], depth: u32, split: u32, buffers: u32) -> Matmul {
+    Matmul { tile, each, depth, split, buffers }
+}
+
+/// Largest tiles first; of one size, the fastest first that was measured on a large GPU, then those that need less memory or
+/// less depth.
+const MATMULS: [Matmul; 19] = [
+    matmul([128, 256], [8, 16], 16, 1, 1),
+    matmul([128, 128], [8, 8], 16, 1, 2),
+    matmul([128, 128], [8, 8], 8, 1, 1),
+    matmul([64, 128], [8, 8], 8, 2, 2),
+    matmul([64, 128], [8, 8], 8, 1, 2),
+    matmul([64, 64], [8, 8], 8, 4, 2),
+    matmul([64, 64], [8, 8], 8, 2, 1),
+    matmul([64, 64], [4, 4], 8, 1, 2),
+    matmul([32, 64], [8, 8], 8, 8, 1),
+    matmul([32, 64], [8, 4], 8, 2, 2),
+    matmul([32, 64], [4, 4], 8, 1, 2),
+    matmul([32, 32], [8, 4], 8, 8, 2),
+    matmul([32, 32], [8, 4], 8, 4, 1),
+    matmul([32, 32], [4, 4], 8, 2, 2),
+    matmul([32, 32], [4, 4], 8, 1, 2),
+    matmul([16, 32], [4, 4], 8, 8, 2),
+    matmul([16, 32], [4, 4], 8, 4, 2),
+    matmul([16, 32], [4, 4], 8, 2, 2),
+    matmul([16, 32], [4, 4], 8, 1, 2),
+];
+
+impl Matmul {
+    fn invocations(&self) -> u32 {
+        self.tile[0] / self.each[0] * (self.tile[1] / self.each[1]) * self.split
+    }
+
+    /// Bytes of workgroup memory, as `matmul.wgsl` counts them.
+    fn memory(&self) -> u32 {
+        let [rows, cols] = self.tile;
+        let slabs = self.buffers * self.depth * (rows + cols + 8);
+        let sums = if self.split > 1 { 4 * rows / self.each[0] * cols } else { 0 };
+        4 * self.split * slabs.max(sums)
+    }
+
+    fn workgroups(&self, sizes: &Sizes) -> usize {
+        let [rows, cols] = self.tile.map(|it| it as usize);
+        sizes.batch * sizes.rows.div_ceil(rows) * sizes.cols.div_ceil(cols)
+    }
+
+    /// Whether the target can run it, and every group of invocations has at least two slabs to add up.
+    fn fits(&self, sizes: &Sizes, target: &Target) -> bool {
+        self.invocations() <= limited(u32::MAX, target)
+            && self.memory() <= target.max_workgroup_memory
+            && (self.split == 1 || sizes.depth >= 2 * (self.split * self.depth) as usize)
+    }
+
+    fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2]) -> Tile {
+        let &Matmul { tile: [rows, cols], each: [rows_each, cols_each], depth, split, buffers } = self;
+        let (down, across) = (rows / rows_each, cols / cols_each);
+        // Invocations of a subgroup that form a block read fewer elements than those in a line.
+        let (block_rows, block_cols) = match down % BLOCK[0] == 0 && across % BLOCK[1] == 0 {
+            true => (BLOCK[0], BLOCK[1]),
+            false => (1, across),
+        };
+        Tile::Matmul {
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            block_rows,
+            block_cols,
+            a_along_rows,
+            b_along_cols,
+            split,
+            buffers,
         }
-        Tile::Matvec { .. } | Tile::Direct { .. } => true,
+    }
+}
+
+/// How many elements of the largest tensor that `operand` reads lie next to each other in memory along `vars`: 0 if
+/// neighbours there are none in memory.
+fn run_along(
+    body: &Body,
+    operand: ExprId,
+    extents: &Shape,
+    vars: &[usize],
+    tensors: &SlotMap<TensorId, TensorInfo>,
+) -> usize {
+    let needed = body.needed([operand]);
+    let reads = body.iter().filter_map(|(id, expr, _)| match expr {
+        Expr::Load { tensor, at, .. } if needed[id.0 as usize] => Some((&tensors[*tensor].ty.shape, at)),
+        _ => None,
+    });
+    let widest = reads.reduce(|most, it| if it.0.count() > most.0.count() { it } else { most });
+    let inner = vars.iter().copied().rev().find(|&it| extents[it] > 1);
+    let (Some((shape, at)), Some(inner)) = (widest, inner) else { return 0 };
+    let address = linearise(at, shape);
+    let place = |number: i64| {
+        address.eval(&mut |leaf| match leaf {
+            Atom::Var { axis, .. } => (*axis as usize == inner) as i64 * number,
+            Atom::Data { low, .. } => *low,
+            Atom::Div(..) | Atom::Mod(..) => crate::bug!("not a leaf"),
+        })
     };
-    let workgroups = |tile: &Tile| match *tile {
-        Tile::Matmul { rows, cols, .. } => {
-            sizes.batch * sizes.rows.div_ceil(rows as usize) * sizes.cols.div_ceil(cols as usize)
-        }
-        Tile::Matvec { .. } | Tile::Direct { .. } => usize::MAX,
-    };
-    let fitting: Vec<&Tile> = candidates.iter().filter(fits).collect();
-    let busy = fitting.iter().find(|it| workgroups(it) >= BUSY).or(fitting.last());
-    busy.map_or(direct, |it| **it)
+    if place(1) - place(0) == 1 { extents[inner] } else { 0 }
 }
 
 /// Which of the variables 0..rank `root` depends on.

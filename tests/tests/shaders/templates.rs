@@ -88,21 +88,52 @@ fn check_product(template: &str, product: Product, consts: &[(&str, String)], gr
         true => format!("(batch * {cols}u + col) * {depth}u + k"),
         false => format!("(batch * {depth}u + k) * {cols}u + col"),
     };
+    let put = format!(
+        "let at = (batch * {rows}u + row) * {cols}u + col; results[at] = value; atomicAdd(&counts[at], 1u);"
+    );
+    let [load_a, load_b, store] = match template {
+        "matmul" => {
+            // What is out of range gives 0 along the depth, and something large elsewhere, which no result may show.
+            let four = |bad: &str, axis: &str, count: u32, value: &str| {
+                let other = if axis == "k" { "0.0" } else { "1e30" };
+                format!(
+                    "{} var four: vec4<f32>; for (var e = 0u; e < 4u; e += 1u) {{ \
+                     if {axis} + e >= {count}u {{ four[e] = {other}; }} else {{ four[e] = {}; }} }} return four;",
+                    guard(&format!("{bad} || {axis} % 4u != 0u"), "vec4<f32>()"),
+                    value.replace(axis, &format!("({axis} + e)"))
+                )
+            };
+            let (a_value, b_value) = (format!("a_values[{a_index}]"), format!("b_values[{b_index}]"));
+            [
+                match a_by_rows {
+                    true => four(&a_bad, "row", rows, &a_value),
+                    false => four(&a_bad, "k", depth, &a_value),
+                },
+                match b_by_depth {
+                    true => four(&b_bad, "k", depth, &b_value),
+                    false => four(&b_bad, "col", cols, &b_value),
+                },
+                format!(
+                    "{} for (var e = 0u; e < 4u; e += 1u) {{ if col + e < {cols}u {{ let value = values[e]; {} }} }}",
+                    guard(&format!("{bad} || col % 4u != 0u"), ""),
+                    put.replace("+ col;", "+ col + e;")
+                ),
+            ]
+        }
+        _ => [
+            format!("{} return a_values[{a_index}];", guard(&a_bad, "0.0")),
+            format!("{} return b_values[{b_index}];", guard(&b_bad, "0.0")),
+            format!("{} {put}", guard(&bad, "")),
+        ],
+    };
     let holes = [
         ("batches", format!("return {batches}u;")),
         ("rows", format!("return {rows}u;")),
         ("cols", format!("return {cols}u;")),
         ("depth", format!("return {depth}u;")),
-        ("load_a", format!("{} return a_values[{a_index}];", guard(&a_bad, "0.0"))),
-        ("load_b", format!("{} return b_values[{b_index}];", guard(&b_bad, "0.0"))),
-        (
-            "store",
-            format!(
-                "{} let at = (batch * {rows}u + row) * {cols}u + col; results[at] = value; \
-                 atomicAdd(&counts[at], 1u);",
-                guard(&bad, "")
-            ),
-        ),
+        ("load_a", load_a),
+        ("load_b", load_b),
+        ("store", store),
     ];
     let source = filled(template, consts, &holes, &["a_values", "b_values", "results"]);
     let got = results(&label, &source, &[&a, &b], len as usize, groups);
@@ -123,18 +154,18 @@ fn check_product(template: &str, product: Product, consts: &[(&str, String)], gr
 
 #[test]
 fn matmul_tiles() {
-    // rows, cols, depth, rows each, cols each, split
+    // rows, cols, depth, rows each, cols each, split, buffers, rows and columns of a block
     let tiles = [
-        [64, 64, 16, 4, 4, 1],
-        [32, 32, 8, 4, 4, 4],
-        [32, 64, 8, 4, 4, 2],
-        [16, 32, 16, 4, 4, 8],
-        [64, 64, 16, 8, 4, 2],
-        [128, 64, 8, 8, 4, 1],
-        [128, 128, 8, 8, 8, 1],
-        [16, 64, 4, 1, 8, 1],
-        [16, 16, 32, 2, 2, 4],
-        [8, 24, 12, 2, 3, 3],
+        [64, 64, 8, 4, 4, 1, 2, 1, 16],
+        [32, 32, 8, 4, 4, 4, 1, 4, 8],
+        [16, 32, 8, 4, 4, 4, 2, 4, 8],
+        [32, 64, 8, 8, 4, 2, 2, 4, 8],
+        [64, 64, 8, 8, 8, 2, 1, 8, 4],
+        [128, 64, 16, 16, 8, 1, 1, 4, 8],
+        [128, 128, 8, 8, 8, 1, 1, 4, 8],
+        [16, 64, 4, 4, 8, 1, 1, 2, 2],
+        [16, 16, 16, 4, 4, 4, 1, 1, 4],
+        [8, 24, 12, 4, 8, 3, 2, 2, 1],
     ];
     let mut random = Random::new(31);
     for (case, tile) in tiles.iter().cycle().take(4 * tiles.len()).enumerate() {
@@ -159,11 +190,21 @@ fn matmul_tiles() {
             a_by_rows,
             b_by_depth,
         };
-        let names = ["TILE_ROWS", "TILE_COLS", "TILE_DEPTH", "ROWS_EACH", "COLS_EACH", "SPLIT"];
+        let names = [
+            "TILE_ROWS",
+            "TILE_COLS",
+            "TILE_DEPTH",
+            "ROWS_EACH",
+            "COLS_EACH",
+            "SPLIT",
+            "BUFFERS",
+            "BLOCK_ROWS",
+            "BLOCK_COLS",
+        ];
         let mut consts: Vec<(&str, String)> =
             names.into_iter().zip(tile).map(|(name, it)| (name, format!("{it}u"))).collect();
         consts.push(("A_ALONG_ROWS", a_by_rows.to_string()));
-        consts.push(("B_ALONG_DEPTH", b_by_depth.to_string()));
+        consts.push(("B_ALONG_COLS", (!b_by_depth).to_string()));
         let groups = product.batches * product.rows.div_ceil(rows) * product.cols.div_ceil(cols);
         check_product("matmul", product, &consts, groups, 1000 + case as u64);
     }
