@@ -14,6 +14,11 @@ use crate::{counters::count, device::Gpu, error::DeviceError};
 /// Uploads go in pieces of at most this many bytes, so that staging memory stays small.
 pub(crate) const PIECE: usize = 16 << 20;
 
+/// How long a thread that waits for real hardware looks again and again before it sleeps: being woken up takes as long as a
+/// small model.
+#[cfg(not(target_arch = "wasm32"))]
+const SPIN: std::time::Duration = std::time::Duration::from_millis(2);
+
 pub(crate) const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
@@ -123,6 +128,17 @@ pub(crate) async fn done(gpu: &Gpu, wait: Wait) -> Result<(), DeviceError> {
 fn poll(gpu: &Gpu, wait: Wait) {
     match wait {
         Wait::Block => {
+            #[cfg(not(target_arch = "wasm32"))]
+            if gpu.hardware {
+                let start = std::time::Instant::now();
+                while start.elapsed() < SPIN {
+                    match gpu.device.poll(wgpu::PollType::Poll) {
+                        Ok(status) if status.is_queue_empty() => return,
+                        Ok(_) => std::hint::spin_loop(),
+                        Err(_) => break,
+                    }
+                }
+            }
             if let Err(error) = gpu.device.poll(wgpu::PollType::wait_indefinitely()) {
                 gpu.lose(&error.to_string());
             }

@@ -49,6 +49,8 @@ pub(crate) struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub timestamps: bool,
+    /// Not software, which computes on the very processors that would spin.
+    pub hardware: bool,
     pub pipelines: Pipelines,
     pub counters: Arc<Counters>,
     store: Option<Store>,
@@ -328,8 +330,9 @@ impl Gpu {
         lost: Arc<OnceLock<String>>,
     ) -> Gpu {
         let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        let hardware = device.adapter_info().device_type != wgpu::DeviceType::Cpu;
         let (pipelines, recorder) = (Pipelines::default(), OnceLock::new());
-        Gpu { device, queue, timestamps, pipelines, counters, store, recorder, lost }
+        Gpu { device, queue, timestamps, hardware, pipelines, counters, store, recorder, lost }
     }
 
     /// What records launches, where that can be done. Recordings are timed by timestamps alone.
