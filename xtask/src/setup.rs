@@ -1,11 +1,15 @@
-//! What the tests need of the machine: an adapter to run kernels on, and the WebAssembly target.
+//! What the tests need of the machine: an adapter to run kernels on, Vulkan's validation layer, and the WebAssembly target.
 //!
-//! Both functions change the machine only where something is missing and can be had without a question; otherwise they
+//! The functions change the machine only where something is missing and can be had without a question; otherwise they
 //! return one sentence that says what to do.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
-const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
+const DRIVER: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
+const LAYER: &str = "vulkan-validationlayers";
 const WASM: &str = "wasm32-unknown-unknown";
 
 /// An adapter that the tests of kernels take (Vulkan, Metal or DX12, software or not), or the reason why there is none.
@@ -17,14 +21,33 @@ pub fn adapter() -> Result<(), String> {
     let Some(apt) = apt_get() else {
         return Err(format!("no adapter found and packages cannot be installed from here: {advice}"));
     };
-    println!("xtask: no adapter found, installing {}", PACKAGES.join(" and "));
-    let install = [&["install", "--yes", "--no-install-recommends"], &PACKAGES[..]].concat();
-    // Package lists are refreshed only where the ones at hand do not lead to the packages.
-    let installed = run(&apt, &install) || (run(&apt, &["update"]) && run(&apt, &install));
-    match installed && has_adapter()? {
+    println!("xtask: no adapter found");
+    match install(&apt, &DRIVER) && has_adapter()? {
         true => Ok(()),
         false => Err(format!("no adapter found and installing one did not help: {advice}")),
     }
+}
+
+/// The Khronos validation layer of Vulkan, or the reason why there is none.
+pub fn validation_layer() -> Result<(), String> {
+    let present = || {
+        let folders = ["/usr/share/vulkan", "/usr/local/share/vulkan", "/etc/vulkan"];
+        folders
+            .iter()
+            .any(|it| Path::new(it).join("explicit_layer.d/VkLayer_khronos_validation.json").exists())
+    };
+    let advice = format!("install Vulkan's validation layer (Debian, Ubuntu: apt-get install {LAYER})");
+    match present() || apt_get().is_some_and(|it| install(&it, &[LAYER])) && present() {
+        true => Ok(()),
+        false => Err(advice),
+    }
+}
+
+/// Package lists are refreshed only where the ones at hand do not lead to the packages.
+fn install(apt: &[&str], packages: &[&str]) -> bool {
+    println!("xtask: installing {}", packages.join(" and "));
+    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+    run(apt, &install) || (run(apt, &["update"]) && run(apt, &install))
 }
 
 /// The WebAssembly target of the toolchain, or the reason why there is none.
@@ -35,7 +58,7 @@ pub fn wasm_target() -> Result<&'static str, String> {
         .stderr(Stdio::null())
         .output();
     let present = libdir.is_ok_and(|it| {
-        it.status.success() && std::path::Path::new(String::from_utf8_lossy(&it.stdout).trim()).is_dir()
+        it.status.success() && Path::new(String::from_utf8_lossy(&it.stdout).trim()).is_dir()
     });
     if present {
         return Ok(WASM);

@@ -48,15 +48,23 @@ pub fn test() -> Result<bool> {
     step("WebAssembly build of compiler and runtime", &mut || {
         Ok(match setup::wasm_target() {
             Ok(target) => {
-                cargo(&["check", "--target", target, "-p", "wgfuse-compiler", "-p", "wgfuse"], &[])?
+                cargo(&["check", "--target", target, "-p", "wgfuse-compiler", "-p", "wgfuse"], &[], None)?
             }
             Err(why) => Outcome::NotRun(why),
         })
     })?;
-    step("all tests", &mut || cargo(&["test", "--workspace", "--no-fail-fast"], &[]))?;
+    step("all tests", &mut || cargo(&["test", "--workspace", "--no-fail-fast"], &[], None))?;
     step("tests of kernels, checked and replayed portably", &mut || {
         let env = [("WGFUSE_CHECKED", "1"), ("WGFUSE_REPLAY", "portable")];
-        cargo(&["test", "-p", "wgfuse-tests", "--no-fail-fast"], &env)
+        cargo(&["test", "-p", "wgfuse-tests", "--no-fail-fast"], &env, None)
+    })?;
+    step("runs under Vulkan's validation layer", &mut || {
+        Ok(match setup::validation_layer() {
+            Ok(()) => {
+                cargo(&["test", "-p", "wgfuse-tests", "--test", "running"], &VALIDATION, Some("VUID-"))?
+            }
+            Err(why) => Outcome::NotRun(why),
+        })
     })?;
 
     println!("\nsummary");
@@ -76,8 +84,14 @@ pub fn test() -> Result<bool> {
     Ok(ok)
 }
 
-/// Runs cargo, shows what it prints, and adds up the test runners' results.
-fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<Outcome> {
+/// The layer, and with it the checks of barriers. It prints what it finds, naming the rule.
+const VALIDATION: [(&str, &str); 2] = [
+    ("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation"),
+    ("VK_LAYER_ENABLES", "VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT"),
+];
+
+/// Runs cargo, shows what it prints, and adds up the test runners' results. A line with `fault` in it is a failure.
+fn cargo(args: &[&str], env: &[(&str, &str)], fault: Option<&str>) -> Result<Outcome> {
     let mut child = Command::new(cargo_sibling("cargo"))
         .args(args)
         // Small dispatches of the software Vulkan driver are many times faster on the calling thread.
@@ -88,15 +102,17 @@ fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<Outcome> {
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo did not start")?;
-    let mut tests = Tests::default();
+    let (mut tests, mut faults) = (Tests::default(), 0);
     let mut out = std::io::stdout().lock();
     for line in BufReader::new(child.stdout.take().expect("piped")).split(b'\n') {
         let mut line = line?;
-        tests.add(&String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        tests.add(&text);
+        faults += fault.is_some_and(|it| text.contains(it)) as u64;
         line.push(b'\n');
         out.write_all(&line)?;
     }
-    Ok(Outcome::Ran { passed: child.wait()?.success(), tests })
+    Ok(Outcome::Ran { passed: child.wait()?.success() && faults == 0, tests })
 }
 
 /// A program of the toolchain that runs this one.
