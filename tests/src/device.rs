@@ -8,11 +8,16 @@ use wgfuse::{Device, Options};
 /// `WGFUSE_DEVICE` asks for one by its number in `wgfuse devices`.
 pub fn gpu() -> Device {
     static GPU: OnceLock<Device> = OnceLock::new();
-    let advice = "install a Vulkan driver, for example the package mesa-vulkan-drivers";
-    GPU.get_or_init(|| opened().unwrap_or_else(|why| panic!("{why}; {advice}"))).clone()
+    GPU.get_or_init(opened).clone()
 }
 
-fn opened() -> Result<Device, String> {
+/// The same adapter opened by the runtime once more, for a test that spoils it.
+pub fn opened() -> Device {
+    let advice = "install a Vulkan driver, for example the package mesa-vulkan-drivers";
+    open().unwrap_or_else(|why| panic!("{why}; {advice}"))
+}
+
+fn open() -> Result<Device, String> {
     let adapter = |number: usize| Device::adapter(number).map_err(|it| it.to_string());
     if let Some(number) = std::env::var("WGFUSE_DEVICE").ok().and_then(|it| it.trim().parse().ok()) {
         return adapter(number);

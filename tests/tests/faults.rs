@@ -173,14 +173,6 @@ fn a_processor_out_of_memory_is_an_error() {
     assert_eq!(reasons(&session), []);
 }
 
-/// A device that the runtime opened itself, not shared with other tests.
-fn opened() -> Device {
-    let wanted = device::gpu();
-    let same = |it: &wgfuse::AdapterSummary| it.name == wanted.name() && it.backend != "gl";
-    let adapter = Device::adapters().into_iter().find(same).expect("the tests' adapter");
-    Device::adapter(adapter.index).unwrap()
-}
-
 fn assert_lost(error: Error) -> String {
     let Error::Device(DeviceError::Lost(_)) = &error else { panic!("{error:?}") };
     assert_eq!(error.kind(), ErrorKind::Device);
@@ -189,7 +181,7 @@ fn assert_lost(error: Error) -> String {
 
 #[test]
 fn a_lost_device_is_an_error_once_and_then_opened_again() {
-    let device = opened();
+    let device = device::opened();
     let own = session(&device, Fallback::Error);
     let other = session(&device, Fallback::Error);
     for round in 0..2 {
@@ -210,7 +202,7 @@ fn a_lost_device_is_an_error_once_and_then_opened_again() {
 
 #[test]
 fn a_device_lost_before_the_first_run_is_opened_again() {
-    let device = opened();
+    let device = device::opened();
     let own = session(&device, Fallback::Cpu);
     device.wgpu().expect("a GPU").0.destroy();
     // Whether the loss is noticed before or during the first run is the driver's choice.
