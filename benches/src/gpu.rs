@@ -10,6 +10,7 @@ use crate::{
     measure::Bench,
     models::{self, ModelCase},
     random::{Values, poison},
+    replay,
     results::{self, Report, Run, Table, ratio, shown},
     truth,
 };
@@ -90,6 +91,10 @@ pub fn run(args: &Args) -> Result<bool> {
     if !models.is_empty() {
         text += &format!("\n{MODEL_COLUMNS}\n\n{}", models.text());
     }
+    if wanted(REPLAY) {
+        let launches = if args.small { 100 } else { 1000 };
+        text += &format!("\n{}", replay::table(&device, launches)?.text());
+    }
     println!("\n{text}");
     if args.write {
         results::record(&format!("{}, `gpu`", device.name()), &text)?;
@@ -122,6 +127,9 @@ fn machine(device: &Device) -> String {
         time::OffsetDateTime::now_utc().date()
     )
 }
+
+/// What `--only` calls the cost of launches.
+const REPLAY: &str = "replay";
 
 const MODEL_COLUMNS: &str = "Models: `gpu` is a run on the device, back to back; `answer` from inputs in host memory to \
     outputs in host memory, waited for; `first` compiles, uploads the weights, makes the pipelines (none kept on disk) and answers once; MB is \

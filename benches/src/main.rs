@@ -11,6 +11,7 @@ mod results;
 mod kernels;
 mod models;
 mod measure;
+mod replay;
 mod gpu;
 mod files;
 

@@ -16,8 +16,13 @@ pub struct Bench {
     pub run: Run,
 }
 
-fn millis(since: Instant) -> f64 {
+pub fn millis(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
+}
+
+pub fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 impl Bench {
@@ -57,8 +62,7 @@ impl Bench {
             self.session.run(given)?;
             times.push(millis(start));
         }
-        times.sort_by(f64::total_cmp);
-        self.run.answer_ms = Some(times[times.len() / 2]);
+        self.run.answer_ms = Some(median(times));
         Ok(())
     }
 }

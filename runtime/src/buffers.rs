@@ -124,7 +124,7 @@ pub(crate) async fn done(gpu: &Gpu, wait: Wait) -> Result<(), DeviceError> {
     gpu.lost().map_or(Ok(()), |why| Err(DeviceError::Lost(why)))
 }
 
-/// Sees to it that callbacks are called: here and now, or by a thread of their own.
+/// Sees to it that callbacks are called: here and now, or by the thread that attends to the device.
 fn poll(gpu: &Gpu, wait: Wait) {
     match wait {
         Wait::Block => {
@@ -144,12 +144,7 @@ fn poll(gpu: &Gpu, wait: Wait) {
             }
         }
         #[cfg(not(target_arch = "wasm32"))]
-        Wait::Yield => {
-            let device = gpu.device.clone();
-            std::thread::spawn(move || {
-                let _ = device.poll(wgpu::PollType::wait_indefinitely());
-            });
-        }
+        Wait::Yield => gpu.attend(),
         #[cfg(target_arch = "wasm32")]
         Wait::Yield => {}
     }

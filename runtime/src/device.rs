@@ -1,6 +1,8 @@
 //! Adapters to devices. A `Device` is a GPU opened through wgpu or the processor; either way it says, as a `Target`, what
 //! the compiler may use. A lost GPU is opened again when it is next needed.
 
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::mpsc::{Sender, channel};
 use std::{
     path::Path,
     sync::{Arc, Mutex, OnceLock},
@@ -55,6 +57,9 @@ pub(crate) struct Gpu {
     pub counters: Arc<Counters>,
     store: Option<Store>,
     recorder: OnceLock<Option<Arc<Recorder>>>,
+    /// Wakes the thread that waits for the device.
+    #[cfg(not(target_arch = "wasm32"))]
+    attendant: OnceLock<Sender<()>>,
     lost: Arc<OnceLock<String>>,
 }
 
@@ -332,13 +337,47 @@ impl Gpu {
         let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
         let hardware = device.adapter_info().device_type != wgpu::DeviceType::Cpu;
         let (pipelines, recorder) = (Pipelines::default(), OnceLock::new());
-        Gpu { device, queue, timestamps, hardware, pipelines, counters, store, recorder, lost }
+        Gpu {
+            device,
+            queue,
+            timestamps,
+            hardware,
+            pipelines,
+            counters,
+            store,
+            recorder,
+            #[cfg(not(target_arch = "wasm32"))]
+            attendant: OnceLock::new(),
+            lost,
+        }
     }
 
     /// What records launches, where that can be done. Recordings are timed by timestamps alone.
     pub fn recorder(&self) -> Option<&Arc<Recorder>> {
         let new = || Recorder::of(&self.device, self.store.clone(), &self.counters).map(Arc::new);
         self.recorder.get_or_init(|| self.timestamps.then(new).flatten()).as_ref()
+    }
+
+    /// Lets a thread of its own, which lives as long as `self`, wait until the device is done, so that callbacks are called.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn attend(&self) {
+        let start = || {
+            let (sender, receiver) = channel();
+            let device = self.device.clone();
+            let wait = move || {
+                while receiver.recv().is_ok() {
+                    // One wait is for all that was submitted before it.
+                    receiver.try_iter().for_each(|()| ());
+                    let _ = device.poll(wgpu::PollType::wait_indefinitely());
+                }
+            };
+            // Without a thread nobody receives, and below it is waited here.
+            let _ = std::thread::Builder::new().name("wgfuse device".into()).spawn(wait);
+            sender
+        };
+        if self.attendant.get_or_init(start).send(()).is_err() {
+            let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+        }
     }
 
     pub fn lost(&self) -> Option<String> {
