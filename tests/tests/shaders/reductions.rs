@@ -14,12 +14,16 @@ fn reduce_twice(ty: &str, ops: [&str; 2], size: u32, values: &[u32]) -> [Vec<u32
         @group(0) @binding(1) var<storage, read_write> results: array<u32>;
         @compute @workgroup_size(WG_SIZE) fn main(@builtin(local_invocation_index) at: u32) {{
             let value = bitcast<{ty}>(values[at]);
-            let first = wg_reduce_{}_{ty}(value, at);
-            let second = wg_reduce_{}_{ty}(value, at);
+            let first = wg_reduce_{}_{ty}(value, at, 0u);
+            let second = wg_reduce_{}_{ty}(value, at, 1u);
             results[at] = bitcast<u32>(first);
             results[WG_SIZE + at] = bitcast<u32>(second);
         }}",
-        with_const(&shader("reduce"), "WG_SIZE", &format!("{size}u")),
+        with_const(
+            &with_const(&shader("reduce"), "WG_SIZE", &format!("{size}u")),
+            "LEFT",
+            &format!("{}u", size.min(16))
+        ),
         ops[0],
         ops[1],
     );
