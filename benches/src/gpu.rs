@@ -11,15 +11,18 @@ use crate::{
     models::{self, ModelCase},
     random::{Values, poison},
     replay,
-    results::{self, Report, Run, Table, ratio, shown},
-    truth,
+    results::{self, Report, Run, ratio, shown},
+    summary, truth,
 };
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// What torch_reference.py, or this program with --json, wrote
+    /// What torch_reference.py, or this program with --json, wrote; of several files the workloads are joined
     #[arg(long, value_name = "FILE.json")]
-    against: Option<PathBuf>,
+    against: Vec<PathBuf>,
+    /// Measure nothing, show what this program wrote with --json; of several files the workloads are joined
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["only", "json", "small", "kernels"])]
+    from: Vec<PathBuf>,
     /// Only workloads whose name contains this; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -32,7 +35,7 @@ pub struct Args {
     /// Workloads small enough for a software adapter
     #[arg(long)]
     small: bool,
-    /// Print each kernel's time
+    /// Print the kernels' times, of like ones together
     #[arg(long)]
     kernels: bool,
     /// Of the random values
@@ -42,28 +45,50 @@ pub struct Args {
 
 /// Whether everything gave right values.
 pub fn run(args: &Args) -> Result<bool> {
-    ensure!(
-        !(args.write && args.small),
-        "small workloads are no results to keep: leave out --write or --small"
-    );
-    let reference = args.against.as_deref().map(Report::read).transpose()?;
-    let device = Device::gpu()?;
+    let part = args.from.is_empty() && (args.small || !args.only.is_empty());
+    ensure!(!(args.write && part), "--write is for the whole suite: leave out --small and --only");
+    let reference = Report::read_all(&args.against)?;
+    let report = match Report::read_all(&args.from)? {
+        Some(report) => report,
+        None => measured(args)?,
+    };
+    let text = summary::text(&report, reference.as_ref());
+    println!("\n{text}");
+    if args.write {
+        results::record(&summary::heading(&report), &text)?;
+    }
+    let wrong: Vec<&str> = report.runs.iter().filter(|it| it.1.wrong).map(|it| it.0.as_str()).collect();
+    if !wrong.is_empty() {
+        println!("WRONG: {}", wrong.join("; "));
+    }
+    Ok(wrong.is_empty())
+}
+
+fn measured(args: &Args) -> Result<Report> {
+    let device = Device::gpu()?.cache_in(None);
     let machine = machine(&device);
     println!("{machine}\nseed {}\n", args.seed);
     let ceilings = device.ceilings()?;
     say_ceilings("copying", &ceilings);
+    let report = Report {
+        name: format!("wgfuse {}, {}", env!("CARGO_PKG_VERSION"), device.name()),
+        device: device.name().to_owned(),
+        machine,
+        copy: Some(ceilings.copy),
+        arithmetic: Some(ceilings.arithmetic),
+        runs: BTreeMap::new(),
+    };
+    let mut suite = Suite { args, report };
 
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|it| name.contains(it.as_str()));
-    let mut suite =
-        Suite { args, machine: machine.clone(), device: device.name().to_owned(), runs: Vec::new() };
     let cases: Vec<Case> = kernels::all(args.small).into_iter().filter(|it| wanted(&it.name)).collect();
     for case in &cases {
-        suite.kernel(case, &device)?;
+        let run = suite.kernel(case, &device)?;
+        suite.keep(&case.name, run)?;
     }
     if let Some(first) = cases.first() {
-        let before = suite.runs[0].1.gpu_ms;
-        suite.kernel(first, &device)?;
-        let (_, again) = suite.runs.pop().expect("just measured");
+        let again = suite.kernel(first, &device)?;
+        let before = suite.report.runs[&first.name].gpu_ms;
         println!("{} once more: {} of its first time", first.name, ratio(again.gpu_ms, before));
     }
     say_ceilings("copying once more", &device.ceilings()?);
@@ -71,39 +96,15 @@ pub fn run(args: &Args) -> Result<bool> {
     // What the processor gives, for the cases that follow with other dtypes and batch sizes.
     let mut known: Option<(ModelCase, Vec<Tensor>)> = None;
     for case in models::all(args.small).iter().filter(|it| wanted(&it.name)) {
-        suite.model(case, &mut known)?;
-    }
-
-    let mut text = format!("{machine}\n\n");
-    text += &format!(
-        "Copying: {:.0} GB/s; f32 multiply-adds by the shader cores: {:.1} TFLOP/s.",
-        ceilings.copy / 1e9,
-        ceilings.arithmetic / 1e12
-    );
-    if let Some(it) = &reference {
-        text += &format!(" Reference: {}. Ratios are times over the reference's.", it.name);
-    }
-    let kernels = suite.kernel_table(&ceilings, reference.as_ref());
-    if !kernels.is_empty() {
-        text += &format!("\n\n{}", kernels.text());
-    }
-    let models = suite.model_table(reference.as_ref());
-    if !models.is_empty() {
-        text += &format!("\n{MODEL_COLUMNS}\n\n{}", models.text());
+        let run = suite.model(case, &mut known)?;
+        suite.keep(&case.name, run)?;
     }
     if wanted(REPLAY) {
-        let launches = if args.small { 100 } else { 1000 };
-        text += &format!("\n{}", replay::table(&device, launches)?.text());
+        for (name, run) in replay::runs(&device, if args.small { 100 } else { 1000 })? {
+            suite.keep(&name, run)?;
+        }
     }
-    println!("\n{text}");
-    if args.write {
-        results::record(&format!("{}, `gpu`", device.name()), &text)?;
-    }
-    let wrong: Vec<&str> = suite.runs.iter().filter(|it| it.1.wrong()).map(|it| it.0.as_str()).collect();
-    if !wrong.is_empty() {
-        println!("WRONG: {}", wrong.join("; "));
-    }
-    Ok(wrong.is_empty())
+    Ok(suite.report)
 }
 
 fn say_ceilings(what: &str, ceilings: &Ceilings) {
@@ -131,25 +132,18 @@ fn machine(device: &Device) -> String {
 /// What `--only` calls the cost of launches.
 const REPLAY: &str = "replay";
 
-const MODEL_COLUMNS: &str = "Models: `gpu` is a run on the device, back to back; `answer` from inputs in host memory to \
-    outputs in host memory, waited for; `first` compiles, uploads the weights, makes the pipelines (none kept on disk) and answers once; MB is \
-    device memory; the error is that of the last example to the processor in f32.";
-
 struct Suite<'a> {
     args: &'a Args,
-    machine: String,
-    device: String,
-    runs: Vec<(String, Run)>,
+    report: Report,
 }
 
 impl Suite<'_> {
-    fn kernel(&mut self, case: &Case, device: &Device) -> Result<()> {
+    fn kernel(&self, case: &Case, device: &Device) -> Result<Run> {
         let run = self.measured(case, device).with_context(|| case.name.clone())?;
         let gpu = run.gpu_ms.unwrap_or(f64::NAN) * 1e3;
-        let (rate, unit) = rate(&run);
+        let (rate, unit) = summary::rate(&run);
         println!("{:<44} {gpu:>10.1} us {rate:>9.2} {unit:<8} error {}", case.name, run.error_text());
-        self.runs.push((case.name.clone(), run));
-        self.save()
+        Ok(run)
     }
 
     fn measured(&self, case: &Case, device: &Device) -> Result<Run> {
@@ -161,12 +155,12 @@ impl Suite<'_> {
         drop(poisoned);
         let outputs = bench.session.run(&given)?;
         let operands: Vec<Values> = made.operands.iter().map(Values::of).collect();
-        bench.run.error = Some(truth::error(case.truth, &operands, Values::of(&outputs[0]), self.args.seed));
-        bench.run.bound = Some(case.bound());
+        let error = truth::error(case.truth, &operands, Values::of(&outputs[0]), self.args.seed);
+        bench.run.judge(error, case.bound());
         drop(outputs);
         let kernels = bench.on_device(&given)?;
         if self.args.kernels {
-            kernels.iter().for_each(say_kernel);
+            say_kernels(&kernels);
         }
         match case.work {
             Work::Bytes(it) => bench.run.bytes = Some(it),
@@ -175,7 +169,7 @@ impl Suite<'_> {
         Ok(bench.run)
     }
 
-    fn model(&mut self, case: &ModelCase, known: &mut Option<(ModelCase, Vec<Tensor>)>) -> Result<()> {
+    fn model(&self, case: &ModelCase, known: &mut Option<(ModelCase, Vec<Tensor>)>) -> Result<Run> {
         let run = self.measured_model(case, known).with_context(|| case.name.clone())?;
         println!(
             "{:<32} gpu {:>8} ms, {:>4} dispatches, answer {:>8} ms, compile {:>7} ms, first {:>9} ms, {:>6} MB, error {}",
@@ -188,8 +182,7 @@ impl Suite<'_> {
             shown(run.memory_mb, 0),
             run.error_text()
         );
-        self.runs.push((case.name.clone(), run));
-        self.save()
+        Ok(run)
     }
 
     fn measured_model(&self, case: &ModelCase, known: &mut Option<(ModelCase, Vec<Tensor>)>) -> Result<Run> {
@@ -210,86 +203,24 @@ impl Suite<'_> {
         let errors = (outputs.iter().zip(want))
             .map(|((_, have), want)| truth::error_of_last(Values::of(have), Values::of(want)));
         // NaN stays.
-        bench.run.error = Some(errors.fold(0.0, |most, it| if it > most || it.is_nan() { it } else { most }));
-        bench.run.bound = Some(case.bound());
+        let error = errors.fold(0.0, |most, it| if it > most || it.is_nan() { it } else { most });
+        bench.run.judge(error, case.bound());
         drop(outputs);
         let kernels = bench.on_device(&given)?;
         if self.args.kernels {
-            kernels.iter().for_each(say_kernel);
+            say_kernels(&kernels);
         }
         bench.answers(&given)?;
         Ok(bench.run)
     }
 
-    fn model_table(&self, reference: Option<&Report>) -> Table {
-        let titles =
-            ["model", "dispatches", "gpu, ms", "answer, ms", "compile, ms", "first, ms", "MB", "error"];
-        let mut header: Vec<String> = titles.map(str::to_owned).into();
-        if reference.is_some() {
-            let titles = ["its gpu, ms", "ratio", "its answer, ms", "ratio", "its first, ms", "its MB"];
-            header.extend(titles.map(str::to_owned));
+    /// Written after every workload, so that nothing is lost if a later one ends the program.
+    fn keep(&mut self, name: &str, run: Run) -> Result<()> {
+        self.report.runs.insert(name.to_owned(), run);
+        match &self.args.json {
+            Some(path) => self.report.write(path),
+            None => Ok(()),
         }
-        let mut table = Table::new(header);
-        for (name, run) in self.runs.iter().filter(|it| it.1.answer_ms.is_some()) {
-            let mut cells = vec![
-                name.clone(),
-                run.dispatches.map_or_else(String::new, |it| it.to_string()),
-                shown(run.gpu_ms, 3),
-                shown(run.answer_ms, 3),
-                shown(run.compile_ms, 1),
-                shown(run.first_ms, 0),
-                shown(run.memory_mb, 0),
-                run.error_text(),
-            ];
-            if let Some(reference) = reference {
-                let its = reference.runs.get(name).cloned().unwrap_or_default();
-                cells.extend([
-                    shown(its.gpu_ms, 3),
-                    ratio(run.gpu_ms, its.gpu_ms),
-                    shown(its.answer_ms, 3),
-                    ratio(run.answer_ms, its.answer_ms),
-                    shown(its.first_ms, 0),
-                    shown(its.memory_mb, 0),
-                ]);
-            }
-            table.row(cells);
-        }
-        table
-    }
-
-    /// After every workload, so that nothing is lost if a later one ends the program.
-    fn save(&self) -> Result<()> {
-        let Some(path) = &self.args.json else { return Ok(()) };
-        let runs: BTreeMap<String, Run> = self.runs.iter().cloned().collect();
-        let name = format!("wgfuse {}, {}", env!("CARGO_PKG_VERSION"), self.device);
-        Report { name, machine: self.machine.clone(), runs }.write(path)
-    }
-
-    fn kernel_table(&self, ceilings: &Ceilings, reference: Option<&Report>) -> Table {
-        let titles = ["workload", "dispatches", "us", "rate", "of copy", "error"];
-        let mut header: Vec<String> = titles.map(str::to_owned).into();
-        if reference.is_some() {
-            header.extend(["reference, us".to_owned(), "ratio".to_owned()]);
-        }
-        let mut table = Table::new(header);
-        for (name, run) in self.runs.iter().filter(|it| it.1.bytes.or(it.1.operations).is_some()) {
-            let (rate, unit) = rate(run);
-            let of_copy = run.bytes.map(|_| rate * 1e9 / ceilings.copy * 100.0);
-            let mut cells = vec![
-                name.clone(),
-                run.dispatches.map_or_else(String::new, |it| it.to_string()),
-                shown(run.gpu_ms.map(|it| it * 1e3), 1),
-                format!("{rate:.*} {unit}", if run.bytes.is_some() { 0 } else { 1 }),
-                of_copy.map_or_else(|| "-".to_owned(), |it| format!("{it:.0} %")),
-                run.error_text(),
-            ];
-            if let Some(reference) = reference {
-                let its = reference.runs.get(name).and_then(|it| it.gpu_ms);
-                cells.extend([shown(its.map(|it| it * 1e3), 1), ratio(run.gpu_ms, its)]);
-            }
-            table.row(cells);
-        }
-        table
     }
 }
 
@@ -297,18 +228,21 @@ fn named(inputs: &[(String, Tensor)]) -> Vec<(&str, Tensor)> {
     inputs.iter().map(|(name, it)| (name.as_str(), it.clone())).collect()
 }
 
-/// What a workload does in a second.
-fn rate(run: &Run) -> (f64, &'static str) {
-    let seconds = run.gpu_ms.unwrap_or(f64::NAN) / 1e3;
-    match (run.bytes, run.operations) {
-        (Some(bytes), _) => (bytes / seconds / 1e9, "GB/s"),
-        (None, Some(operations)) => (operations / seconds / 1e12, "TFLOP/s"),
-        (None, None) => (f64::NAN, ""),
+/// Kernels that differ in their numbers alone count as one, the slowest sum first.
+fn say_kernels(kernels: &[KernelTime]) {
+    let mut groups: BTreeMap<&str, (usize, [f64; 3])> = BTreeMap::new();
+    for it in kernels {
+        let name = it.name.split_once('_').map_or(it.name.as_str(), |it| it.1);
+        let (count, sums) = groups.entry(name).or_default();
+        *count += 1;
+        for (sum, value) in sums.iter_mut().zip([it.seconds, it.bytes as f64, it.flops as f64]) {
+            *sum += value;
+        }
     }
-}
-
-fn say_kernel(it: &KernelTime) {
-    let (us, bytes, operations) = (it.seconds * 1e6, it.bytes as f64, it.flops as f64);
-    let (gb, tflop) = (bytes / it.seconds / 1e9, operations / it.seconds / 1e12);
-    println!("    {us:>9.1} us {gb:>8.1} GB/s {tflop:>8.2} TFLOP/s  {}", it.name);
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by(|a, b| b.1.1[0].total_cmp(&a.1.1[0]));
+    for (name, (count, [seconds, bytes, operations])) in groups {
+        let (gb, tflop) = (bytes / seconds / 1e9, operations / seconds / 1e12);
+        println!("    {:>9.1} us {gb:>8.1} GB/s {tflop:>8.2} TFLOP/s {count:>4} x {name}", seconds * 1e6);
+    }
 }

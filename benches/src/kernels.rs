@@ -256,3 +256,25 @@ impl Operands {
         b.input(name, self.dtype, shape)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wgfuse::{Device, Session};
+
+    use super::*;
+    use crate::{random::Values, truth};
+
+    /// The processor's path and the float64 truth are written independently.
+    #[test]
+    fn small_cases_are_right_on_the_processor() {
+        for case in all(true) {
+            let made = case.make(5).unwrap();
+            let session = Session::new(&made.model, &Device::cpu()).unwrap();
+            let given: Vec<_> = made.inputs.iter().map(|it| (it.0.as_str(), it.1.clone())).collect();
+            let outputs = session.run(&given).unwrap();
+            let operands: Vec<Values> = made.operands.iter().map(Values::of).collect();
+            let error = truth::error(case.truth, &operands, Values::of(&outputs[0]), 6);
+            assert!(error < case.bound(), "{}: {error}", case.name);
+        }
+    }
+}

@@ -3,6 +3,8 @@
 //! `cargo run -p wgfuse-benches --release -- gpu`: kernels and whole models on the GPU, checked, then timed.
 //! `cargo run -p wgfuse-benches --release -- --models DIR`: model files on either device.
 //!
+//! What was measured on a machine without these sources is shown here, and kept, by `gpu --from measured.json --write`.
+//!
 //! References are JSON files that the Python programs beside this one write. Tables go to RESULTS.md with `--write`.
 
 mod random;
@@ -10,6 +12,7 @@ mod truth;
 mod results;
 mod kernels;
 mod models;
+mod summary;
 mod measure;
 mod replay;
 mod gpu;

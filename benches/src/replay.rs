@@ -12,7 +12,7 @@ use wgfuse::{Device, GraphBuilder, Model, Replay, Session, Tensor};
 
 use crate::{
     measure::{WARM_UP, median, millis},
-    results::{Table, shown},
+    results::Run,
 };
 
 /// Softmaxes of 16 numbers along one axis and the other, one launch each.
@@ -26,21 +26,20 @@ fn chain(launches: usize) -> Result<Model> {
     Ok(Model::from_graph(b.finish()?))
 }
 
-/// Microseconds: of this thread until all is submitted, and until the answer is there.
-pub fn table(device: &Device, launches: usize) -> Result<Table> {
+/// One a way of replaying that the device has.
+pub fn runs(device: &Device, launches: usize) -> Result<Vec<(String, Run)>> {
     let model = chain(launches)?;
     let x = Tensor::f32([4, 4], &[0.5; 16]).expect("as many");
-    let titles = ["replay", "launches", "processor, us", "answer, us"];
-    let mut table = Table::new(titles.map(str::to_owned).into());
+    let mut runs = Vec::new();
     for (name, way) in [("recorded", Replay::Recorded), ("encoded anew", Replay::Portable)] {
         let session = Session::new(&model, device)?.replay(way);
-        let Ok(outputs) = session.run(&[("x", x.clone())]) else {
-            table.row(vec![name.into(), launches.to_string(), "-".into(), "-".into()]);
+        if let Err(why) = session.run(&[("x", x.clone())]) {
+            println!("replay, {name}: not measured: {why}");
             continue;
-        };
-        drop(outputs);
+        }
         let shape = x.shape().clone();
-        assert_eq!(session.plan_for(&[shape])?.dispatches(), launches, "one launch a softmax");
+        let dispatches = session.plan_for(&[shape])?.dispatches();
+        assert_eq!(dispatches, launches, "one launch a softmax");
         let warm = Instant::now();
         while millis(warm) < WARM_UP * 1e3 {
             session.run(&[("x", x.clone())])?;
@@ -60,8 +59,9 @@ pub fn table(device: &Device, launches: usize) -> Result<Table> {
                 pollster::block_on(run)?;
             }
         }
-        let us = |times: Vec<f64>| shown(Some(median(times) * 1e3), 0);
-        table.row(vec![name.into(), launches.to_string(), us(submitted), us(answered)]);
+        let (submit_ms, answer_ms) = (Some(median(submitted)), Some(median(answered)));
+        let run = Run { submit_ms, answer_ms, dispatches: Some(dispatches), ..Run::default() };
+        runs.push((format!("{launches} launches, {name}"), run));
     }
-    Ok(table)
+    Ok(runs)
 }

@@ -1,6 +1,10 @@
 //! Rows of measurements: as JSON, as tables beside a reference's, and in RESULTS.md.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -20,6 +24,9 @@ pub struct Run {
     /// From inputs in host memory to outputs in host memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer_ms: Option<f64>,
+    /// Of the calling thread, until all is submitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub submit_ms: Option<f64>,
     /// From a call to its end, inputs and outputs staying where the program has them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_ms: Option<f64>,
@@ -35,6 +42,9 @@ pub struct Run {
     pub error: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound: Option<f64>,
+    /// The error is not below the bound. Kept by itself, since JSON has no NaN.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub wrong: bool,
     /// What the algorithm must at least read and write, or compute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<f64>,
@@ -48,25 +58,31 @@ pub struct Report {
     /// Program and version, and on what it ran.
     pub name: String,
     #[serde(default)]
+    pub device: String,
+    /// Adapter, driver, versions, date.
+    #[serde(default)]
     pub machine: String,
+    /// What the device can do at most: bytes and operations a second.
+    #[serde(default)]
+    pub copy: Option<f64>,
+    #[serde(default)]
+    pub arithmetic: Option<f64>,
     pub runs: BTreeMap<String, Run>,
 }
 
 impl Run {
     /// NaN is wrong too.
-    pub fn wrong(&self) -> bool {
-        match (self.error, self.bound) {
-            (Some(error), Some(bound)) => {
-                !matches!(error.partial_cmp(&bound), Some(std::cmp::Ordering::Less))
-            }
-            _ => false,
-        }
+    pub fn judge(&mut self, error: f64, bound: f64) {
+        self.error = Some(error);
+        self.bound = Some(bound);
+        self.wrong = !matches!(error.partial_cmp(&bound), Some(std::cmp::Ordering::Less));
     }
 
     pub fn error_text(&self) -> String {
         match self.error {
-            Some(it) if self.wrong() => format!("WRONG {it:.1e}"),
+            Some(it) if self.wrong => format!("WRONG {it:.1e}"),
             Some(it) => format!("{it:.1e}"),
+            None if self.wrong => "WRONG".into(),
             None => "-".into(),
         }
     }
@@ -76,6 +92,19 @@ impl Report {
     pub fn read(path: &Path) -> Result<Report> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         serde_json::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    /// All their workloads in one; of two with one name the later, all else from the first file. `None` without files.
+    pub fn read_all(paths: &[PathBuf]) -> Result<Option<Report>> {
+        let mut all: Option<Report> = None;
+        for path in paths {
+            let report = Report::read(path)?;
+            match &mut all {
+                Some(all) => all.runs.extend(report.runs),
+                None => all = Some(report),
+            }
+        }
+        Ok(all)
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {
@@ -179,8 +208,13 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_wrong() {
-        let run = |error| Run { error: Some(error), bound: Some(1e-5), ..Run::default() };
-        assert!(!run(1e-6).wrong() && run(1e-5).wrong() && run(f64::NAN).wrong());
-        assert!(!Run::default().wrong());
+        let run = |error| {
+            let mut run = Run::default();
+            run.judge(error, 1e-5);
+            run
+        };
+        assert!(!run(1e-6).wrong && run(1e-5).wrong && run(f64::NAN).wrong);
+        let kept = serde_json::to_string(&run(f64::NAN)).unwrap();
+        assert!(serde_json::from_str::<Run>(&kept).unwrap().wrong, "{kept}");
     }
 }

@@ -179,3 +179,46 @@ fn join_heads(b: &mut GraphBuilder, x: Value, batch: usize, dim: usize) -> Built
     let x = b.transpose(x, 1, 2)?;
     b.reshape(x, &[batch as isize, -1, dim as isize])
 }
+
+#[cfg(test)]
+mod tests {
+    use wgfuse::{Device, Session};
+
+    use super::*;
+    use crate::{random::Values, truth};
+
+    fn outputs(case: &ModelCase) -> Vec<Tensor> {
+        let made = case.make(7).unwrap();
+        let session = Session::new(&made.model, &Device::cpu()).unwrap();
+        let given: Vec<_> = made.inputs.iter().map(|it| (it.0.as_str(), it.1.clone())).collect();
+        session.run(&given).unwrap().into_iter().map(|it| it.1).collect()
+    }
+
+    #[test]
+    fn the_last_example_is_that_of_the_plain_form() {
+        for case in all(true).iter().filter(|it| it.batch > 1 || it.dtype == DType::F16) {
+            for (have, want) in outputs(case).iter().zip(outputs(&case.plain())) {
+                let error = truth::error_of_last(Values::of(have), Values::of(&want));
+                assert!(error < case.bound(), "{}: {error}", case.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_decode_step_writes_its_place_of_the_cache() {
+        let all = all(true);
+        let case =
+            all.iter().find(|it| matches!(it.kind, Kind::Decode(_)) && it.dtype == DType::F32).unwrap();
+        let (made, outputs) = (case.make(7).unwrap(), outputs(case));
+        let old = made.inputs.iter().find(|it| it.0 == "k_0").map(|it| it.1.to_f32().unwrap()).unwrap();
+        // Outputs stand in the order in which the graph names them: each layer's cache, then the logits.
+        let new = outputs[0].to_f32().unwrap();
+        let &[_, heads, length, width] = &outputs[0].shape()[..] else { panic!("a cache has four axes") };
+        for head in 0..heads {
+            let rows = |of: &[f32]| of[head * length * width..][..length * width].to_vec();
+            let (old, new) = (rows(&old), rows(&new));
+            assert_eq!(old[..(length - 1) * width], new[..(length - 1) * width]);
+            assert_ne!(old[(length - 1) * width..], new[(length - 1) * width..]);
+        }
+    }
+}
