@@ -423,6 +423,26 @@ fn products_that_would_lose_by_it_stay_apart() {
     assert_eq!(found.0, [Why::Held]);
 }
 
+#[test]
+fn products_of_many_results_stay_apart() {
+    for (rows, reasons) in [(1 << 12, 0), (1 << 13, 2)] {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [rows, 4]).unwrap();
+        let weights = [0, 1].map(|seed| Random::new(seed).tensor(&Type::new(DType::F32, [4, 256]), 1));
+        let all = weights.map(|it| {
+            let w = b.constant(it);
+            b.matmul(x, w).unwrap()
+        });
+        let y = b.concat(&all, 0).unwrap();
+        b.output("o", y).unwrap();
+        let (target, options) = (Target::webgpu_minimum(), Options::default());
+        let graph = passes::optimise(b.finish().unwrap(), &target, &options).unwrap();
+        let apart = partition::split(&graph, &target, &options).unwrap().apart;
+        assert_eq!(apart.len(), reasons, "{rows}: {apart:?}");
+        assert!(apart.iter().all(|it| it.why == siblings::Why::Busy(rows * 256)), "{apart:?}");
+    }
+}
+
 /// Each layer's keys and values of one memory are made when that layer runs.
 #[test]
 fn products_of_one_input_for_several_layers_are_one_a_layer() {

@@ -37,9 +37,15 @@ pub enum Why {
     Steps,
     /// Its result is needed elsewhere than those of the others, and would be held until then.
     Apart,
+    /// It has this many results, enough to keep a device busy by itself.
+    Busy(usize),
     /// One tensor would have this many bytes.
     Size(u64),
 }
+
+/// Results beyond which a product gains nothing by company. Measured on a GPU of 132 cores, f32: three products of 2^15 to 2^18
+/// results each took 20 to 40 % less time as one, one of 2^20 beside two of 2^17 took 11 % less, three of 1.5 x 2^20 18 % more.
+const BUSY: usize = 1 << 20;
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,6 +56,7 @@ impl fmt::Display for Why {
             Why::Followed => f.write_str("what follows it is computed with it alone"),
             Why::Steps => f.write_str("different operations follow them"),
             Why::Apart => f.write_str("their results are needed at different times"),
+            Why::Busy(results) => write!(f, "its {results} results keep a device busy by themselves"),
             Why::Size(bytes) => write!(f, "a tensor of {bytes} bytes is more than a buffer may hold"),
         }
     }
@@ -315,6 +322,8 @@ fn decide(uses: &Uses, target: &Target, options: &Options) -> (Vec<Vec<Branch>>,
             let branch = uses.branch(value, factor);
             if !uses.fixed[factor.weight] || factor.bias.is_some_and(|it| !uses.fixed[it]) {
                 refuse(value, Why::Computed);
+            } else if uses.shape(value).count() > BUSY {
+                refuse(value, Why::Busy(uses.shape(value).count()));
             } else if let Some(why) = uses.loss(branch.result()) {
                 refuse(value, why);
             } else {

@@ -184,5 +184,6 @@ spelled!(enum Sibling {
     Followed "followed";
     Steps "steps";
     Apart "apart";
+    Busy "busy" (results);
     Size "size" (bytes);
 });
