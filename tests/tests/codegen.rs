@@ -483,7 +483,11 @@ const fn matmul(tile: [u32; 3], each: [u32; 2], split: u32, buffers: u32, along:
     }
 }
 
-const TILES: [Tile; 8] = [
+/// The depth shared by a workgroup, element by element.
+const DOTS: RowForm =
+    RowForm { team: Team::Workgroup { size: 32, subgroup: None }, lanes: 1, steps: 2, early: false };
+
+const TILES: [Tile; 9] = [
     matmul([64, 64, 16], [4, 4], 1, 1, [false, true]),
     matmul([64, 64, 8], [8, 8], 2, 1, [false, false]),
     matmul([32, 32, 8], [4, 4], 4, 1, [true, false]),
@@ -491,6 +495,7 @@ const TILES: [Tile; 8] = [
     matmul([128, 64, 4], [8, 8], 1, 2, [false, false]),
     Tile::Matvec { size: 64, cols: 8 },
     Tile::Matvec { size: 128, cols: 4 },
+    Tile::Dots(DOTS),
     Tile::Direct { workgroup: 64 },
 ];
 
@@ -531,6 +536,37 @@ fn products_with_prologue_and_epilogue() {
                 tile,
             };
             case.check(skeleton, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn vectors_by_matrices_along_the_depth() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for depth in [8, 200, 1000, 4096] {
+            for form in forms(depth).into_iter().filter(|it| !matches!(it.team, Team::Invocation { .. })) {
+                let mut case = Case::new(23);
+                let (x, w) = (case.input(DType::F32, [depth]), case.input(dtype, [5, depth]));
+                let bias = case.input(DType::F32, [5]);
+                let a = case.load(x, [var(1, depth)]);
+                let b = case.load(w, [var(0, 5), var(1, depth)]);
+                let b = case.body.cast(DType::F32, b);
+                let (sum, shift) = (case.param(0), case.load(bias, [var(0, 5)]));
+                let value = case.body.binary(BinaryOp::Add, sum, shift);
+                case.store([5], [var(0, 5)], value);
+                let skeleton = Skeleton::Contract {
+                    space: [5].into(),
+                    depth: [depth].into(),
+                    batch: vars(&[]),
+                    rows: vars(&[]),
+                    cols: vars(&[0]),
+                    a,
+                    b,
+                    tile: Tile::Dots(form),
+                };
+                let shader = case.check(skeleton, 2e-4);
+                assert!(form.lanes < 4 || shader.wgsl().contains("vec4<"));
+            }
         }
     }
 }

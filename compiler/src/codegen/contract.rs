@@ -1,6 +1,6 @@
 //! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matvec.wgsl`, `conv.wgsl`), with
 //! everything that was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each result
-//! is a row of its own: sums of integers, and sums so short that they are written out.
+//! is a row of its own: vectors by matrices, sums of integers, and sums so short that they are written out.
 
 use naga::{BinaryOperator, Block, MathFunction, Statement};
 
@@ -47,6 +47,10 @@ pub fn write(
         let product = [Reduction::Product { a, b }];
         let steps = if depth.count() <= WRITTEN_OUT { depth.count() as u32 } else { 1 };
         let form = RowForm { team: Team::Invocation { workgroup }, lanes: 1, steps, early: false };
+        return rows::write(writer, memory, kernel, (space, depth), &product, form, target);
+    }
+    if let Tile::Dots(form) = *tile {
+        let product = [Reduction::Product { a, b }];
         return rows::write(writer, memory, kernel, (space, depth), &product, form, target);
     }
     if !floats {
@@ -99,6 +103,7 @@ pub fn write(
                 vec![("SIZE", size), ("COLS", cols), ("ROWS", rows), ("ALONG_DEPTH", b_along_depth as u32)];
             (File::Matvec, constants, (rows, cols))
         }
+        Tile::Dots(_) => bug!("{}: no template", kernel.name),
         Tile::Direct { workgroup } => {
             (File::Conv, vec![("SIZE", workgroup), ("ALONG_ROWS", 0)], (1, workgroup))
         }
@@ -120,7 +125,7 @@ pub fn write(
             holes.load_four(writer, "load_b", in_b, if b_along_cols { COL } else { DEPTH }, b),
             holes.store_four(writer),
         ],
-        Tile::Matvec { .. } | Tile::Direct { .. } => [
+        Tile::Matvec { .. } | Tile::Dots(_) | Tile::Direct { .. } => [
             holes.load(writer, "load_a", in_a, a),
             holes.load(writer, "load_b", in_b, b),
             holes.store(writer),
@@ -133,7 +138,7 @@ pub fn write(
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);
     let workgroups = match tile {
-        Tile::Matmul { .. } | Tile::Matvec { .. } => {
+        Tile::Matmul { .. } | Tile::Matvec { .. } | Tile::Dots(_) => {
             batches as u64 * tiles(row_count, per_group.0) * tiles(col_count, per_group.1)
         }
         Tile::Direct { .. } => tiles(batches * row_count * col_count, per_group.1),

@@ -166,13 +166,7 @@ fn kernel(
         .chain(stages.iter().map(|it| it.value))
         .chain(operands.iter().copied())
         .collect();
-    let mut tensors: Vec<TensorId> = Vec::new();
-    for (tensor, _) in loads(&body, &roots) {
-        if !tensors.contains(&tensor) {
-            tensors.push(tensor);
-        }
-    }
-    tensors.extend(stores.iter().map(|it| it.tensor));
+    let tensors = kernel_tensors(&body, &roots, &stores);
     let ops = ops(loops, group);
     Kernel {
         name: name(&group.form, &ops),
@@ -184,6 +178,18 @@ fn kernel(
         stores,
         tensors,
     }
+}
+
+/// What a kernel reads, then what it writes, each once.
+pub fn kernel_tensors(body: &Body, roots: &[ExprId], stores: &[Store]) -> Vec<TensorId> {
+    let mut tensors: Vec<TensorId> = Vec::new();
+    for (tensor, _) in loads(body, roots) {
+        if !tensors.contains(&tensor) {
+            tensors.push(tensor);
+        }
+    }
+    tensors.extend(stores.iter().map(|it| it.tensor));
+    tensors
 }
 
 /// What was fused: op names in order, each run of nests of one node once.

@@ -141,6 +141,8 @@ pub enum Tile {
     },
     /// The template `matvec.wgsl`: a workgroup of `size` invocations makes `cols` results of one row.
     Matvec { size: u32, cols: u32 },
+    /// Each result is a row of its own along the depth, reduced like any row: vectors by matrices that lie along the depth.
+    Dots(RowForm),
     /// One invocation a result, the sum in a loop: depthwise and other small sums.
     Direct { workgroup: u32 },
 }

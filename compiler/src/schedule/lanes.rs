@@ -31,7 +31,11 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
         Skeleton::Map { space, lanes, .. } => all(Lanes::anywhere(0, space, *lanes)),
         Skeleton::Rows { outer, inner, form, .. } => all(Lanes::anywhere(outer.rank(), inner, form.lanes)),
         Skeleton::Contract { space, depth, rows, cols, a, b, tile, .. } => {
-            let &Tile::Matmul { a_along_rows, b_along_cols, .. } = tile else { return Vec::new() };
+            let (a_along_rows, b_along_cols) = match *tile {
+                Tile::Matmul { a_along_rows, b_along_cols, .. } => (a_along_rows, b_along_cols),
+                Tile::Dots(form) => return all(Lanes::anywhere(space.rank(), depth, form.lanes)),
+                Tile::Matvec { .. } | Tile::Direct { .. } => return Vec::new(),
+            };
             let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
             let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
             let stored: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();

@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod lanes;
 mod order;
 mod splice;
+mod split;
 pub mod text;
 mod tile;
 pub mod verify;
@@ -26,9 +27,10 @@ use crate::{lower::Loops, options::Options, target::Target};
 pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
     let fused = fuse::fuse(&loops, target, options);
     let kernels = build::kernels(&loops, &fused, target);
-    let kernels = order::ordered(kernels, &loops.tensors, &loops.outputs);
-    let schedule =
-        Schedule { tensors: loops.tensors, kernels, outputs: loops.outputs, refusals: fused.refusals };
+    let Loops { mut tensors, outputs, .. } = loops;
+    let kernels = split::split(kernels, &mut tensors, target);
+    let kernels = order::ordered(kernels, &tensors, &outputs);
+    let schedule = Schedule { tensors, kernels, outputs, refusals: fused.refusals };
     if cfg!(debug_assertions) {
         let faults = verify::verify(&schedule, target);
         assert!(faults.is_empty(), "after scheduling: {faults:#?}\n{schedule}");

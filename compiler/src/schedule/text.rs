@@ -161,6 +161,7 @@ spelled!(enum Team {
 spelled!(enum Tile {
     Matmul "matmul" { rows, cols, depth, rows_each, cols_each, block_rows, block_cols, a_along_rows, b_along_cols, split, buffers };
     Matvec "matvec" { size, cols };
+    Dots "dots" (form);
     Direct "direct" { workgroup };
 });
 

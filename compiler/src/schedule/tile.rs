@@ -10,6 +10,7 @@ use crate::{
     dtype::DType,
     index::{Atom, Index, linearise},
     lower::{Body, Expr, ExprId, TensorId, TensorInfo},
+    scalar::ReduceOp,
     shape::Shape,
     target::Target,
 };
@@ -164,6 +165,26 @@ pub fn row_form(
     RowForm { team, lanes, steps: steps as u32, early }
 }
 
+/// Rows from this length on are reduced in pieces where they are too few to fill the device: one workgroup reads as much in
+/// about the time of a launch.
+const LONG_ROW: usize = 1 << 15;
+
+/// Pieces of all rows together, and the shortest piece: several workgroups for each core, and few results to put together.
+const PIECES: usize = 2048;
+const SHORTEST_PIECE: usize = 4096;
+
+/// How many equal pieces each of `rows` rows of that length is reduced in, if that pays.
+pub fn pieces(rows: usize, length: usize) -> Option<usize> {
+    if rows == 0 || rows >= BUSY || length < LONG_ROW {
+        return None;
+    }
+    let most = (PIECES / rows).min(length / SHORTEST_PIECE);
+    let fits = |lanes: usize| (2..=most).rev().find(|it| length.is_multiple_of(it * lanes));
+    // Pieces that start at whole vectors, unless those are much larger.
+    let (aligned, any) = (fits(8), fits(1));
+    aligned.filter(|it| any.is_none_or(|any| it * 4 >= any)).or(any).filter(|it| *it >= 4)
+}
+
 /// Who shares a row of that many groups of neighbours. `few`: the device handles all rows at once.
 fn row_team(vectors: usize, few: bool, target: &Target) -> Team {
     let wanted = if few { vectors } else { vectors.div_ceil(2) };
@@ -240,7 +261,10 @@ pub fn contract(
             > run_along(body, operand, &extents, &steps, tensors)
     };
     let along = [longer(a, &rows), longer(b, &cols)];
-    let tile = contract_tile(&sizes, along, body.dtype(a), target);
+    let tile = match dots(&sizes, along, (a, b), body, (space, depth), tensors, target) {
+        Some(form) => Tile::Dots(form),
+        None => contract_tile(&sizes, along, body.dtype(a), target),
+    };
     Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, tile }
 }
 
@@ -249,6 +273,40 @@ struct Sizes {
     rows: usize,
     cols: usize,
     depth: usize,
+}
+
+/// How the products of one vector by a matrix that lies along the depth are shared out, where vectors of words can be read
+/// there: each element of the matrix is then read once, in the order of memory.
+fn dots(
+    sizes: &Sizes,
+    along: [bool; 2],
+    (a, b): (ExprId, ExprId),
+    body: &Body,
+    (space, depth): (&Shape, &Shape),
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Option<RowForm> {
+    if sizes.rows != 1 || sizes.depth < SHORT_SUM || along[1] || body.dtype(a) != DType::F32 {
+        return None;
+    }
+    let factors = [a, b].map(|value| Stage { op: ReduceOp::Sum, value });
+    let lanes = lanes((space.rank(), depth), body, &factors, &[], tensors, &|_| true);
+    if lanes < 4 {
+        return None;
+    }
+    let vectors = sizes.depth / lanes as usize;
+    let most = limited(SUBGROUPS_TOGETHER, target);
+    let wanted = vectors.div_ceil(AHEAD);
+    let (size, subgroup) = match target.subgroup {
+        Some((size, largest)) if size == largest && (4..=most).contains(&size) => {
+            let most = (most / size * size).min(size * size) as usize;
+            (wanted.next_multiple_of(size as usize).min(most) as u32, Some(size))
+        }
+        Some(_) | None => (wanted.next_power_of_two().max(32).min(1 << most.ilog2()) as u32, None),
+    };
+    let team = Team::Workgroup { size, subgroup };
+    let share = vectors.div_ceil(size as usize);
+    Some(RowForm { team, lanes, steps: share.min(AHEAD) as u32, early: false })
 }
 
 fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target) -> Tile {
