@@ -9,7 +9,7 @@ use std::{
 
 use wgfuse_compiler::target::Target;
 
-use crate::{counters::count, device::Gpu, error::DeviceError};
+use crate::{counters::count, device::Gpu, error::DeviceError, poll::wait};
 
 /// Uploads go in pieces of at most this many bytes, so that staging memory stays small.
 pub(crate) const PIECE: usize = 16 << 20;
@@ -88,29 +88,48 @@ pub(crate) async fn settle(gpu: &Gpu) -> Result<(), DeviceError> {
     gpu.scoped("an upload", || {
         gpu.queue.submit([]);
         // An error is a lost device, which the scope reports.
-        let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
+        let _ = wait(&gpu.device);
     })
     .await
 }
 
-/// Resolves once every buffer can be read.
-pub(crate) async fn map(gpu: &Gpu, buffers: &[wgpu::Buffer], wait: Wait) -> Result<(), DeviceError> {
-    let mut mapped = Vec::new();
+/// Buffers that can be read as long as this lives; the device writes to them again afterwards.
+pub(crate) struct Mapped<'a> {
+    gpu: &'a Gpu,
+    buffers: &'a [wgpu::Buffer],
+}
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        // What could not be mapped cannot be unmapped either.
+        let _refusals = self.gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        self.buffers.iter().for_each(wgpu::Buffer::unmap);
+    }
+}
+
+/// Resolves once every buffer can be read. None stays mapped, or on its way there, if the future is dropped before.
+pub(crate) async fn map<'a>(
+    gpu: &'a Gpu,
+    buffers: &'a [wgpu::Buffer],
+    wait: Wait,
+) -> Result<Mapped<'a>, DeviceError> {
+    let mut events = Vec::new();
+    let mapped = Mapped { gpu, buffers };
     for buffer in buffers {
         let event = Event::default();
         let done = event.clone();
         buffer.slice(..).map_async(wgpu::MapMode::Read, move |result| done.set(result));
-        mapped.push(event);
+        events.push(event);
     }
-    poll(gpu, wait);
-    for it in mapped {
+    attend(gpu, &events, wait);
+    for it in events {
         if let Err(error) = it.await {
             let why = gpu.lost().unwrap_or_else(|| error.to_string());
             gpu.lose(&why);
             return Err(DeviceError::Lost(why));
         }
     }
-    Ok(())
+    Ok(mapped)
 }
 
 /// Resolves once everything submitted so far is done.
@@ -119,32 +138,39 @@ pub(crate) async fn done(gpu: &Gpu, wait: Wait) -> Result<(), DeviceError> {
     let event = Event::default();
     let done = event.clone();
     gpu.queue.on_submitted_work_done(move || done.set(Ok(())));
-    poll(gpu, wait);
+    attend(gpu, std::slice::from_ref(&event), wait);
+    // An error is a lost device.
     let _ = event.await;
     gpu.lost().map_or(Ok(()), |why| Err(DeviceError::Lost(why)))
 }
 
-/// Sees to it that callbacks are called: here and now, or by the thread that attends to the device.
-fn poll(gpu: &Gpu, wait: Wait) {
-    match wait {
+/// Sees to it that the callbacks of `events` are called, here and now or by the thread that attends to the device; and that
+/// nobody waits for those that a lost device never calls.
+fn attend(gpu: &Gpu, events: &[Event], how: Wait) {
+    let forsaken = |events: &[Event]| events.iter().for_each(|it| it.set(Err(wgpu::BufferAsyncError)));
+    match how {
         Wait::Block => {
             #[cfg(not(target_arch = "wasm32"))]
             if gpu.hardware {
                 let start = std::time::Instant::now();
                 while start.elapsed() < SPIN {
-                    match gpu.device.poll(wgpu::PollType::Poll) {
+                    match crate::poll::poll(&gpu.device, wgpu::PollType::Poll) {
                         Ok(status) if status.is_queue_empty() => return,
                         Ok(_) => std::hint::spin_loop(),
                         Err(_) => break,
                     }
                 }
             }
-            if let Err(error) = gpu.device.poll(wgpu::PollType::wait_indefinitely()) {
-                gpu.lose(&error.to_string());
+            if let Err(why) = wait(&gpu.device) {
+                gpu.lose(&why);
+                forsaken(events);
             }
         }
         #[cfg(not(target_arch = "wasm32"))]
-        Wait::Yield => gpu.attend(),
+        Wait::Yield => {
+            let events = events.to_vec();
+            gpu.attend(Box::new(move || forsaken(&events)));
+        }
         #[cfg(target_arch = "wasm32")]
         Wait::Yield => {}
     }

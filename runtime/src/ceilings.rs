@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{Device, error::DeviceError};
+use crate::{Device, error::DeviceError, poll};
 
 /// The best of some hundred milliseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -17,13 +17,15 @@ pub struct Ceilings {
 impl Device {
     /// Measures what the device can do. Blocks for about a second.
     pub fn ceilings(&self) -> crate::Result<Ceilings> {
-        match self.wgpu() {
-            Some((device, queue)) => {
-                let gpu = Bench { device: &device, queue: &queue };
+        match self.is_gpu() {
+            true => pollster::block_on(async {
+                let gpu = self.gpu_now().await?;
+                let bench = Bench { device: &gpu.device, queue: &gpu.queue };
                 let largest = self.target().max_binding_size.min(self.target().max_buffer_size);
-                Ok(Ceilings { copy: gpu.copy(largest)?, arithmetic: gpu.arithmetic()? })
-            }
-            None => Ok(Ceilings { copy: host_copy(), arithmetic: host_arithmetic() }),
+                let both = || Ok(Ceilings { copy: bench.copy(largest)?, arithmetic: bench.arithmetic()? });
+                gpu.scoped("the ceilings", both).await?
+            }),
+            false => Ok(Ceilings { copy: host_copy(), arithmetic: host_arithmetic() }),
         }
     }
 }
@@ -172,9 +174,7 @@ impl Bench<'_> {
         let finished = encoder.finish();
         let start = Instant::now();
         self.queue.submit([finished]);
-        self.device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|it| DeviceError::Lost(it.to_string()))?;
+        poll::wait(self.device).map_err(DeviceError::Lost)?;
         Ok(start.elapsed())
     }
 }

@@ -45,6 +45,10 @@ enum Origin {
     Given,
 }
 
+/// Called if the device is lost before it is done.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) type Forsaken = Box<dyn FnOnce() + Send>;
+
 /// An open wgpu device, until it is lost.
 #[derive(Debug)]
 pub(crate) struct Gpu {
@@ -59,7 +63,7 @@ pub(crate) struct Gpu {
     recorder: OnceLock<Option<Arc<Recorder>>>,
     /// Wakes the thread that waits for the device.
     #[cfg(not(target_arch = "wasm32"))]
-    attendant: OnceLock<Sender<()>>,
+    attendant: OnceLock<Sender<Forsaken>>,
     lost: Arc<OnceLock<String>>,
 }
 
@@ -360,23 +364,28 @@ impl Gpu {
 
     /// Lets a thread of its own, which lives as long as `self`, wait until the device is done, so that callbacks are called.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn attend(&self) {
+    pub fn attend(&self, forsaken: Forsaken) {
+        let wait = |device: &wgpu::Device, lost: &OnceLock<String>, forsaken: Vec<Forsaken>| {
+            if let Err(why) = crate::poll::wait(device) {
+                let _ = lost.set(why);
+                forsaken.into_iter().for_each(|it| it());
+            }
+        };
         let start = || {
             let (sender, receiver) = channel();
-            let device = self.device.clone();
-            let wait = move || {
-                while receiver.recv().is_ok() {
+            let (device, lost) = (self.device.clone(), self.lost.clone());
+            let attend = move || {
+                while let Ok(first) = receiver.recv() {
                     // One wait is for all that was submitted before it.
-                    receiver.try_iter().for_each(|()| ());
-                    let _ = device.poll(wgpu::PollType::wait_indefinitely());
+                    wait(&device, &lost, std::iter::once(first).chain(receiver.try_iter()).collect());
                 }
             };
             // Without a thread nobody receives, and below it is waited here.
-            let _ = std::thread::Builder::new().name("wgfuse device".into()).spawn(wait);
+            let _ = std::thread::Builder::new().name("wgfuse device".into()).spawn(attend);
             sender
         };
-        if self.attendant.get_or_init(start).send(()).is_err() {
-            let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+        if let Err(unsent) = self.attendant.get_or_init(start).send(forsaken) {
+            wait(&self.device, &self.lost, vec![unsent.0]);
         }
     }
 

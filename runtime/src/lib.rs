@@ -23,6 +23,7 @@ mod model;
 mod inputs;
 mod pipeline_cache;
 mod store;
+mod poll;
 mod recorder;
 mod device;
 mod pipelines;

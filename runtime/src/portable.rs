@@ -9,6 +9,7 @@ use crate::{
     error::DeviceError,
     launch::Launch,
     pipelines::layout,
+    poll,
 };
 
 pub(crate) struct Command {
@@ -127,15 +128,13 @@ async fn stamps<'a, G: IntoIterator<Item = &'a Command>>(
         gpu.queue.submit([encoder.finish()]);
     })
     .await?;
-    buffers::map(gpu, std::slice::from_ref(&staging), wait).await?;
+    let _mapped = buffers::map(gpu, std::slice::from_ref(&staging), wait).await?;
     let view = staging
         .slice(..)
         .get_mapped_range()
         .map_err(|it| DeviceError::Refused { at: "the timestamps".into(), what: it.to_string() })?;
     let stamps: Vec<u64> =
         (view.chunks_exact(8)).map(|it| u64::from_le_bytes(it.try_into().expect("eight bytes"))).collect();
-    drop(view);
-    staging.unmap();
     let period = gpu.queue.get_timestamp_period() as f64 * 1e-9;
     Ok(stamps.chunks_exact(2).map(|it| it[1].saturating_sub(it[0]) as f64 * period).collect())
 }
@@ -169,7 +168,8 @@ pub(crate) async fn clocked_together(
             let finished = encoder.finish();
             let start = now();
             gpu.queue.submit([finished]);
-            let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
+            // An error is a lost device, which the scope reports.
+            let _ = poll::wait(&gpu.device);
             now() - start
         })
         .await

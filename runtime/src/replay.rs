@@ -202,7 +202,7 @@ impl Readback {
         wait: Wait,
         mut see: impl FnMut(usize, &[u8]),
     ) -> Result<(), DeviceError> {
-        buffers::map(gpu, &self.staging, wait).await?;
+        let _mapped = buffers::map(gpu, &self.staging, wait).await?;
         let mut fault = None;
         for (at, it) in self.copies.iter().enumerate() {
             let (staging, offset) = it.to;
@@ -211,7 +211,6 @@ impl Readback {
                 Err(error) => fault = Some(error.to_string()),
             }
         }
-        self.staging.iter().for_each(wgpu::Buffer::unmap);
         match fault {
             None => Ok(()),
             Some(what) => Err(DeviceError::Refused { at: "the read-back".into(), what }),

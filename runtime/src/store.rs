@@ -52,6 +52,9 @@ mod disk {
 
     use super::*;
 
+    /// What the names of our files end with: the folder may hold others, which are none of our business.
+    const ENDING: &str = ".wgfuse";
+
     /// Changes with what a blob of the same key means.
     const MAGIC: &[u8] = concat!("wgfuse ", env!("CARGO_PKG_VERSION"), " 1\n").as_bytes();
 
@@ -86,12 +89,12 @@ mod disk {
         }
 
         fn path(&self, kind: &str, key: &[u8]) -> PathBuf {
-            self.folder.join(format!("{kind}-{:032x}", xxh3_128(key)))
+            self.folder.join(format!("{kind}-{:032x}{ENDING}", xxh3_128(key)))
         }
 
         fn write(&self, path: &Path, key: &[u8], blob: &[u8]) -> io::Result<()> {
             fs::create_dir_all(&self.folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+            let mut file = tempfile::Builder::new().suffix(ENDING).tempfile_in(&self.folder)?;
             for part in [MAGIC, &sum(key, blob), &(key.len() as u64).to_le_bytes(), key, blob] {
                 file.write_all(part)?;
             }
@@ -103,6 +106,9 @@ mod disk {
             let mut all = Vec::new();
             for entry in fs::read_dir(&self.folder)? {
                 let entry = entry?;
+                if !entry.file_name().to_string_lossy().ends_with(ENDING) {
+                    continue;
+                }
                 // Another process may have removed it meanwhile.
                 if let Ok(it) = entry.metadata()
                     && it.is_file()

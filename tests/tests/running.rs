@@ -3,6 +3,9 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    fs,
+    task::{Context, Waker},
+    time::SystemTime,
 };
 
 use wgfuse::{
@@ -206,4 +209,48 @@ fn what_the_gpu_cannot_run_runs_on_the_processor_and_is_told() {
     let session = Session::with_options(&model, &gpu(), strict).unwrap();
     let error = session.run(&[("x", x)]).err().unwrap().to_string();
     assert!(error.contains("precise") || error.contains("cast"), "{error}");
+}
+
+#[test]
+fn a_run_that_is_dropped_before_its_end_leaves_nothing_behind() {
+    for way in [Replay::Portable, Replay::Recorded] {
+        let model = products_and_softmaxes(64);
+        let session = Session::with_options(&model, &gpu(), options()).unwrap().replay(way);
+        let x = input();
+        let whole = |x: &Tensor| session.run(&[("x", x.clone())]).unwrap()["y"].clone();
+        let expected = whole(&x);
+        let made = session.device().counts();
+        let mut unfinished = 0;
+        for _ in 0..20 {
+            let given = [("x", x.clone())];
+            let mut run = Box::pin(session.run_async(&given));
+            unfinished +=
+                usize::from(run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop(run);
+            assert_eq!(whole(&x), expected, "{way:?}");
+        }
+        assert!(unfinished > 0);
+        // Not even the tape was made anew.
+        assert_eq!(session.device().counts(), made, "{way:?}");
+    }
+}
+
+#[test]
+fn what_others_have_in_the_cache_folder_stays_there() {
+    let folder = std::env::temp_dir().join(format!("wgfuse-cache-{}", std::process::id()));
+    let (old, new) = (folder.join("photos.tar"), folder.join("letters.txt"));
+    fs::create_dir_all(&folder).unwrap();
+    // Larger than the cache may be, and older than all that is in it.
+    let file = fs::File::create(&old).unwrap();
+    file.set_len(2 << 30).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    fs::write(&new, "dear all").unwrap();
+    let device = gpu().cache_in(Some(&folder));
+    let model = products_and_softmaxes(1);
+    let session = Session::with_options(&model, &device, options()).unwrap().replay(Replay::Recorded);
+    session.run(&[("x", input())]).unwrap();
+    let kept = [&old, &new].map(|it| it.exists());
+    let files = fs::read_dir(&folder).unwrap().count();
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!((kept, files), ([true, true], 3));
 }

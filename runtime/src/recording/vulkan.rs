@@ -16,6 +16,7 @@ use crate::{
     device::Gpu,
     error::DeviceError,
     launch::Launch,
+    poll,
     recorder::{Recorder, fault},
 };
 
@@ -271,8 +272,9 @@ impl Recording {
         gpu.scoped("the timestamps", || self.submitted(gpu.queue.submit(commands))).await?;
         buffers::done(gpu, wait).await?;
         let mut stamps = vec![0u64; count as usize];
-        let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
-        // SAFETY: all queries were written by work that is over.
+        // Without `WAIT`, which has no end where a lost device has not written them.
+        let flags = vk::QueryResultFlags::TYPE_64;
+        // SAFETY: the pool has as many queries.
         unsafe { raw.get_query_pool_results(pool.pool, 0, &mut stamps, flags) }
             .map_err(|it| fault("the timestamps", it))?;
         let period = gpu.queue.get_timestamp_period() as f64 * 1e-9;
@@ -288,7 +290,7 @@ struct Queries<'a> {
 impl Drop for Queries<'_> {
     fn drop(&mut self) {
         // A future that is dropped early leaves its work pending.
-        let _ = self.recorder.device.poll(wgpu::PollType::wait_indefinitely());
+        let _ = poll::wait(&self.recorder.device);
         // SAFETY: nothing pending uses it.
         unsafe { self.recorder.raw.destroy_query_pool(self.pool, None) };
     }
@@ -297,11 +299,12 @@ impl Drop for Queries<'_> {
 impl Drop for Recording {
     fn drop(&mut self) {
         if let Some(index) = self.last.get_mut().expect("nothing panics inside").take() {
-            // An error is a lost device, on which nothing is pending.
-            let _ = self
-                .recorder
-                .device
-                .poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+            let device = &self.recorder.device;
+            let last = wgpu::PollType::Wait { submission_index: Some(index), timeout: None };
+            if poll::poll(device, last).is_err() {
+                // It failed as it was submitted; those before it may be pending. On a lost device nothing is.
+                let _ = poll::wait(device);
+            }
         }
         // SAFETY: the last submission is over; null handles are allowed.
         unsafe {
