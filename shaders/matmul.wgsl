@@ -25,6 +25,8 @@ const BLOCK_COLS: u32 = 16u;
 const A_ALONG_ROWS: bool = false;
 // Fours of b are neighbours along the columns, not along the depth.
 const B_ALONG_COLS: bool = true;
+// The depth is a whole number of slabs for each group of invocations.
+const DEPTH_WHOLE: bool = false;
 
 const FOUR: u32 = 4u;
 const DOWN: u32 = TILE_ROWS / ROWS_EACH;
@@ -108,8 +110,8 @@ fn put(first: u32, stride: u32, at: vec2<u32>, along_depth: bool, values: vec4<f
     }
 }
 
-// What member number `member` of a group loads of the slab that begins at `first_k`. Without a branch, so that drivers can
-// put it between the arithmetic: places out of range are moved into it, and what is beyond the depth becomes 0.
+// What member number `member` of a group loads of the slab that begins at `first_k`. Places out of range are moved into it.
+// Without a branch, and without looking at what was loaded, so that drivers can put it between the arithmetic.
 fn load(
     batch: u32,
     first_row: u32,
@@ -126,12 +128,12 @@ fn load(
     for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
         let at = vec2<u32>(first_row, first_k) + place(member + n * GROUP, TILE_ROW_FOURS, !A_ALONG_ROWS);
         let near = min(at, a_last);
-        (*a)[n] = select(vec4<f32>(), load_a(batch, near.x, near.y), at.y < depth());
+        (*a)[n] = load_a(batch, near.x, near.y);
     }
     for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
         let at = vec2<u32>(first_col, first_k) + place(member + n * GROUP, TILE_COL_FOURS, !B_ALONG_COLS);
         let near = min(at, b_last);
-        (*b)[n] = select(vec4<f32>(), load_b(batch, near.y, near.x), at.y < depth());
+        (*b)[n] = load_b(batch, near.y, near.x);
     }
 }
 
@@ -168,22 +170,28 @@ fn main(
     for (var step = 0u; step < steps; step += 1u) {
         let a_memory = (part * BUFFERS + step % BUFFERS) * SLAB;
         let b_memory = a_memory + TILE_DEPTH * A_STRIDE;
+        let first_k = (step * SPLIT + part) * TILE_DEPTH;
         for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
             let at = member + n * GROUP;
             if A_FOURS % GROUP == 0u || at < A_FOURS {
-                put(a_memory, A_STRIDE, place(at, TILE_ROW_FOURS, !A_ALONG_ROWS), !A_ALONG_ROWS, a_next[n]);
+                let within = place(at, TILE_ROW_FOURS, !A_ALONG_ROWS);
+                let inside = DEPTH_WHOLE || first_k + within.y < depth();
+                let values = select(vec4<f32>(), a_next[n], inside);
+                put(a_memory, A_STRIDE, within, !A_ALONG_ROWS, values);
             }
         }
         for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
             let at = member + n * GROUP;
             if B_FOURS % GROUP == 0u || at < B_FOURS {
-                put(b_memory, B_STRIDE, place(at, TILE_COL_FOURS, !B_ALONG_COLS), !B_ALONG_COLS, b_next[n]);
+                let within = place(at, TILE_COL_FOURS, !B_ALONG_COLS);
+                let inside = DEPTH_WHOLE || first_k + within.y < depth();
+                let values = select(vec4<f32>(), b_next[n], inside);
+                put(b_memory, B_STRIDE, within, !B_ALONG_COLS, values);
             }
         }
         workgroupBarrier();
         // The last turn loads what nobody uses: a branch would keep the loads apart from the arithmetic.
-        let next_k = ((step + 1u) * SPLIT + part) * TILE_DEPTH;
-        load(batch, first_row, first_col, next_k, member, &a_next, &b_next);
+        load(batch, first_row, first_col, first_k + SPLIT * TILE_DEPTH, member, &a_next, &b_next);
         for (var k = 0u; k < TILE_DEPTH; k += 1u) { // unrolled
             let a_at = a_memory + k * A_STRIDE + down;
             let b_at = b_memory + k * B_STRIDE + across;

@@ -36,6 +36,7 @@ pub fn devices(args: Args) -> Result<()> {
                     "features": {
                         "subgroup": target.subgroup,
                         "f16": target.f16,
+                        "cooperative": target.cooperative,
                         "i64": target.i64,
                         "timestamps": it.timestamps,
                     },
@@ -68,8 +69,9 @@ pub fn devices(args: Args) -> Result<()> {
             Some((low, high)) => format!("{low} to {high} wide"),
         };
         say!(
-            "   features    subgroups {subgroup}, f16 {}, 64-bit integers {}, timestamps {}",
+            "   features    subgroups {subgroup}, f16 {}, matrices of f16 {}, 64-bit integers {}, timestamps {}",
             yes(target.f16),
+            yes(!target.cooperative.is_empty()),
             yes(target.i64),
             yes(it.timestamps)
         );

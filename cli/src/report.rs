@@ -228,6 +228,9 @@ pub fn form(skeleton: &Skeleton) -> String {
             Team::Workgroup { .. } => format!("rows {outer} of {inner}, one a workgroup"),
         },
         Skeleton::Contract { space, depth, tile, .. } => match tile {
+            Tile::Cooperative { rows, cols, depth: step, .. } => {
+                format!("product {space} over {depth}, tiles of {rows}x{cols}x{step} on cooperative matrices")
+            }
             Tile::Matmul { rows, cols, depth: step, .. } => {
                 format!("product {space} over {depth}, tiles of {rows}x{cols}x{step}")
             }

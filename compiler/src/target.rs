@@ -29,6 +29,8 @@ pub struct Target {
     pub subgroup: Option<(u32, u32)>,
     /// 16-bit floats in shaders.
     pub f16: bool,
+    /// Rows, columns and depth of the matrices of f16 whose products a subgroup adds up in f32.
+    pub cooperative: Vec<[u32; 3]>,
     /// 64-bit integers in shaders.
     pub i64: bool,
 }
@@ -48,6 +50,7 @@ impl Target {
             max_workgroup_memory: u32::MAX,
             subgroup: None,
             f16: false,
+            cooperative: Vec::new(),
             i64: true,
         }
     }
@@ -66,6 +69,7 @@ impl Target {
             max_workgroup_memory: 16_384,
             subgroup: None,
             f16: false,
+            cooperative: Vec::new(),
             i64: false,
         }
     }
@@ -87,6 +91,9 @@ impl Target {
             max_workgroup_memory: self.max_workgroup_memory.min(other.max_workgroup_memory),
             subgroup: self.subgroup.and(other.subgroup).and(self.subgroup),
             f16: self.f16 && other.f16,
+            cooperative: (self.cooperative.iter().copied())
+                .filter(|it| other.cooperative.contains(it))
+                .collect(),
             i64: self.i64 && other.i64,
         }
     }

@@ -158,7 +158,7 @@ impl Device {
                 backend: info.backend.to_string(),
                 kind: kind(&info),
                 driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-                target: target(&info, features, &adapter.limits()),
+                target: target(&info, features, &adapter.limits(), cooperative(&adapter)),
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
                 suitable: info.device_type != wgpu::DeviceType::Cpu && suitable(&adapter),
             }
@@ -169,7 +169,8 @@ impl Device {
     /// The application's own device. It decides which features and limits there are.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Device {
         let info = device.adapter_info();
-        let target = target(&info, device.features(), &device.limits());
+        // A device does not say which matrices its adapter multiplies.
+        let target = target(&info, device.features(), &device.limits(), Vec::new());
         let counters = Arc::new(Counters::default());
         let store = Store::from_environment();
         let gpu = Gpu::new(device, queue, store.clone(), counters.clone(), Arc::default());
@@ -269,7 +270,7 @@ impl Device {
         let counters = Arc::new(Counters::default());
         let store = Store::from_environment();
         let gpu = open(&adapter, store.clone(), counters.clone()).await?;
-        let target = target(&info, gpu.device.features(), &gpu.device.limits());
+        let target = target(&info, gpu.device.features(), &gpu.device.limits(), cooperative(&adapter));
         Ok(Device::with(
             info.name.clone(),
             target,
@@ -452,6 +453,9 @@ async fn open(
         required_features: adapter.features() & wanted(),
         required_limits: limits,
         memory_hints: wgpu::MemoryHints::Performance,
+        // SAFETY: of the experimental features only cooperative matrices are asked for. Codegen's modules are validated, and use
+        // them as the adapter lists them, in uniform control flow and in bounds.
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
         ..Default::default()
     };
     let (device, queue) = adapter
@@ -469,7 +473,18 @@ async fn open(
 }
 
 fn wanted() -> wgpu::Features {
-    wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY
+    wgpu::Features::SUBGROUP
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+}
+
+/// Rows, columns and depth of the products of f16 that subgroups add up in f32.
+fn cooperative(adapter: &wgpu::Adapter) -> Vec<[u32; 3]> {
+    let (half, single) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+    let all = adapter.cooperative_matrix_properties().into_iter();
+    let fitting = all.filter(|it| it.ab_type == half && it.cr_type == single && !it.saturating_accumulation);
+    fitting.map(|it| [it.m_size, it.n_size, it.k_size]).collect()
 }
 
 async fn adapters() -> Vec<wgpu::Adapter> {
@@ -520,7 +535,12 @@ fn kind(info: &wgpu::AdapterInfo) -> &'static str {
     }
 }
 
-fn target(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Target {
+fn target(
+    info: &wgpu::AdapterInfo,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+    cooperative: Vec<[u32; 3]>,
+) -> Target {
     // No implementation promises one allocation of 4 GiB, whatever a buffer may have.
     const LARGEST_BUFFER: u64 = 0xffe0_0000;
     Target {
@@ -543,6 +563,10 @@ fn target(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Lim
         subgroup: (features.contains(wgpu::Features::SUBGROUP) && !cfg!(target_arch = "wasm32"))
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         f16: features.contains(wgpu::Features::SHADER_F16),
+        cooperative: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            true => cooperative,
+            false => Vec::new(),
+        },
         i64: false,
     }
 }

@@ -16,6 +16,8 @@ pub struct Gpu {
     queue: wgpu::Queue,
     /// Invocations of every subgroup, if there are subgroups of one size.
     pub subgroup: Option<u32>,
+    /// Whether they multiply matrices of 16 x 16 of f16 and add up in f32.
+    pub cooperative: bool,
 }
 
 /// The device that all tests share.
@@ -27,14 +29,32 @@ pub fn gpu() -> &'static Gpu {
         let adapter = device::adapter(describe);
         let mut limits = adapter.limits();
         limits.max_bind_groups = limits.max_bind_groups.min(8);
-        let required_features = adapter.features() & wgpu::Features::SUBGROUP;
-        let describe =
-            wgpu::DeviceDescriptor { required_features, required_limits: limits, ..Default::default() };
+        let required_features = adapter.features()
+            & (wgpu::Features::SUBGROUP
+                | wgpu::Features::SHADER_F16
+                | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let describe = wgpu::DeviceDescriptor {
+            required_features,
+            required_limits: limits,
+            // SAFETY: cooperative matrices are the only experimental feature among them; the modules are codegen's.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+            ..Default::default()
+        };
         let (device, queue) =
             pollster::block_on(adapter.request_device(&describe)).expect("the adapter opens");
         let info = adapter.get_info();
-        let one_size = !required_features.is_empty() && info.subgroup_min_size == info.subgroup_max_size;
-        Gpu { device, queue, subgroup: one_size.then_some(info.subgroup_min_size) }
+        let one_size = required_features.contains(wgpu::Features::SUBGROUP)
+            && info.subgroup_min_size == info.subgroup_max_size;
+        let (half, single) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+        let multiplies = adapter.cooperative_matrix_properties().iter().any(|it| {
+            (it.m_size, it.n_size, it.k_size, it.ab_type, it.cr_type) == (16, 16, 16, half, single)
+        });
+        Gpu {
+            device,
+            queue,
+            subgroup: one_size.then_some(info.subgroup_min_size),
+            cooperative: one_size && multiplies && required_features.contains(wgpu::Features::SHADER_F16),
+        }
     })
 }
 
@@ -117,7 +137,7 @@ impl Gpu {
 fn used_bindings(module: &naga::Module) -> Vec<bool> {
     let info = naga::valid::Validator::new(
         naga::valid::ValidationFlags::all(),
-        naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32 | naga::valid::Capabilities::SUBGROUP,
+        wgfuse_compiler::codegen::shader::CAPABILITIES,
     )
     .validate(module)
     .expect("codegen's modules are valid");

@@ -141,13 +141,19 @@ impl Case {
         let shader = self.shader(skeleton.clone());
         assert_eq!(shader.key, self.shader(skeleton.clone()).key, "the same kernel gives the same module");
         print_everywhere(&shader);
+        self.compare(&shader, skeleton, tolerance);
+        shader
+    }
+
+    /// Runs `shader`, which is that of `skeleton`, as `check` does.
+    pub fn compare(&self, shader: &Shader, skeleton: Skeleton, tolerance: f64) {
         let schedule = self.schedule(skeleton);
         let mut expected = self.values.clone();
         eval_kernel(&schedule.kernels[0], &schedule.tensors, &mut expected);
 
         for checked in [false, true] {
             run_and_compare(
-                &shader,
+                shader,
                 &schedule.kernels[0],
                 &schedule.tensors,
                 &self.values,
@@ -156,7 +162,6 @@ impl Case {
                 tolerance,
             );
         }
-        shader
     }
 }
 

@@ -1,6 +1,7 @@
-//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matvec.wgsl`, `conv.wgsl`), with
-//! everything that was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each result
-//! is a row of its own: vectors by matrices, sums of integers, and sums so short that they are written out.
+//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matmul_coop.wgsl`, `matvec.wgsl`,
+//! `conv.wgsl`), with everything that was fused before the product in `load_a` and `load_b` and everything after it in
+//! `store`, or each result is a row of its own: vectors by matrices, sums of integers, and sums so short that they are
+//! written out.
 
 use naga::{BinaryOperator, Block, MathFunction, Statement};
 
@@ -94,6 +95,31 @@ pub fn write(
                 ("BLOCK_COLS", block_cols),
                 ("A_ALONG_ROWS", a_along_rows as u32),
                 ("B_ALONG_COLS", b_along_cols as u32),
+                ("DEPTH_WHOLE", axes.count(DEPTH).is_multiple_of((depth * split) as usize) as u32),
+            ],
+            (rows, cols),
+        ),
+        Tile::Cooperative {
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            subgroup,
+            a_along_rows,
+            b_along_cols,
+        } => (
+            File::MatmulCoop,
+            vec![
+                ("TILE_ROWS", rows),
+                ("TILE_COLS", cols),
+                ("TILE_DEPTH", depth),
+                ("SUB_ROWS", rows_each),
+                ("SUB_COLS", cols_each),
+                ("SUBGROUP", subgroup),
+                ("A_ALONG_ROWS", a_along_rows as u32),
+                ("B_ALONG_COLS", b_along_cols as u32),
+                ("DEPTH_WHOLE", axes.count(DEPTH).is_multiple_of(depth as usize) as u32),
             ],
             (rows, cols),
         ),
@@ -120,7 +146,8 @@ pub fn write(
     let holes = Holes { axes: &axes, memory, kernel };
     let (in_a, in_b) = ([BATCH, ROW, DEPTH], [BATCH, DEPTH, COL]);
     let [load_a, load_b, store] = match *tile {
-        Tile::Matmul { a_along_rows, b_along_cols, .. } => [
+        Tile::Matmul { a_along_rows, b_along_cols, .. }
+        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [
             holes.load_four(writer, "load_a", in_a, if a_along_rows { ROW } else { DEPTH }, a),
             holes.load_four(writer, "load_b", in_b, if b_along_cols { COL } else { DEPTH }, b),
             holes.store_four(writer),
@@ -138,7 +165,7 @@ pub fn write(
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);
     let workgroups = match tile {
-        Tile::Matmul { .. } | Tile::Matvec { .. } | Tile::Dots(_) => {
+        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Matvec { .. } | Tile::Dots(_) => {
             batches as u64 * tiles(row_count, per_group.0) * tiles(col_count, per_group.1)
         }
         Tile::Direct { .. } => tiles(batches * row_count * col_count, per_group.1),

@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     lower::{TensorId, TensorInfo},
     schedule::{
-        Kernel,
+        Kernel, Skeleton, Tile,
         lanes::{self, Walk},
     },
     target::Target,
@@ -41,6 +41,8 @@ pub struct Held {
     pub whole: bool,
     /// Words of a unit: 1, 2 or 4.
     width: u32,
+    /// A unit is a vector of four f16 rather than of words.
+    halves: bool,
     parts: Vec<Part>,
     atomic: bool,
 }
@@ -62,6 +64,9 @@ impl Memory {
     ) -> Result<Memory, Error> {
         let mut memory = Memory::default();
         let walks = lanes::walks(kernel);
+        // What goes on to matrices of f16 is never made f32 in between.
+        let cooperative =
+            matches!(kernel.skeleton, Skeleton::Contract { tile: Tile::Cooperative { .. }, .. });
         for &tensor in &kernel.tensors {
             let info = &tensors[tensor];
             let dtype = info.ty.dtype;
@@ -79,6 +84,7 @@ impl Memory {
             let covers = |it: &Walk| it.writes && it.lanes.covers(kernel, tensor, &info.ty.shape, unit);
             let whole = written && unit > 1 && walks.iter().any(covers);
             let atomic = written && unit > 1 && !whole;
+            let halves = cooperative && !written && dtype == DType::F16 && width == 2;
             let step = match bytes <= target.max_binding_size {
                 true => bytes,
                 false => {
@@ -91,13 +97,17 @@ impl Memory {
             while offset < bytes {
                 let len = step.min(bytes - offset);
                 let number = memory.bindings.len() as u32;
-                let variable = writer.storage(number, Word::stored(dtype), width, atomic);
+                let variable = match halves {
+                    true => writer.storage_of_halves(number),
+                    false => writer.storage(number, Word::stored(dtype), width, atomic),
+                };
                 let at = |bytes: u64| (bytes / (4 * width as u64)) as u32;
                 parts.push(Part { variable, first: at(offset), end: at(offset + len) });
                 memory.bindings.push(Binding { tensor, offset, len });
                 offset += len;
             }
-            let held = Held { dtype, shape: info.ty.shape.clone(), unit, whole, width, parts, atomic };
+            let held =
+                Held { dtype, shape: info.ty.shape.clone(), unit, whole, width, halves, parts, atomic };
             memory.tensors.insert(tensor, held);
         }
         if memory.bindings.len() > target.max_storage_buffers as usize {
@@ -117,6 +127,16 @@ impl Memory {
     /// Element number `at` of `tensor`, a u32 in bounds.
     pub fn load(&self, code: &mut Code, tensor: TensorId, at: Handle) -> Handle {
         let held = self.held(tensor);
+        if held.halves {
+            let (two, three) = (code.u32(2), code.u32(3));
+            let unit = code.binary(BinaryOperator::ShiftRight, at, two);
+            let number = code.binary(BinaryOperator::And, at, three);
+            let half = held.load_unit(code, unit, &mut |code, pointer| {
+                let half = code.element(pointer, number);
+                code.load(half)
+            });
+            return code.convert(half, Word::F32);
+        }
         let storage = Storage::of(held.dtype);
         let word = match storage {
             Storage::Whole => at,
@@ -144,6 +164,10 @@ impl Memory {
     /// Element number `number` of a unit.
     pub fn element(&self, code: &mut Code, tensor: TensorId, unit: Handle, number: u64) -> Handle {
         let held = self.held(tensor);
+        if held.halves {
+            let half = code.component(unit, number as u32);
+            return code.convert(half, Word::F32);
+        }
         let per_word = held.dtype.per_word();
         let word = match held.width {
             1 => unit,

@@ -40,10 +40,15 @@ impl Shader {
     }
 }
 
-/// Without any capability but packing f16 in words, which WGSL has everywhere, and subgroups, which only kernels have that
-/// are scheduled for a target with them.
+/// What modules may use: packing f16 in words, which WGSL has everywhere; subgroups, f16 and cooperative matrices, which only
+/// kernels have that are scheduled for a target with them.
+pub const CAPABILITIES: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32
+    .union(Capabilities::SUBGROUP)
+    .union(Capabilities::SHADER_FLOAT16)
+    .union(Capabilities::COOPERATIVE_MATRIX);
+
 pub fn validate(module: &naga::Module) -> Result<ModuleInfo, Box<ValidationError>> {
-    Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP)
+    Validator::new(ValidationFlags::all(), CAPABILITIES)
         .validate(module)
         .map_err(|it| Box::new(it.into_inner()))
 }

@@ -57,7 +57,22 @@ impl Writer {
             true => self.ty(TypeInner::Atomic(word.scalar())),
             false => self.words(word, width),
         };
-        let ty = self.ty(TypeInner::Array { base, size: ArraySize::Dynamic, stride: 4 * width });
+        self.buffer(binding, base, 4 * width)
+    }
+
+    /// A storage buffer of vectors of four f16, at `binding` of group 0.
+    pub fn storage_of_halves(&mut self, binding: u32) -> naga::Handle<GlobalVariable> {
+        let base = self.ty(TypeInner::Vector { size: VectorSize::Quad, scalar: naga::Scalar::F16 });
+        self.buffer(binding, base, 8)
+    }
+
+    fn buffer(
+        &mut self,
+        binding: u32,
+        base: naga::Handle<Type>,
+        stride: u32,
+    ) -> naga::Handle<GlobalVariable> {
+        let ty = self.ty(TypeInner::Array { base, size: ArraySize::Dynamic, stride });
         let variable = GlobalVariable {
             name: Some(format!("b{binding}")),
             space: AddressSpace::Storage { access: StorageAccess::LOAD | StorageAccess::STORE },

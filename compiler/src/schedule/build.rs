@@ -8,6 +8,7 @@ use super::{
     fuse::{Fused, loads},
     group::{Form, Group, Level},
     kernel::{Kernel, Skeleton, Stage, Store},
+    product,
     splice::splice,
     tile,
 };
@@ -144,7 +145,7 @@ fn kernel(
             Skeleton::Rows { outer: outer.clone(), inner: inner.clone(), stages: stages.clone(), form }
         }
         (Form::Contract { space }, NestKind::Contract { depth, .. }) => {
-            tile::contract(space, depth, &body, (operands[0], operands[1]), &loops.tensors, target)
+            product::contract(space, depth, &body, (operands[0], operands[1]), &loops.tensors, target)
         }
         (Form::Attention { space }, NestKind::Attention { keys, channels, scale, zero_masked, .. }) => {
             Skeleton::Attention {

@@ -139,6 +139,19 @@ pub enum Tile {
         split: u32,
         buffers: u32,
     },
+    /// The template `matmul_coop.wgsl`, for operands that f16 holds exactly: a workgroup makes `rows` x `cols` results,
+    /// `rows_each` x `cols_each` a subgroup of `subgroup` invocations, stepping through `depth` at a time; all but
+    /// `subgroup` are multiples of 16. The rest as above.
+    Cooperative {
+        rows: u32,
+        cols: u32,
+        depth: u32,
+        rows_each: u32,
+        cols_each: u32,
+        subgroup: u32,
+        a_along_rows: bool,
+        b_along_cols: bool,
+    },
     /// The template `matvec.wgsl`: a workgroup of `size` invocations makes `cols` results of one row.
     Matvec { size: u32, cols: u32 },
     /// Each result is a row of its own along the depth, reduced like any row: vectors by matrices that lie along the depth.

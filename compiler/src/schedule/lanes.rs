@@ -32,7 +32,8 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
         Skeleton::Rows { outer, inner, form, .. } => all(Lanes::anywhere(outer.rank(), inner, form.lanes)),
         Skeleton::Contract { space, depth, rows, cols, a, b, tile, .. } => {
             let (a_along_rows, b_along_cols) = match *tile {
-                Tile::Matmul { a_along_rows, b_along_cols, .. } => (a_along_rows, b_along_cols),
+                Tile::Matmul { a_along_rows, b_along_cols, .. }
+                | Tile::Cooperative { a_along_rows, b_along_cols, .. } => (a_along_rows, b_along_cols),
                 Tile::Dots(form) => return all(Lanes::anywhere(space.rank(), depth, form.lanes)),
                 Tile::Matvec { .. } | Tile::Direct { .. } => return Vec::new(),
             };

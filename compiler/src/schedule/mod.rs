@@ -11,6 +11,7 @@ mod group;
 pub mod kernel;
 pub mod lanes;
 mod order;
+mod product;
 mod splice;
 mod split;
 pub mod text;

@@ -205,6 +205,7 @@ fn matmul_tiles() {
             names.into_iter().zip(tile).map(|(name, it)| (name, format!("{it}u"))).collect();
         consts.push(("A_ALONG_ROWS", a_by_rows.to_string()));
         consts.push(("B_ALONG_COLS", (!b_by_depth).to_string()));
+        consts.push(("DEPTH_WHOLE", product.depth.is_multiple_of(depth * tile[5]).to_string()));
         let groups = product.batches * product.rows.div_ceil(rows) * product.cols.div_ceil(cols);
         check_product("matmul", product, &consts, groups, 1000 + case as u64);
     }

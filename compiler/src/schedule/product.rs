@@ -1,0 +1,353 @@
+//! How products run on their target: what are rows and columns, which template, which tiles. Every tuned number of these
+//! choices is here.
+
+use slotmap::SlotMap;
+
+use super::{
+    kernel::{RowForm, Skeleton, Stage, Team, Tile, Vars},
+    tile::{AHEAD, BUSY, SUBGROUPS_TOGETHER, lanes, limited},
+};
+use crate::{
+    dtype::DType,
+    index::{Atom, Index, linearise},
+    lower::{Body, Expr, ExprId, TensorId, TensorInfo},
+    scalar::ReduceOp,
+    shape::Shape,
+    target::Target,
+};
+
+/// Sums shorter than this over few results a batch are not worth a tile.
+const SHORT_SUM: usize = 128;
+
+/// Rows and columns of a block of 32 invocations over a tile.
+const BLOCK: [u32; 2] = [4, 8];
+
+pub fn contract(
+    space: &Shape,
+    depth: &Shape,
+    body: &Body,
+    (a, b): (ExprId, ExprId),
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Skeleton {
+    let (mut a, mut b) = (a, b);
+    let (by_a, by_b) = (variables(body, a, space.rank()), variables(body, b, space.rank()));
+    let (mut batch, mut rows, mut cols) = (Vars::new(), Vars::new(), Vars::new());
+    for var in 0..space.rank() {
+        match (by_a[var], by_b[var]) {
+            (true, true) => batch.push(var),
+            (true, false) => rows.push(var),
+            (false, _) => cols.push(var),
+        }
+    }
+    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
+    // Columns lie next to each other in memory, and a vector is a row.
+    let innermost = (0..space.rank()).rev().find(|&it| space[it] > 1);
+    let turned = innermost.is_some_and(|it| rows.contains(&it)) && count(&cols) > 1;
+    let is_column = count(&cols) == 1 && count(&rows) > 1;
+    if turned || is_column {
+        std::mem::swap(&mut rows, &mut cols);
+        std::mem::swap(&mut a, &mut b);
+    }
+    let sizes = Sizes { batch: count(&batch), rows: count(&rows), cols: count(&cols), depth: depth.count() };
+    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
+    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
+    let longer = |operand, vars: &[usize]| {
+        run_along(body, operand, &extents, vars, tensors)
+            > run_along(body, operand, &extents, &steps, tensors)
+    };
+    let along = [longer(a, &rows), longer(b, &cols)];
+    let halves = [a, b].iter().all(|it| is_half(body, *it));
+    let tile = match dots(&sizes, along, (a, b), body, (space, depth), tensors, target) {
+        Some(form) => Tile::Dots(form),
+        None => match cooperative(&sizes, target).filter(|_| halves) {
+            Some(it) => it.tile(along, target),
+            None => contract_tile(&sizes, along, body.dtype(a), target),
+        },
+    };
+    Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, tile }
+}
+
+struct Sizes {
+    batch: usize,
+    rows: usize,
+    cols: usize,
+    depth: usize,
+}
+
+impl Sizes {
+    fn tiles(&self, [rows, cols]: [u32; 2]) -> usize {
+        self.batch * self.rows.div_ceil(rows as usize) * self.cols.div_ceil(cols as usize)
+    }
+}
+
+fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target) -> Tile {
+    let direct = Tile::Direct { workgroup: limited(64, target) };
+    // The templates sum in f32.
+    if dtype != DType::F32 || sizes.depth == 0 {
+        return direct;
+    }
+    if sizes.rows <= 4 {
+        let deep = sizes.depth >= SHORT_SUM;
+        return match (deep, sizes.rows) {
+            (true, _) => Tile::Matvec { size: limited(64, target), cols: 8 },
+            (false, _) => direct,
+        };
+    }
+    if sizes.cols < 8 && sizes.depth < SHORT_SUM {
+        return direct;
+    }
+    // A large tile reads least; one that leaves a part of the device idle takes longer than a smaller one.
+    let fitting: Vec<&Matmul> = MATMULS.iter().filter(|it| it.fits(sizes, target)).collect();
+    let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last());
+    busy.map_or(direct, |it| it.tile(along))
+}
+
+/// How the products of one vector by a matrix that lies along the depth are shared out, where vectors of words can be read
+/// there: each element of the matrix is then read once, in the order of memory.
+fn dots(
+    sizes: &Sizes,
+    along: [bool; 2],
+    (a, b): (ExprId, ExprId),
+    body: &Body,
+    (space, depth): (&Shape, &Shape),
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Option<RowForm> {
+    if sizes.rows != 1 || sizes.depth < SHORT_SUM || along[1] || body.dtype(a) != DType::F32 {
+        return None;
+    }
+    let factors = [a, b].map(|value| Stage { op: ReduceOp::Sum, value });
+    let lanes = lanes((space.rank(), depth), body, &factors, &[], tensors, &|_| true);
+    if lanes < 4 {
+        return None;
+    }
+    let vectors = sizes.depth / lanes as usize;
+    let most = limited(SUBGROUPS_TOGETHER, target);
+    let wanted = vectors.div_ceil(AHEAD);
+    let (size, subgroup) = match target.subgroup {
+        Some((size, largest)) if size == largest && (4..=most).contains(&size) => {
+            let most = (most / size * size).min(size * size) as usize;
+            (wanted.next_multiple_of(size as usize).min(most) as u32, Some(size))
+        }
+        Some(_) | None => (wanted.next_power_of_two().max(32).min(1 << most.ilog2()) as u32, None),
+    };
+    let team = Team::Workgroup { size, subgroup };
+    let share = vectors.div_ceil(size as usize);
+    Some(RowForm { team, lanes, steps: share.min(AHEAD) as u32, early: false })
+}
+
+/// Whether every value of an operand is one of f16.
+fn is_half(body: &Body, operand: ExprId) -> bool {
+    matches!(body.expr(operand), Expr::Cast(from) if body.dtype(*from) == DType::F16)
+}
+
+/// Sizes of the template `matmul_coop.wgsl`.
+struct Cooperative {
+    /// Of the results of a workgroup and of a subgroup.
+    tile: [u32; 2],
+    each: [u32; 2],
+    depth: u32,
+}
+
+/// Largest first, as measured on a large GPU with subgroups of 32.
+const COOPERATIVES: [Cooperative; 4] = [
+    Cooperative { tile: [128, 256], each: [64, 64], depth: 32 },
+    Cooperative { tile: [128, 128], each: [64, 64], depth: 32 },
+    Cooperative { tile: [64, 64], each: [32, 32], depth: 64 },
+    Cooperative { tile: [32, 32], each: [16, 16], depth: 64 },
+];
+
+/// Fewer of the smallest tiles of cooperative matrices than this take longer than invocations that share the depth.
+const FEW_TILES: usize = 32;
+
+/// The largest tile of cooperative matrices that keeps the device busy or else the smallest, where it has such matrices.
+fn cooperative(sizes: &Sizes, target: &Target) -> Option<&'static Cooperative> {
+    let size = subgroup(target)?;
+    let fitting: Vec<&Cooperative> = COOPERATIVES.iter().filter(|it| it.fits(sizes, size, target)).collect();
+    let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last())?;
+    (busy.workgroups(sizes) >= FEW_TILES).then_some(*busy)
+}
+
+/// The size of all subgroups of a target whose subgroups multiply matrices of 16 x 16.
+fn subgroup(target: &Target) -> Option<u32> {
+    let (least, most) = target.subgroup?;
+    let multiplies = target.f16 && target.cooperative.contains(&[16, 16, 16]);
+    (multiplies && least == most).then_some(most)
+}
+
+impl Cooperative {
+    fn subgroups(&self) -> u32 {
+        self.tile[0] / self.each[0] * (self.tile[1] / self.each[1])
+    }
+
+    fn workgroups(&self, sizes: &Sizes) -> usize {
+        sizes.tiles(self.tile)
+    }
+
+    /// Whether the target, with subgroups of `size`, can run it: every invocation loads as much as any other.
+    fn fits(&self, sizes: &Sizes, size: u32, target: &Target) -> bool {
+        let invocations = self.subgroups() * size;
+        self.tile.iter().all(|it| (self.depth / 4 * it).is_multiple_of(invocations))
+            && sizes.depth >= self.depth as usize
+            && invocations <= limited(u32::MAX, target)
+            && self.memory() <= target.max_workgroup_memory
+    }
+
+    /// Bytes of workgroup memory at most, as `matmul_coop.wgsl` counts them.
+    fn memory(&self) -> u32 {
+        let padded = |size: u32| size * self.depth + 8 * size.max(self.depth);
+        let halves: u32 = self.tile.iter().map(|&it| padded(it)).sum();
+        2 * halves + 1024 * self.subgroups()
+    }
+
+    fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
+        let &Cooperative { tile: [rows, cols], each: [rows_each, cols_each], depth } = self;
+        let subgroup = subgroup(target).unwrap_or_else(|| crate::bug!("no subgroups of one size"));
+        Tile::Cooperative { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols }
+    }
+}
+
+/// Sizes of the template `matmul.wgsl`.
+struct Matmul {
+    /// Of the results of a workgroup and of an invocation.
+    tile: [u32; 2],
+    each: [u32; 2],
+    depth: u32,
+    split: u32,
+    buffers: u32,
+}
+
+const fn matmul(tile: [u32; 2], each: [u32; 2], depth: u32, split: u32, buffers: u32) -> Matmul {
+    Matmul { tile, each, depth, split, buffers }
+}
+
+/// Largest tiles first; of one size, the fastest first that was measured on a large GPU, then those that need less memory or
+/// less depth.
+const MATMULS: [Matmul; 20] = [
+    matmul([128, 256], [8, 16], 16, 1, 1),
+    matmul([128, 128], [8, 8], 16, 1, 2),
+    matmul([128, 128], [8, 8], 8, 1, 1),
+    matmul([64, 128], [8, 8], 8, 2, 2),
+    matmul([64, 128], [8, 8], 8, 1, 2),
+    matmul([64, 64], [8, 8], 8, 4, 2),
+    matmul([64, 64], [8, 8], 8, 2, 1),
+    matmul([64, 64], [4, 4], 8, 1, 2),
+    matmul([32, 64], [8, 8], 8, 8, 1),
+    matmul([32, 64], [8, 4], 8, 2, 2),
+    matmul([32, 64], [4, 4], 8, 1, 2),
+    matmul([32, 32], [8, 4], 8, 8, 2),
+    matmul([32, 32], [8, 4], 8, 4, 1),
+    matmul([32, 32], [4, 4], 8, 2, 2),
+    matmul([32, 32], [4, 4], 8, 1, 2),
+    matmul([16, 32], [8, 4], 8, 16, 1),
+    matmul([16, 32], [4, 4], 8, 8, 2),
+    matmul([16, 32], [4, 4], 8, 4, 2),
+    matmul([16, 32], [4, 4], 8, 2, 2),
+    matmul([16, 32], [4, 4], 8, 1, 2),
+];
+
+impl Matmul {
+    fn invocations(&self) -> u32 {
+        self.tile[0] / self.each[0] * (self.tile[1] / self.each[1]) * self.split
+    }
+
+    /// Bytes of workgroup memory, as `matmul.wgsl` counts them.
+    fn memory(&self) -> u32 {
+        let [rows, cols] = self.tile;
+        let slabs = self.buffers * self.depth * (rows + cols + 8);
+        let sums = if self.split > 1 { 4 * rows / self.each[0] * cols } else { 0 };
+        4 * self.split * slabs.max(sums)
+    }
+
+    fn workgroups(&self, sizes: &Sizes) -> usize {
+        sizes.tiles(self.tile)
+    }
+
+    /// Whether the target can run it, and every group of invocations has at least two slabs to add up.
+    fn fits(&self, sizes: &Sizes, target: &Target) -> bool {
+        self.invocations() <= limited(u32::MAX, target)
+            && self.memory() <= target.max_workgroup_memory
+            && (self.split == 1 || sizes.depth >= 2 * (self.split * self.depth) as usize)
+    }
+
+    fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2]) -> Tile {
+        let &Matmul { tile: [rows, cols], each: [rows_each, cols_each], depth, split, buffers } = self;
+        let (down, across) = (rows / rows_each, cols / cols_each);
+        // Invocations of a subgroup that form a block read fewer elements than those in a line.
+        let (block_rows, block_cols) = match down % BLOCK[0] == 0 && across % BLOCK[1] == 0 {
+            true => (BLOCK[0], BLOCK[1]),
+            false => (1, across),
+        };
+        Tile::Matmul {
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            block_rows,
+            block_cols,
+            a_along_rows,
+            b_along_cols,
+            split,
+            buffers,
+        }
+    }
+}
+
+/// How many elements of the largest tensor that `operand` reads lie next to each other in memory along `vars`: 0 if
+/// neighbours there are none in memory.
+fn run_along(
+    body: &Body,
+    operand: ExprId,
+    extents: &Shape,
+    vars: &[usize],
+    tensors: &SlotMap<TensorId, TensorInfo>,
+) -> usize {
+    let needed = body.needed([operand]);
+    let reads = body.iter().filter_map(|(id, expr, _)| match expr {
+        Expr::Load { tensor, at, .. } if needed[id.0 as usize] => Some((&tensors[*tensor].ty.shape, at)),
+        _ => None,
+    });
+    let widest = reads.reduce(|most, it| if it.0.count() > most.0.count() { it } else { most });
+    let inner = vars.iter().copied().rev().find(|&it| extents[it] > 1);
+    let (Some((shape, at)), Some(inner)) = (widest, inner) else { return 0 };
+    let address = linearise(at, shape);
+    let place = |number: i64| {
+        address.eval(&mut |leaf| match leaf {
+            Atom::Var { axis, .. } => (*axis as usize == inner) as i64 * number,
+            Atom::Data { low, .. } => *low,
+            Atom::Div(..) | Atom::Mod(..) => crate::bug!("not a leaf"),
+        })
+    };
+    if place(1) - place(0) == 1 { extents[inner] } else { 0 }
+}
+
+/// Which of the variables 0..rank `root` depends on.
+fn variables(body: &Body, root: ExprId, rank: usize) -> Vec<bool> {
+    let needed = body.needed([root]);
+    let mut found = vec![false; rank];
+    let mut see = |index: &Index| {
+        index.leaves(&mut |leaf| {
+            if let Atom::Var { axis, .. } = leaf
+                && (*axis as usize) < rank
+            {
+                found[*axis as usize] = true;
+            }
+        })
+    };
+    for (id, expr, _) in body.iter() {
+        match expr {
+            _ if !needed[id.0 as usize] => {}
+            Expr::Coord(at) => see(at),
+            Expr::Load { at, .. } => at.iter().for_each(&mut see),
+            Expr::Const(_)
+            | Expr::Param(_)
+            | Expr::Unary(..)
+            | Expr::Binary(..)
+            | Expr::Select(..)
+            | Expr::Cast(_) => {}
+        }
+    }
+    found
+}
