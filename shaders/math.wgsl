@@ -156,6 +156,12 @@ fn wg_tanh_f32(x: f32) -> f32 {
     return select(select(large, small, t < 0.62), x, wg_isnan_f32(x));
 }
 
+// h * h / 2 for h >= 1. Drivers that multiply in another order may square h first, which overflows: they do not see
+// through a half made of bits.
+fn wg_half_square_f32(h: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(h) - 0x00800000u) * h;
+}
+
 fn wg_sinh_f32(x: f32) -> f32 {
     let s = x * x;
     var p = fma(s, 2.8174397e-06, 0.00019836066);
@@ -164,13 +170,13 @@ fn wg_sinh_f32(x: f32) -> f32 {
     let small = fma(x * s, p, x);
     // The square of exp(|x|/2), because exp(|x|) overflows before sinh does.
     let h = wg_exp_f32(0.5 * abs(x));
-    let large = wg_copysign_f32(0.5 * h * h - 0.5 / (h * h), x);
+    let large = wg_copysign_f32(wg_half_square_f32(h) - 0.5 / h / h, x);
     return select(select(large, small, abs(x) <= 1.0), x, wg_isnan_f32(x));
 }
 
 fn wg_cosh_f32(x: f32) -> f32 {
     let h = wg_exp_f32(0.5 * abs(x));
-    return 0.5 * h * h + 0.5 / (h * h);
+    return wg_half_square_f32(h) + 0.5 / h / h;
 }
 
 fn wg_asinh_f32(x: f32) -> f32 {

@@ -1,11 +1,14 @@
 //! Adapters to devices. A `Device` is a GPU opened through wgpu or the processor; either way it says, as a `Target`, what
 //! the compiler may use. A lost GPU is opened again when it is next needed.
 
-#[cfg(not(target_arch = "wasm32"))]
-use std::sync::mpsc::{Sender, channel};
 use std::{
     path::Path,
     sync::{Arc, Mutex, OnceLock},
+};
+#[cfg(not(target_arch = "wasm32"))]
+use std::{
+    sync::mpsc::{Sender, channel},
+    thread::{self, JoinHandle},
 };
 
 use wgfuse_compiler::target::{Place, Target};
@@ -63,7 +66,7 @@ pub(crate) struct Gpu {
     recorder: OnceLock<Option<Arc<Recorder>>>,
     /// Wakes the thread that waits for the device.
     #[cfg(not(target_arch = "wasm32"))]
-    attendant: OnceLock<Sender<Forsaken>>,
+    attendant: OnceLock<Option<Attendant>>,
     lost: Arc<OnceLock<String>>,
 }
 
@@ -366,27 +369,13 @@ impl Gpu {
     /// Lets a thread of its own, which lives as long as `self`, wait until the device is done, so that callbacks are called.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn attend(&self, forsaken: Forsaken) {
-        let wait = |device: &wgpu::Device, lost: &OnceLock<String>, forsaken: Vec<Forsaken>| {
-            if let Err(why) = crate::poll::wait(device) {
-                let _ = lost.set(why);
-                forsaken.into_iter().for_each(|it| it());
-            }
+        let new = || Attendant::new(self.device.clone(), self.lost.clone());
+        let unsent = match self.attendant.get_or_init(new) {
+            Some(attendant) => attendant.wake(forsaken),
+            None => Err(forsaken),
         };
-        let start = || {
-            let (sender, receiver) = channel();
-            let (device, lost) = (self.device.clone(), self.lost.clone());
-            let attend = move || {
-                while let Ok(first) = receiver.recv() {
-                    // One wait is for all that was submitted before it.
-                    wait(&device, &lost, std::iter::once(first).chain(receiver.try_iter()).collect());
-                }
-            };
-            // Without a thread nobody receives, and below it is waited here.
-            let _ = std::thread::Builder::new().name("wgfuse device".into()).spawn(attend);
-            sender
-        };
-        if let Err(unsent) = self.attendant.get_or_init(start).send(forsaken) {
-            wait(&self.device, &self.lost, vec![unsent.0]);
+        if let Err(forsaken) = unsent {
+            wait(&self.device, &self.lost, vec![forsaken]);
         }
     }
 
@@ -437,6 +426,61 @@ impl Gpu {
         let usage = wgpu::BufferUsages::COPY_SRC;
         let descriptor = wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: true };
         self.device.create_buffer(&descriptor).slice(..).get_mapped_range().is_ok()
+    }
+}
+
+/// Waits for all that was submitted; if the device is lost meanwhile, tells those whom wgpu will not call back.
+#[cfg(not(target_arch = "wasm32"))]
+fn wait(device: &wgpu::Device, lost: &OnceLock<String>, forsaken: Vec<Forsaken>) {
+    if let Err(why) = crate::poll::wait(device) {
+        let _ = lost.set(why);
+        forsaken.into_iter().for_each(|it| it());
+    }
+}
+
+/// A thread that waits for a device whenever it is woken.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Debug)]
+struct Attendant {
+    waker: Option<Sender<Forsaken>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Attendant {
+    /// `None` where there are no more threads.
+    fn new(device: wgpu::Device, lost: Arc<OnceLock<String>>) -> Option<Attendant> {
+        let (waker, woken) = channel();
+        let attend = move || {
+            while let Ok(first) = woken.recv() {
+                // One wait is for all that was submitted before it.
+                wait(&device, &lost, std::iter::once(first).chain(woken.try_iter()).collect());
+            }
+        };
+        let thread = thread::Builder::new().name("wgfuse device".into()).spawn(attend).ok()?;
+        Some(Attendant { waker: Some(waker), thread: Some(thread) })
+    }
+
+    fn wake(&self, forsaken: Forsaken) -> std::result::Result<(), Forsaken> {
+        match &self.waker {
+            Some(waker) => waker.send(forsaken).map_err(|it| it.0),
+            None => Err(forsaken),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Drop for Attendant {
+    /// Waits for the thread: left alone it might give up the device while the program ends, which drivers do not survive.
+    fn drop(&mut self) {
+        self.waker = None;
+        match self.thread.take() {
+            // A callback on the thread itself may have held the last of the device.
+            Some(thread) if thread.thread().id() != thread::current().id() => {
+                let _ = thread.join();
+            }
+            _ => {}
+        }
     }
 }
 

@@ -75,8 +75,8 @@ fn input() -> Tensor {
     Random::new(5).tensor(&Type::new(DType::F32, [4, 16]), 1)
 }
 
-/// What a run of `model` allocates on this thread: the least of several runs, since growing a buffer once
-/// is not growth with every run.
+/// What a run of `model` allocates on this thread: the least of several runs, since growing a buffer once is not growth with
+/// every run. Another thread waits for the device, since looking whether it is done allocates too.
 fn allocations(model: &Model, device: &Device, way: Replay) -> u64 {
     let session = Session::with_options(model, device, options()).unwrap().replay(way);
     let x = input();
@@ -85,7 +85,7 @@ fn allocations(model: &Model, device: &Device, way: Replay) -> u64 {
     }
     let one = |_| {
         let before = ALLOCATIONS.with(Cell::get);
-        session.run(&[("x", x.clone())]).unwrap();
+        pollster::block_on(session.run_async(&[("x", x.clone())])).unwrap();
         ALLOCATIONS.with(Cell::get) - before
     };
     (0..10).map(one).min().unwrap()
