@@ -7,7 +7,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use wgfuse_compiler::target::Target;
+use wgfuse_compiler::{
+    plan::alignment_on,
+    target::{Place, Target},
+};
 
 use crate::{counters::count, device::Gpu, error::DeviceError, poll::wait};
 
@@ -64,7 +67,7 @@ pub(crate) async fn row(
     let mut spots: Vec<(usize, u64)> = Vec::new();
     let mut totals: Vec<u64> = Vec::new();
     for &size in sizes {
-        let behind = totals.last().map(|it| it.next_multiple_of(target.offset_alignment.max(8)));
+        let behind = totals.last().map(|it| it.next_multiple_of(alignment_on(Place::Gpu, target)));
         match behind.filter(|it| it + size <= target.max_buffer_size) {
             Some(offset) => {
                 spots.push((totals.len() - 1, offset));

@@ -425,6 +425,9 @@ impl Gpu {
     fn makes_buffers(&self) -> bool {
         let usage = wgpu::BufferUsages::COPY_SRC;
         let descriptor = wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: true };
+        // An application's device may end the program at an error that nobody asked about.
+        let _invalid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let _full = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         self.device.create_buffer(&descriptor).slice(..).get_mapped_range().is_ok()
     }
 }

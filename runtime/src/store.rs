@@ -63,7 +63,7 @@ mod disk {
         pub fn get(&self, kind: &str, key: &[u8]) -> Option<Vec<u8>> {
             let path = self.path(kind, key);
             let mut bytes = Vec::new();
-            let mut file = fs::File::options().read(true).append(true).open(&path).ok()?;
+            let file = fs::File::options().read(true).append(true).open(&path).ok()?;
             (&file).take(self.limit).read_to_end(&mut bytes).ok()?;
             match payload(&bytes, key) {
                 Some(start) => {
@@ -74,7 +74,8 @@ mod disk {
                 }
                 None => {
                     tracing::warn!("{} is damaged or not ours and is left out", path.display());
-                    let _ = file.flush();
+                    // Some systems remove no open file.
+                    drop(file);
                     let _ = fs::remove_file(&path);
                     None
                 }

@@ -148,10 +148,10 @@ pub fn bytes_on(place: Place, ty: &Type) -> u64 {
     }
 }
 
-/// Slices of a buffer of `place` start at multiples of this.
+/// Slices of a buffer of `place` start at multiples of this: on the GPU, of the largest vector too that is read at once.
 pub fn alignment_on(place: Place, target: &Target) -> u64 {
     match place {
-        Place::Gpu => target.offset_alignment.max(4),
+        Place::Gpu => target.offset_alignment.max(16),
         Place::Cpu => 64,
     }
 }
