@@ -239,7 +239,7 @@ pub fn form(skeleton: &Skeleton) -> String {
             Tile::Direct { .. } => format!("product {space} over {depth}, one an invocation"),
         },
         Skeleton::Attention { space, keys, tile, .. } => {
-            format!("attention {space} over {keys} keys, {} queries a workgroup", tile.queries)
+            format!("attention {space} over {keys} keys, {} rows a workgroup", tile.rows)
         }
     }
 }

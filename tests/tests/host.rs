@@ -569,7 +569,16 @@ fn attention_of_every_float() {
                 k,
                 v,
                 mask,
-                tile: AttentionTile { size: 64, queries: 8, keys: 8 },
+                last_key: None,
+                tile: AttentionTile {
+                    size: 64,
+                    rows: 8,
+                    across: 8,
+                    heads: 1,
+                    parts: 1,
+                    hold_keys: true,
+                    hold_values: true,
+                },
             };
             case.check(&format!("{dtype} masked {masked} {zero_masked}"), skeleton, 1e-5);
         }

@@ -1,18 +1,20 @@
 //! Skeleton: attention, by the template `attention.wgsl`, with everything that was fused before it in its loads and
 //! everything after it in its store.
 
+use naga::{BinaryOperator, MathFunction};
+
 use super::{
-    body::Scope,
     grid,
+    holes::Holes,
     library::{self, File},
     memory::Memory,
     types::Word,
-    writer::{Code, Writer},
+    writer::{Code, FunctionHandle, Writer},
 };
 use crate::{
     bug,
     error::Error,
-    schedule::{Kernel, Skeleton},
+    schedule::{Kernel, LastKey, Skeleton},
     target::Target,
 };
 
@@ -23,6 +25,7 @@ const QUERY: usize = 2;
 const VALUE_CHANNEL: usize = 3;
 const KEY: usize = 4;
 const CHANNEL: usize = 5;
+const NAMES: [&str; 6] = ["b", "h", "i", "e", "j", "d"];
 
 /// Writes the entry point; gives the workgroups to dispatch.
 pub fn write(
@@ -31,30 +34,36 @@ pub fn write(
     kernel: &Kernel,
     target: &Target,
 ) -> Result<[u32; 3], Error> {
-    let Skeleton::Attention { space, keys, channels, scale, zero_masked, q, k, v, mask, tile } =
+    let Skeleton::Attention { space, keys, channels, scale, zero_masked, q, k, v, mask, last_key, tile } =
         &kernel.skeleton
     else {
         bug!("{}: not attention", kernel.name)
     };
-    let extents = [space[0], space[1], space[2], space[3], *keys, *channels];
+    let holes = Holes {
+        memory,
+        kernel,
+        extents: space.iter().chain([keys, channels]).copied().collect(),
+        groups: (0..6).map(|it| [it].into_iter().collect()).collect(),
+        names: &NAMES,
+    };
     if *channels == 0 {
         let node = kernel.origins.first().map_or("", |it| it);
         return Err(Error::unsupported("Attention", node, "queries have no channels"));
     }
     let constants = [
         ("SIZE", tile.size),
-        ("QUERIES", tile.queries),
-        ("KEYS", tile.keys),
+        ("ROWS", tile.rows),
+        ("ACROSS", tile.across),
+        ("HEADS", tile.heads),
+        ("PARTS", tile.parts),
+        ("HOLD_KEYS", tile.hold_keys as u32),
+        ("HOLD_VALUES", tile.hold_values as u32),
         ("CHANNELS", *channels as u32),
         ("VALUE_CHANNELS", space[VALUE_CHANNEL] as u32),
     ];
     let template = library::library(File::Attention, &constants);
     for (name, var) in [("batches", BATCH), ("heads", HEAD), ("queries", QUERY), ("keys", KEY)] {
-        let mut code = Code::new(writer, name);
-        code.result(Word::U32);
-        let count = code.u32(extents[var] as u32);
-        code.give(Some(count));
-        let function = code.function();
+        let function = holes.size(writer, name, var);
         template.fill(writer, name, function);
     }
     let mut code = Code::new(writer, "scale");
@@ -71,46 +80,50 @@ pub fn write(
     let function = code.function();
     template.fill(writer, "zero_masked", function);
 
+    let function = seen(writer, *last_key, *keys as u32);
+    template.fill(writer, "seen", function);
     let loads = [
-        ("load_q", [BATCH, HEAD, QUERY, CHANNEL], Some(*q)),
-        ("load_k", [BATCH, HEAD, KEY, CHANNEL], Some(*k)),
-        ("load_v", [BATCH, HEAD, KEY, VALUE_CHANNEL], Some(*v)),
-        ("load_mask", [BATCH, HEAD, QUERY, KEY], *mask),
+        ("load_q", [BATCH, HEAD, QUERY, CHANNEL], CHANNEL, *q),
+        ("load_k", [BATCH, HEAD, KEY, CHANNEL], CHANNEL, *k),
+        ("load_v", [BATCH, HEAD, KEY, VALUE_CHANNEL], VALUE_CHANNEL, *v),
     ];
-    for (name, vars, value) in loads {
-        let mut code = Code::new(writer, name);
-        let mut scope = Scope::new(&kernel.body, memory);
-        arguments(&mut code, &mut scope, vars, &extents);
-        code.result(Word::F32);
-        let value = match value {
-            Some(value) => scope.value(&mut code, value),
-            None => code.f32(0.0),
-        };
-        code.give(Some(value));
-        let function = code.function();
+    for (name, vars, along, value) in loads {
+        let function = holes.load_four(writer, name, &vars, along, value);
         template.fill(writer, name, function);
     }
-    let mut code = Code::new(writer, "store");
-    let mut scope = Scope::new(&kernel.body, memory);
-    arguments(&mut code, &mut scope, [BATCH, HEAD, QUERY, VALUE_CHANNEL], &extents);
-    let value = code.argument("value", Word::F32);
-    scope.param(value, Word::F32);
-    for store in &kernel.stores {
-        scope.store(&mut code, store);
+    if let Some(mask) = mask {
+        let function = holes.load(writer, "load_mask", &[BATCH, HEAD, QUERY, KEY], *mask);
+        template.fill(writer, "load_mask", function);
     }
-    let function = code.function();
+    let function = holes.store_four(writer, &[BATCH, HEAD, QUERY, VALUE_CHANNEL], VALUE_CHANNEL);
     template.fill(writer, "store", function);
 
     template.entry_point(writer);
-    let tiles = (space[QUERY] as u64).div_ceil(tile.queries as u64);
-    grid::fold(space[BATCH] as u64 * space[HEAD] as u64 * tiles, tile.size, &kernel.name, target)
+    let heads = tile.heads as u64;
+    let tiles = (space[QUERY] as u64 * heads).div_ceil(tile.rows as u64);
+    grid::fold(space[BATCH] as u64 * (space[HEAD] as u64 / heads) * tiles, tile.size, &kernel.name, target)
 }
 
-/// An argument for each of `vars`.
-fn arguments(code: &mut Code, scope: &mut Scope, vars: [usize; 4], extents: &[usize; 6]) {
-    for var in vars {
-        let value = code.argument(["b", "h", "i", "e", "j", "d"][var], Word::U32);
-        let value = scope.leaf(value, extents[var]);
-        scope.bind([var], [value]);
-    }
+/// How many keys a query sees at most, of `keys`.
+fn seen(writer: &mut Writer, last_key: Option<LastKey>, keys: u32) -> FunctionHandle {
+    let mut code = Code::new(writer, "seen");
+    let query = code.argument("i", Word::U32);
+    code.result(Word::U32);
+    let seen = match last_key {
+        None => code.u32(keys),
+        Some(LastKey { each, first }) => {
+            let count = i64::from(first) + 1;
+            // Moved up so that nothing is negative, and back after.
+            let lift = (-count).max(0) as u32;
+            let (by, start) = (code.u32(each), code.u32((count + lift as i64) as u32));
+            let (lift, most) = (code.u32(lift), code.u32(keys));
+            let moved = code.binary(BinaryOperator::Multiply, query, by);
+            let sum = code.binary(BinaryOperator::Add, moved, start);
+            let above = code.math(MathFunction::Max, &[sum, lift]);
+            let count = code.binary(BinaryOperator::Subtract, above, lift);
+            code.math(MathFunction::Min, &[count, most])
+        }
+    };
+    code.give(Some(seen));
+    code.function()
 }

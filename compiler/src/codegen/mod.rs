@@ -5,6 +5,7 @@
 
 mod attention;
 mod body;
+mod holes;
 mod contract;
 mod grid;
 mod unroll;

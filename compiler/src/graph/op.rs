@@ -197,7 +197,8 @@ pub enum Op {
     },
     /// q [b, h, s, d], k [b, g, t, d], v [b, g, t, e] with g dividing h; `mask` is added to the scores and broadcasts to
     /// [b, h, s, t]. softmax(q k^T * scale + mask) v. With `causal`, key j is seen by query i only if j <= i + t - s.
-    /// A row of the scores that is -inf everywhere gives 0 if `zero_masked`, else NaN.
+    /// A row of the scores that is -inf everywhere gives 0 if `zero_masked`, else NaN. A NaN or an infinity in a hidden key or
+    /// its value need not spread.
     Attention {
         scale: Real,
         causal: bool,

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use slotmap::SecondaryMap;
 
 use super::{
+    attention,
     fuse::{Fused, loads},
     group::{Form, Group, Level},
     kernel::{Kernel, Skeleton, Stage, Store},
@@ -158,7 +159,11 @@ fn kernel(
                 k: operands[1],
                 v: operands[2],
                 mask: operands.get(3).copied(),
-                tile: tile::attention(space, *keys, *channels, target),
+                last_key: operands.get(3).and_then(|&mask| attention::last_key(&body, mask)),
+                tile: {
+                    let heads = attention::sharing_heads(&body, [operands[1], operands[2]], space[1]);
+                    tile::attention(space, *keys, *channels, heads, target)
+                },
             }
         }
         (Form::Contract { .. } | Form::Attention { .. }, _) => crate::bug!("an anchor of another kind"),

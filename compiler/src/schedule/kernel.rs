@@ -75,7 +75,8 @@ pub enum Skeleton {
         b: ExprId,
         tile: Tile,
     },
-    /// As `NestKind::Attention`; `Param(0)` is the result at variables 0..4.
+    /// As `NestKind::Attention`; `Param(0)` is the result at variables 0..4. Where there is a `last_key`, keys after it have
+    /// a mask of -inf.
     Attention {
         space: Shape,
         keys: usize,
@@ -86,6 +87,7 @@ pub enum Skeleton {
         k: ExprId,
         v: ExprId,
         mask: Option<ExprId>,
+        last_key: Option<LastKey>,
         tile: AttentionTile,
     },
 }
@@ -160,13 +162,26 @@ pub enum Tile {
     Direct { workgroup: u32 },
 }
 
-/// The template `attention.wgsl`: a workgroup of `size` invocations makes `queries` rows of the result, stepping through
-/// `keys` at a time.
+/// The last key that query `i` sees: number `each * i + first`, which may be negative or past the last. It fits an i32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LastKey {
+    pub each: u32,
+    pub first: i32,
+}
+
+/// The template `attention.wgsl`: a workgroup of `size` invocations makes `rows` rows of the result, a row a query of one of
+/// `heads` neighbouring heads, whose keys and values are the same; `across` invocations share a row, going through
+/// 4 `across` keys at a time. In `parts` of them each takes a share of the keys for the same value channels. Queries and keys, and
+/// values, are held in workgroup memory or read where they are used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct AttentionTile {
     pub size: u32,
-    pub queries: u32,
-    pub keys: u32,
+    pub rows: u32,
+    pub across: u32,
+    pub heads: u32,
+    pub parts: u32,
+    pub hold_keys: bool,
+    pub hold_values: bool,
 }
 
 /// Two nests that stayed apart, by the names of their origins.

@@ -50,7 +50,16 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
             ];
             parts.into_iter().flatten().collect()
         }
-        Skeleton::Attention { .. } => Vec::new(),
+        Skeleton::Attention { space, keys, channels, q, k, v, .. } => {
+            let extents: Shape = space.iter().chain([keys, channels]).copied().collect();
+            let stored: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
+            let along = |var: usize, roots: Vec<ExprId>, writes: bool| {
+                Lanes::fours(&extents, &[var]).map(|lanes| Walk { lanes, roots, writes })
+            };
+            // Channels are variable 5, value channels 3.
+            let parts = [along(5, vec![*q, *k], false), along(3, vec![*v], false), along(3, stored, true)];
+            parts.into_iter().flatten().collect()
+        }
     }
 }
 

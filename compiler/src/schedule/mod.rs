@@ -3,6 +3,7 @@
 //! In: `Loops`, one nest a node. Out: `Schedule`, in which every nest that anything needs is computed by exactly one
 //! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
+mod attention;
 mod build;
 mod cost;
 pub mod eval;
@@ -19,7 +20,7 @@ mod tile;
 pub mod verify;
 
 pub use kernel::{
-    AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
+    AttentionTile, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
 };
 pub use lanes::Lanes;
 

@@ -21,7 +21,9 @@ use std::fmt::{self, Display, Formatter};
 use slotmap::SlotMap;
 
 use super::{
-    kernel::{AttentionTile, Kernel, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Why},
+    kernel::{
+        AttentionTile, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Why,
+    },
     verify::roots,
 };
 use crate::{
@@ -147,7 +149,7 @@ spelled!(enum Skeleton {
     Map "map" { space, workgroup, lanes };
     Rows "rows" { outer, inner, stages, form };
     Contract "contract" { space, depth, batch, rows, cols, a, b, tile };
-    Attention "attention" { space, keys, channels, scale, zero_masked, q, k, v, mask, tile };
+    Attention "attention" { space, keys, channels, scale, zero_masked, q, k, v, mask, last_key, tile };
 });
 
 spelled!(struct RowForm { team, lanes, steps, early });
@@ -166,7 +168,9 @@ spelled!(enum Tile {
     Direct "direct" { workgroup };
 });
 
-spelled!(struct AttentionTile { size, queries, keys });
+spelled!(struct LastKey { each, first });
+
+spelled!(struct AttentionTile { size, rows, across, heads, parts, hold_keys, hold_values });
 
 spelled!(enum Why {
     Cycle "cycle";

@@ -219,21 +219,74 @@ fn runs_along(body: &Body, root: ExprId, first_inner: usize, inner: &Shape) -> b
     })
 }
 
-pub fn attention(space: &Shape, keys: usize, channels: usize, target: &Target) -> AttentionTile {
-    let (queries, value_channels) = (space[2], space[3]);
-    let widest = channels.max(value_channels) as u32;
-    let mut tile = AttentionTile { size: limited(256, target), queries: 8, keys: 32 };
-    // Query rows, one step of keys or values, and the scores between them: see `attention.wgsl`.
-    let memory =
-        |it: &AttentionTile| 4 * (it.queries * widest + it.keys * (widest + 1) + it.queries * it.keys);
-    while memory(&tile) > target.max_workgroup_memory && (tile.keys > 1 || tile.queries > 1) {
-        if tile.keys > 1 && tile.keys >= tile.queries { tile.keys /= 2 } else { tile.queries /= 2 }
+/// Sizes of the template `attention.wgsl`: invocations, rows, invocations that share a row; and how many workgroups there
+/// must be.
+struct Attention(u32, u32, u32, usize);
+
+/// Most rows first, which read least; for each number the fastest first that was measured on a large GPU, then those that need
+/// less memory.
+const ATTENTIONS: [Attention; 12] = [
+    Attention(128, 64, 8, 512),
+    Attention(128, 32, 16, 256),
+    Attention(128, 32, 8, 256),
+    Attention(256, 16, 32, 64),
+    Attention(128, 16, 16, 64),
+    Attention(64, 16, 8, 64),
+    Attention(64, 16, 4, 64),
+    Attention(64, 8, 16, 64),
+    Attention(64, 8, 8, 64),
+    Attention(32, 8, 4, 64),
+    Attention(64, 4, 16, 0),
+    Attention(16, 4, 4, 0),
+];
+
+/// For channels so many that workgroup memory holds not even a few of them.
+const NOTHING_HELD: Attention = Attention(64, 4, 16, 0);
+
+/// `heads` neighbours have the same keys and values.
+pub fn attention(
+    space: &Shape,
+    keys: usize,
+    channels: usize,
+    heads: usize,
+    target: &Target,
+) -> AttentionTile {
+    let fours = |channels: usize| channels.div_ceil(4) as u32;
+    let (fours, value_fours) = (fours(channels), fours(space[3]).max(1));
+    let tile = |it: &Attention, hold_keys: bool, hold_values: bool| {
+        let &Attention(size, rows, across, _) = it;
+        let values_across = value_fours.next_power_of_two().min(across);
+        let parts = across / values_across;
+        AttentionTile { size, rows, across, heads: heads as u32, parts, hold_keys, hold_values }
+    };
+    // Bytes of workgroup memory, as `attention.wgsl` counts them.
+    let memory = |it: &AttentionTile| {
+        let (rows, across, fours) = (it.rows as u64, it.across as u64, fours as u64);
+        let (held, keys) = (it.hold_keys as u64, 4 * across);
+        let in_turn = (held * keys * (fours | 1)).max(rows * (across | 1));
+        let values = it.hold_values as u64 * keys * value_fours as u64;
+        16 * (held * rows * (fours | 1) + in_turn + values + rows * across / 4 + 2)
+    };
+    let rows = space[2] * heads;
+    let groups = (space[0] * space[1] / heads.max(1)).max(1);
+    // Steps and tiles no larger than what there is.
+    let close = |it: &&Attention| {
+        let (first, few) = (it.1 as usize <= rows.next_power_of_two().max(4), 4 * it.2 as usize);
+        first && few <= keys.next_power_of_two().max(16)
+    };
+    let fits = |it: &AttentionTile| {
+        it.size <= limited(u32::MAX, target) && memory(it) <= target.max_workgroup_memory as u64
+    };
+    for (hold_keys, hold_values) in [(true, true), (true, false)] {
+        let fitting: Vec<(AttentionTile, usize)> = (ATTENTIONS.iter().filter(close))
+            .map(|it| (tile(it, hold_keys, hold_values), it.3))
+            .filter(|(it, _)| fits(it))
+            .collect();
+        let enough =
+            |(it, wanted): &&(AttentionTile, usize)| groups * rows.div_ceil(it.rows as usize) >= *wanted;
+        if let Some((found, _)) = fitting.iter().find(enough).or(fitting.last()) {
+            return *found;
+        }
     }
-    while tile.queries as usize >= 2 * queries.max(1) {
-        tile.queries /= 2;
-    }
-    while tile.keys as usize >= 2 * keys.max(1) {
-        tile.keys /= 2;
-    }
-    tile
+    tile(&NOTHING_HELD, false, false)
 }

@@ -3,11 +3,13 @@
 //! - no tensor is written twice, or read and written by one kernel;
 //! - `Kernel::tensors` lists reads, then writes, each once;
 //! - a kernel binds no more buffers than the target allows;
+//! - of attention, keys that are left out are hidden, and heads that share keys and values do;
 //! - what `lower::verify` says of bodies holds, and stores are inside their tensors and of their type.
 
 use std::collections::BTreeSet;
 
 use super::{
+    attention::{last_key as last_key_of, sharing_heads},
     fuse::loads,
     kernel::{Kernel, Schedule, Skeleton, Store},
 };
@@ -65,6 +67,15 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
             params: kernel.skeleton.params(),
         };
         scope.body(&kernel.body, &roots, &mut fault);
+        if let Skeleton::Attention { space, k, v, mask, last_key, tile, .. } = &kernel.skeleton {
+            let exist = roots.iter().all(|it| (it.0 as usize) < kernel.body.len());
+            if exist && last_key.is_some() && *last_key != mask.and_then(|it| last_key_of(&kernel.body, it)) {
+                fault("leaves out keys that are not hidden".to_owned());
+            }
+            if exist && !sharing_heads(&kernel.body, [*k, *v], space[1]).is_multiple_of(tile.heads as usize) {
+                fault(format!("{} heads do not share keys and values", tile.heads));
+            }
+        }
         for Store { tensor, at, value } in &kernel.stores {
             scope.coords(&kernel.body, *tensor, at, false, &mut fault);
             if kernel.body.dtype(*value) != schedule.tensors[*tensor].ty.dtype {

@@ -198,7 +198,7 @@ macro_rules! numbers {
     )+};
 }
 
-numbers! { u32 u64 usize }
+numbers! { u32 u64 usize i32 }
 
 /// A key: 32 hexadecimal digits.
 impl Text for u128 {

@@ -274,6 +274,8 @@ enum Mask {
 struct Heads {
     /// batches, heads, queries, keys, channels, value channels
     sizes: [u32; 6],
+    /// Neighbouring heads that have the same keys and values.
+    share: u32,
     mask: Mask,
     zero_masked: bool,
 }
@@ -309,25 +311,29 @@ fn attention_row(scores: &[f64], zero_masked: bool, value: impl Fn(usize) -> f64
     weights.iter().enumerate().map(|(j, it)| it / total * value(j)).sum()
 }
 
-fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, seed: u64) {
-    let Heads { sizes: [nb, nh, ni, nj, nd, ne], mask, zero_masked } = heads;
+fn check_attention(heads: Heads, consts: &[(&str, String)], rows: u32, seed: u64) {
+    let Heads { sizes: [nb, nh, ni, nj, nd, ne], share, mask, zero_masked } = heads;
     let label = format!("attention {heads:?} {consts:?} seed {seed}");
     let mut random = Random::new(seed);
     let planes = nb * nh;
     let q = random.floats((planes * ni * nd) as usize);
-    let k = random.floats((planes * nj * nd) as usize);
-    let v = random.floats((planes * nj * ne) as usize);
+    // Of every `share` heads the first has keys and values.
+    let k = random.floats((planes / share * nj * nd) as usize);
+    let v = random.floats((planes / share * nj * ne) as usize);
     let masks: Vec<f32> = (0..ni)
         .flat_map(|i| (0..nj).map(move |j| (i, j)))
         .map(|(i, j)| mask_of(mask, i, j, &mut random))
         .collect();
     let scale = 1.7f32;
     let len = planes * ni * ne;
-    let load = |array: &str, count: u32, index: &str, width: u32, channel: &str| {
+    let load = |array: &str, count: u32, index: &str, width: u32, channel: &str, share: u32| {
+        let own = nh / share;
         format!(
-            "if b >= {nb}u || h >= {nh}u || {index} >= {count}u || {channel} >= {width}u {{ \
-                atomicAdd(&counts[{len}u], 1u); return 0.0; }} \
-             return {array}[((b * {nh}u + h) * {count}u + {index}) * {width}u + {channel}];"
+            "if b >= {nb}u || h >= {nh}u || h % {share}u != 0u || {index} >= {count}u || {channel} >= {width}u \
+                || {channel} % 4u != 0u {{ atomicAdd(&counts[{len}u], 1u); return vec4<f32>(); }} \
+             var four: vec4<f32>; for (var n = 0u; n < 4u; n += 1u) {{ if {channel} + n < {width}u {{ \
+                four[n] = {array}[((b * {own}u + h / {share}u) * {count}u + {index}) * {width}u + {channel} + n]; }} }} \
+             return four;"
         )
     };
     let holes = [
@@ -337,9 +343,18 @@ fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, s
         ("keys", format!("return {nj}u;")),
         ("scale", format!("return {scale:?};")),
         ("zero_masked", format!("return {zero_masked};")),
-        ("load_q", load("q_values", ni, "i", nd, "d")),
-        ("load_k", load("k_values", nj, "j", nd, "d")),
-        ("load_v", load("v_values", nj, "j", ne, "e")),
+        // Keys after the query are hidden where the mask says so.
+        (
+            "seen",
+            if mask == Mask::Infinite {
+                format!("return min(i + 1u, {nj}u);")
+            } else {
+                format!("return {nj}u;")
+            },
+        ),
+        ("load_q", load("q_values", ni, "i", nd, "d", 1)),
+        ("load_k", load("k_values", nj, "j", nd, "d", share)),
+        ("load_v", load("v_values", nj, "j", ne, "e", share)),
         (
             "load_mask",
             format!(
@@ -350,10 +365,11 @@ fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, s
         (
             "store",
             format!(
-                "if b >= {nb}u || h >= {nh}u || i >= {ni}u || e >= {ne}u {{ \
+                "if b >= {nb}u || h >= {nh}u || i >= {ni}u || e >= {ne}u || e % 4u != 0u {{ \
                     atomicAdd(&counts[{len}u], 1u); return; }} \
-                 let at = ((b * {nh}u + h) * {ni}u + i) * {ne}u + e; results[at] = value; \
-                 atomicAdd(&counts[at], 1u);"
+                 for (var n = 0u; n < min({ne}u - e, 4u); n += 1u) {{ \
+                    let at = ((b * {nh}u + h) * {ni}u + i) * {ne}u + e + n; results[at] = values[n]; \
+                    atomicAdd(&counts[at], 1u); }}"
             ),
         ),
     ];
@@ -361,7 +377,7 @@ fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, s
     let mut consts = consts.to_vec();
     consts.extend([("CHANNELS", format!("{nd}u")), ("VALUE_CHANNELS", format!("{ne}u"))]);
     let source = filled("attention", &consts, &holes, &bindings);
-    let groups = planes * ni.div_ceil(queries_each);
+    let groups = planes / share * (ni * share).div_ceil(rows);
     let got = results(&label, &source, &[&q, &k, &v, &masks], len as usize, groups);
     for plane in 0..planes {
         for i in 0..ni {
@@ -370,7 +386,7 @@ fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, s
                     let dot: f64 = (0..nd)
                         .map(|d| {
                             f64::from(q[((plane * ni + i) * nd + d) as usize])
-                                * f64::from(k[((plane * nj + j) * nd + d) as usize])
+                                * f64::from(k[((plane / share * nj + j) * nd + d) as usize])
                         })
                         .sum();
                     // Rounded, because where the mask is -3.4e38 the rest of the score is lost in f32.
@@ -379,7 +395,7 @@ fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, s
                 .collect();
             for e in 0..ne {
                 let want = attention_row(&scores, zero_masked, |j| {
-                    f64::from(v[((plane * nj + j as u32) * ne + e) as usize])
+                    f64::from(v[((plane / share * nj + j as u32) * ne + e) as usize])
                 });
                 let got = f64::from(got[((plane * ni + i) * ne + e) as usize]);
                 let tolerance = if mask == Mask::Steep { 2e-4 } else { 1e-5 };
@@ -392,26 +408,39 @@ fn check_attention(heads: Heads, consts: &[(&str, String)], queries_each: u32, s
 
 #[test]
 fn attention_rows() {
-    // size, queries, keys
-    let tiles = [[128, 16, 32], [64, 4, 16], [64, 1, 64], [32, 3, 8], [64, 5, 16], [128, 8, 64]];
+    // size, rows, across
+    let tiles = [[128, 16, 32], [64, 4, 16], [64, 32, 8], [32, 8, 4], [16, 8, 16], [128, 64, 8]];
     let masks = [Mask::None, Mask::Infinite, Mask::Large, Mask::Steep, Mask::Special];
     let mut random = Random::new(34);
     for case in 0..30 {
-        let [size, queries, keys] = tiles[case % tiles.len()];
+        let [size, rows, across] = tiles[case % tiles.len()];
+        let share = random.between(1, 3);
         let heads = Heads {
             sizes: [
                 random.between(1, 2),
-                random.between(1, 3),
+                share * random.between(1, 2),
                 random.between(1, 20),
                 random.between(1, 90),
                 random.between(1, 40),
                 random.between(1, 40),
             ],
+            share,
             mask: masks[case % masks.len()],
             zero_masked: case % 2 == 0,
         };
-        let consts =
-            [("SIZE", size), ("QUERIES", queries), ("KEYS", keys)].map(|(n, it)| (n, format!("{it}u")));
-        check_attention(heads, &consts, queries, 4000 + case as u64);
+        let values_across = heads.sizes[5].div_ceil(4).next_power_of_two().min(across);
+        let parts = if case % 3 == 0 { 1 } else { across / values_across };
+        let hold = [(case % 4 != 1) as u32, (case % 4 != 3) as u32];
+        let consts = [
+            ("SIZE", size),
+            ("ROWS", rows),
+            ("ACROSS", across),
+            ("HEADS", share),
+            ("PARTS", parts),
+            ("HOLD_KEYS", hold[0]),
+            ("HOLD_VALUES", hold[1]),
+        ]
+        .map(|(n, it)| (n, format!("{it}u")));
+        check_attention(heads, &consts, rows, 4000 + case as u64);
     }
 }

@@ -1,0 +1,210 @@
+//! Functions for the holes of templates: what a kernel reads and stores at a point that is given by numbers.
+//!
+//! A template numbers its loops; each number stands for a group of the kernel's loop variables, row-major. Functions of
+//! fours handle four neighbours along one group, of which the first is in range and a multiple of 4: past the last, loads
+//! give 0 and stores do nothing.
+
+use naga::{BinaryOperator, Block, MathFunction, Statement};
+
+use super::{
+    body::{Frame, Scope, Step},
+    memory::Memory,
+    types::Word,
+    writer::{Code, FunctionHandle, Handle, Writer},
+};
+use crate::{
+    bug,
+    index::{Index, delinearise},
+    lower::{Coords, ExprId},
+    schedule::{Kernel, Lanes, Vars},
+    shape::Shape,
+};
+
+/// The loop variables of a kernel in groups that a template numbers through.
+pub struct Holes<'k> {
+    pub memory: &'k Memory,
+    pub kernel: &'k Kernel,
+    /// Of every variable.
+    pub extents: Shape,
+    pub groups: Vec<Vars>,
+    /// Of the groups.
+    pub names: &'static [&'static str],
+}
+
+impl Holes<'_> {
+    fn scope(&self) -> Scope<'_> {
+        Scope::new(&self.kernel.body, self.memory)
+    }
+
+    fn shape(&self, group: usize) -> Shape {
+        self.groups[group].iter().map(|&it| self.extents[it]).collect()
+    }
+
+    /// Numbers of a group.
+    pub fn count(&self, group: usize) -> usize {
+        self.shape(group).count()
+    }
+
+    /// A function without arguments that gives the count of `group`.
+    pub fn size(&self, writer: &mut Writer, name: &str, group: usize) -> FunctionHandle {
+        let mut code = Code::new(writer, name);
+        code.result(Word::U32);
+        let count = code.u32(self.count(group) as u32);
+        code.give(Some(count));
+        code.function()
+    }
+
+    /// An argument for each of `groups`.
+    fn arguments(&self, code: &mut Code, groups: &[usize]) -> Vec<(usize, Handle)> {
+        groups.iter().map(|&group| (group, code.argument(self.names[group], Word::U32))).collect()
+    }
+
+    /// The variables of a group follow from its number.
+    fn bind(&self, scope: &mut Scope, group: usize, number: Handle) {
+        let number = scope.leaf(number, self.count(group));
+        scope.bind(self.groups[group].iter().copied(), delinearise(&number, &self.shape(group)));
+    }
+
+    pub fn load(&self, writer: &mut Writer, name: &str, groups: &[usize], value: ExprId) -> FunctionHandle {
+        let mut code = Code::new(writer, name);
+        let mut scope = self.scope();
+        for (group, number) in self.arguments(&mut code, groups) {
+            self.bind(&mut scope, group, number);
+        }
+        code.result(Word::F32);
+        let value = scope.value(&mut code, value);
+        code.give(Some(value));
+        code.function()
+    }
+
+    pub fn store(&self, writer: &mut Writer, groups: &[usize]) -> FunctionHandle {
+        let mut code = Code::new(writer, "store");
+        let mut scope = self.scope();
+        for (group, number) in self.arguments(&mut code, groups) {
+            self.bind(&mut scope, group, number);
+        }
+        let sum = code.argument("value", Word::F32);
+        scope.param(sum, Word::F32);
+        self.kernel.stores.iter().for_each(|it| scope.store(&mut code, it));
+        code.function()
+    }
+
+    /// Four elements, neighbours along the group `along`, of which the first is in range.
+    pub fn load_four(
+        &self,
+        writer: &mut Writer,
+        name: &str,
+        groups: &[usize],
+        along: usize,
+        value: ExprId,
+    ) -> FunctionHandle {
+        let mut code = Code::new(writer, name);
+        let mut scope = self.scope();
+        let numbers = self.arguments(&mut code, groups);
+        code.results(Word::F32, 4);
+        let mut values = Vec::new();
+        match self.lanes(&mut code, &mut scope, numbers, along) {
+            Ok(lanes) => {
+                scope.step_through(&lanes);
+                let mut step = Step::new(lanes, None);
+                for lane in 0..step.lanes() {
+                    values.push(scope.at_lane(&mut step, lane, |scope| scope.value(&mut code, value)));
+                }
+            }
+            Err(first) => {
+                for lane in 0..4 {
+                    let (number, inside) = self.near(&mut code, along, first, lane);
+                    scope.enter(Frame::default());
+                    self.bind(&mut scope, along, number);
+                    let found = scope.value(&mut code, value);
+                    scope.leave();
+                    let zero = code.f32(0.0);
+                    values.push(inside.map_or(found, |inside| code.select(inside, found, zero)));
+                }
+            }
+        }
+        let four = code.vector(Word::F32, values);
+        code.give(Some(four));
+        code.function()
+    }
+
+    /// Four results, neighbours along the group `along`, of which the first is in range.
+    pub fn store_four(&self, writer: &mut Writer, groups: &[usize], along: usize) -> FunctionHandle {
+        let mut code = Code::new(writer, "store");
+        let mut scope = self.scope();
+        let numbers = self.arguments(&mut code, groups);
+        let sums = code.arguments("values", Word::F32, 4);
+        match self.lanes(&mut code, &mut scope, numbers, along) {
+            Ok(lanes) => {
+                scope.step_with(&lanes, 0);
+                let sums = (0..4).map(|it| code.component(sums, it)).collect();
+                let mut step = Step::of_sums(lanes, sums);
+                for store in &self.kernel.stores {
+                    scope.store_step(&mut code, store, &mut step);
+                }
+            }
+            Err(first) => {
+                for lane in 0..4 {
+                    let (number, inside) = self.near(&mut code, along, first, lane);
+                    let sum = code.component(sums, lane);
+                    code.open();
+                    scope.enter(Frame::default());
+                    self.bind(&mut scope, along, number);
+                    scope.sum(sum);
+                    self.kernel.stores.iter().for_each(|it| scope.store(&mut code, it));
+                    scope.leave();
+                    let body = code.close();
+                    match inside {
+                        Some(inside) => code.when(inside, body, Block::new()),
+                        None => code.stmt(Statement::Block(body)),
+                    }
+                }
+            }
+        }
+        code.function()
+    }
+
+    /// The four neighbours along `along` from the number given for it on; that number, if they may be out of range. Binds
+    /// the variables of the other groups.
+    fn lanes(
+        &self,
+        code: &mut Code,
+        scope: &mut Scope,
+        numbers: Vec<(usize, Handle)>,
+        along: usize,
+    ) -> Result<Lanes, Handle> {
+        let mut here: Coords = self.extents.iter().map(|_| Index::constant(0)).collect();
+        let mut first = None;
+        for (group, number) in numbers {
+            if group == along {
+                first = Some(number);
+                continue;
+            }
+            let number = scope.leaf(number, self.count(group));
+            let values = delinearise(&number, &self.shape(group));
+            self.groups[group].iter().zip(values).for_each(|(&var, value)| here[var] = value);
+        }
+        scope.bind(0.., here.iter().cloned());
+        let Some(first) = first else { bug!("{}: fours along what is no argument", self.kernel.name) };
+        let count = self.count(along);
+        if !count.is_multiple_of(4) {
+            return Err(first);
+        }
+        let two = code.u32(2);
+        let four = code.binary(BinaryOperator::ShiftRight, first, two);
+        let four = scope.leaf(four, count / 4);
+        Ok(Lanes::along(&here, &self.extents, &self.groups[along], 4, &four))
+    }
+
+    /// Number `first + lane` of a group, or the last one; and whether it is in range, where it may not be.
+    fn near(&self, code: &mut Code, group: usize, first: Handle, lane: u32) -> (Handle, Option<Handle>) {
+        if lane == 0 {
+            return (first, None);
+        }
+        let count = self.count(group) as u32;
+        let (by, end, last) = (code.u32(lane), code.u32(count), code.u32(count - 1));
+        let number = code.binary(BinaryOperator::Add, first, by);
+        let inside = code.binary(BinaryOperator::Less, number, end);
+        (code.math(MathFunction::Min, &[number, last]), Some(inside))
+    }
+}
