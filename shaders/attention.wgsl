@@ -6,8 +6,9 @@
 // scores are all -inf gives 0 if zero_masked(), else NaN. Keys that no query of a workgroup sees are not looked at: their NaN
 // and infinities do not spread.
 // Holes, whose bodies are replaced: batches, heads, queries, keys, scale, zero_masked (equal for all invocations), seen,
-// load_q, load_k, load_v, load_mask, store. They are called only with b < batches(), h < heads(), i < queries(),
-// j < keys(), d < CHANNELS, e < VALUE_CHANNELS, and store once for each result. d and e are multiples of 4: four neighbours
+// load_q, load_k, load_v, load_mask, store, store_log. They are called only with b < batches(), h < heads(), i < queries(),
+// j < keys(), d < CHANNELS, e < VALUE_CHANNELS, store once for each result, and store_log once for each row, with the logarithm
+// of the sum of the exponentials of its scores, -inf for a row of -inf. d and e are multiples of 4: four neighbours
 // are handled together, and what is loaded past the last channel must be 0. seen(i) is how many keys, from the first on, the
 // queries up to i see at most. Heads n HEADS to n HEADS + HEADS - 1 have the same keys and values, asked for with the first.
 // Dispatch batches * heads / HEADS * ceil(queries HEADS / ROWS) workgroups in any folding; surplus ones return.
@@ -104,6 +105,9 @@ fn load_mask(b: u32, h: u32, i: u32, j: u32) -> f32 {
 }
 
 fn store(b: u32, h: u32, i: u32, e: u32, values: vec4<f32>) {
+}
+
+fn store_log(b: u32, h: u32, i: u32, value: f32) {
 }
 
 // exp(x - largest) for x <= largest, where both may be -inf, which gives 0. NaN stays.
@@ -310,6 +314,11 @@ fn main(
             sums += tops[row * TOPS + n];
         }
         let total = sums.x + sums.y + (sums.z + sums.w);
+        if first_row + row < rows && first_four == 0u {
+            // NaN stays, whatever a logarithm makes of it.
+            let log = select(largest[r] + log(total), total, !(total > 0.0));
+            store_log(b, first_head + first_row + row - i * HEADS, i, select(log, negative_infinity, total == 0.0));
+        }
         for (var n = 0u; n < VALUES_EACH; n += 1u) { // unrolled
             let e = first_four + n * VALUES_ACROSS;
             var result = results[r * VALUES_EACH + n];

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     bug,
     error::Error,
-    schedule::{Kernel, LastKey, Skeleton},
+    schedule::{Kernel, LastKey, Skeleton, Store},
     target::Target,
 };
 
@@ -95,8 +95,12 @@ pub fn write(
         let function = holes.load(writer, "load_mask", &[BATCH, HEAD, QUERY, KEY], *mask);
         template.fill(writer, "load_mask", function);
     }
-    let function = holes.store_four(writer, &[BATCH, HEAD, QUERY, VALUE_CHANNEL], VALUE_CHANNEL);
+    let (rows, results): (Vec<&Store>, Vec<&Store>) =
+        kernel.stores.iter().partition(|it| kernel.stores_param(it, 1));
+    let function = holes.store_four(writer, &[BATCH, HEAD, QUERY, VALUE_CHANNEL], VALUE_CHANNEL, &results);
     template.fill(writer, "store", function);
+    let function = holes.store(writer, &[BATCH, HEAD, QUERY], 1, &rows);
+    template.fill(writer, "store_log", function);
 
     template.entry_point(writer);
     let heads = tile.heads as u64;

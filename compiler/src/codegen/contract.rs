@@ -17,7 +17,7 @@ use crate::{
     error::Error,
     index::{Atom, Index},
     lower::{Expr, ExprId},
-    schedule::{Kernel, RowForm, Skeleton, Team, Tile},
+    schedule::{Kernel, RowForm, Skeleton, Store, Team, Tile},
     target::Target,
 };
 
@@ -139,18 +139,19 @@ pub fn write(
         let function = holes.size(writer, name, group);
         template.fill(writer, name, function);
     }
+    let stores: Vec<&Store> = kernel.stores.iter().collect();
     let (in_a, in_b, out) = ([BATCH, ROW, DEPTH], [BATCH, DEPTH, COL], [BATCH, ROW, COL]);
     let [load_a, load_b, store] = match *tile {
         Tile::Matmul { a_along_rows, b_along_cols, .. }
         | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [
             holes.load_four(writer, "load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a),
             holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b),
-            holes.store_four(writer, &out, COL),
+            holes.store_four(writer, &out, COL, &stores),
         ],
         Tile::Matvec { .. } | Tile::Dots(_) | Tile::Direct { .. } => [
             holes.load(writer, "load_a", &in_a, a),
             holes.load(writer, "load_b", &in_b, b),
-            holes.store(writer, &out),
+            holes.store(writer, &out, 0, &stores),
         ],
     };
     template.fill(writer, "load_a", load_a);

@@ -16,7 +16,7 @@ use crate::{
     bug,
     index::{Index, delinearise},
     lower::{Coords, ExprId},
-    schedule::{Kernel, Lanes, Vars},
+    schedule::{Kernel, Lanes, Store, Vars},
     shape::Shape,
 };
 
@@ -77,15 +77,22 @@ impl Holes<'_> {
         code.function()
     }
 
-    pub fn store(&self, writer: &mut Writer, groups: &[usize]) -> FunctionHandle {
+    /// `stores` with `Param(number)` given, which is the only one they need.
+    pub fn store(
+        &self,
+        writer: &mut Writer,
+        groups: &[usize],
+        number: u32,
+        stores: &[&Store],
+    ) -> FunctionHandle {
         let mut code = Code::new(writer, "store");
         let mut scope = self.scope();
         for (group, number) in self.arguments(&mut code, groups) {
             self.bind(&mut scope, group, number);
         }
         let sum = code.argument("value", Word::F32);
-        scope.param(sum, Word::F32);
-        self.kernel.stores.iter().for_each(|it| scope.store(&mut code, it));
+        (0..=number).for_each(|_| scope.param(sum, Word::F32));
+        stores.iter().for_each(|it| scope.store(&mut code, it));
         code.function()
     }
 
@@ -129,7 +136,13 @@ impl Holes<'_> {
     }
 
     /// Four results, neighbours along the group `along`, of which the first is in range.
-    pub fn store_four(&self, writer: &mut Writer, groups: &[usize], along: usize) -> FunctionHandle {
+    pub fn store_four(
+        &self,
+        writer: &mut Writer,
+        groups: &[usize],
+        along: usize,
+        stores: &[&Store],
+    ) -> FunctionHandle {
         let mut code = Code::new(writer, "store");
         let mut scope = self.scope();
         let numbers = self.arguments(&mut code, groups);
@@ -139,7 +152,7 @@ impl Holes<'_> {
                 scope.step_with(&lanes, 0);
                 let sums = (0..4).map(|it| code.component(sums, it)).collect();
                 let mut step = Step::of_sums(lanes, sums);
-                for store in &self.kernel.stores {
+                for store in stores {
                     scope.store_step(&mut code, store, &mut step);
                 }
             }
@@ -151,7 +164,7 @@ impl Holes<'_> {
                     scope.enter(Frame::default());
                     self.bind(&mut scope, along, number);
                     scope.sum(sum);
-                    self.kernel.stores.iter().for_each(|it| scope.store(&mut code, it));
+                    stores.iter().for_each(|it| scope.store(&mut code, it));
                     scope.leave();
                     let body = code.close();
                     match inside {

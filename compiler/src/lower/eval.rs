@@ -44,7 +44,7 @@ pub fn eval(loops: &Loops, inputs: &[Tensor], constants: &[Tensor]) -> Vec<Tenso
                         scale: *scale,
                         zero_masked: *zero_masked,
                     };
-                    attend(&spec, dtype, &point, |vars| at(&nest.body, vars, &memory))
+                    attend(&spec, dtype, &point, |vars| at(&nest.body, vars, &memory)).0
                 }
             })
             .collect();
@@ -175,8 +175,14 @@ pub struct Attention {
     pub zero_masked: bool,
 }
 
-/// `at` gives q, k, v and, where there is one, the mask at variables (batch, head, query, value channel, key, channel).
-pub fn attend(spec: &Attention, dtype: DType, point: &[i64], at: impl Fn(&[i64]) -> Vec<Scalar>) -> Scalar {
+/// The result, and the logarithm of the sum of the exponentials of the scores. `at` gives q, k, v and, where there is one, the
+/// mask at variables (batch, head, query, value channel, key, channel).
+pub fn attend(
+    spec: &Attention,
+    dtype: DType,
+    point: &[i64],
+    at: impl Fn(&[i64]) -> Vec<Scalar>,
+) -> (Scalar, Scalar) {
     let scores: Vec<f64> = (0..spec.keys as i64)
         .map(|key| {
             let parts = (0..spec.channels as i64).map(|channel| at(&joined(point, &[key, channel])));
@@ -187,11 +193,12 @@ pub fn attend(spec: &Attention, dtype: DType, point: &[i64], at: impl Fn(&[i64])
         .collect();
     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if spec.zero_masked && top == f64::NEG_INFINITY {
-        return Scalar::of(dtype, 0.0);
+        return (Scalar::of(dtype, 0.0), Scalar::of(dtype, top));
     }
     let weights: Vec<f64> = scores.iter().map(|it| (it - top).exp()).collect();
     let sum: f64 = weights.iter().sum();
     let value = |key: usize| at(&joined(point, &[key as i64, 0]))[2].as_f64();
     let total: f64 = weights.iter().enumerate().map(|(key, weight)| weight / sum * value(key)).sum();
-    Scalar::of(dtype, total)
+    let log = if top == f64::NEG_INFINITY { top } else { top + sum.ln() };
+    (Scalar::of(dtype, total), Scalar::of(dtype, log))
 }

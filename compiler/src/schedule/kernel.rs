@@ -8,7 +8,7 @@ use slotmap::SlotMap;
 use smallvec::SmallVec;
 
 use crate::{
-    lower::{Body, Coords, ExprId, TensorId, TensorInfo},
+    lower::{Body, Coords, Expr, ExprId, TensorId, TensorInfo},
     passes::siblings,
     scalar::ReduceOp,
     shape::Shape,
@@ -75,7 +75,9 @@ pub enum Skeleton {
         b: ExprId,
         tile: Tile,
     },
-    /// As `NestKind::Attention`; `Param(0)` is the result at variables 0..4. Where there is a `last_key`, keys after it have
+    /// As `NestKind::Attention`; `Param(0)` is the result at variables 0..4, `Param(1)` the logarithm
+    /// of the sum of the exponentials of the row's scores, -inf where those are -inf. A store of `Param(1)` is one a row: nothing
+    /// else of the result nor the value channel is in it. Where there is a `last_key`, keys after it have
     /// a mask of -inf.
     Attention {
         space: Shape,
@@ -228,6 +230,14 @@ impl std::fmt::Display for Why {
     }
 }
 
+impl Kernel {
+    /// Whether `store` needs `Param(number)`.
+    pub fn stores_param(&self, store: &Store, number: u32) -> bool {
+        let needed = self.body.needed([store.value]);
+        self.body.iter().any(|(id, expr, _)| needed[id.0 as usize] && *expr == Expr::Param(number))
+    }
+}
+
 impl Skeleton {
     /// Of the kernel's loop variables, by their numbers.
     pub fn extents(&self) -> Vec<usize> {
@@ -245,7 +255,8 @@ impl Skeleton {
         match self {
             Skeleton::Map { .. } => 0,
             Skeleton::Rows { stages, .. } => stages.len(),
-            Skeleton::Contract { .. } | Skeleton::Attention { .. } => 1,
+            Skeleton::Contract { .. } => 1,
+            Skeleton::Attention { .. } => 2,
         }
     }
 }

@@ -52,7 +52,8 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
         }
         Skeleton::Attention { space, keys, channels, q, k, v, .. } => {
             let extents: Shape = space.iter().chain([keys, channels]).copied().collect();
-            let stored: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
+            let results = kernel.stores.iter().filter(|it| !kernel.stores_param(it, 1));
+            let stored: Vec<ExprId> = results.map(|it| it.value).collect();
             let along = |var: usize, roots: Vec<ExprId>, writes: bool| {
                 Lanes::fours(&extents, &[var]).map(|lanes| Walk { lanes, roots, writes })
             };

@@ -15,6 +15,7 @@ mod order;
 mod product;
 mod splice;
 mod split;
+mod split_attention;
 pub mod text;
 mod tile;
 pub mod verify;
@@ -31,6 +32,7 @@ pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
     let kernels = build::kernels(&loops, &fused, target);
     let Loops { mut tensors, outputs, .. } = loops;
     let kernels = split::split(kernels, &mut tensors, target);
+    let kernels = split_attention::split(kernels, &mut tensors, target);
     let kernels = order::ordered(kernels, &tensors, &outputs);
     let schedule = Schedule { tensors, kernels, outputs, refusals: fused.refusals };
     if cfg!(debug_assertions) {

@@ -20,6 +20,19 @@ pub fn splice(
     guard: Option<ExprId>,
     read: &mut Read<'_>,
 ) -> Vec<ExprId> {
+    splice_with(out, from, roots, point, guard, None, read)
+}
+
+/// The same, where `Param(i)` is `params[i]` of `out`.
+pub fn splice_with(
+    out: &mut Body,
+    from: &Body,
+    roots: &[ExprId],
+    point: Option<&[Index]>,
+    guard: Option<ExprId>,
+    params: Option<&[ExprId]>,
+    read: &mut Read<'_>,
+) -> Vec<ExprId> {
     let needed = from.needed(roots.iter().copied());
     let mut moved = vec![ExprId(u32::MAX); from.len()];
     for (id, expr, dtype) in from.iter() {
@@ -52,7 +65,10 @@ pub fn splice(
                 let guard = out.and(guard, own).filter(|&it| as_bool(out, it) != Some(true));
                 read(out, *tensor, at, guard)
             }
-            Expr::Param(number) => out.add(Expr::Param(*number), dtype),
+            Expr::Param(number) => match params {
+                Some(params) => params[*number as usize],
+                None => out.add(Expr::Param(*number), dtype),
+            },
             Expr::Unary(op, x) => out.unary(*op, to(*x)),
             Expr::Binary(op, x, y) => binary(out, *op, to(*x), to(*y), dtype),
             Expr::Select(cond, yes, no) => match as_bool(out, to(*cond)) {

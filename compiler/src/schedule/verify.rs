@@ -14,6 +14,7 @@ use super::{
     kernel::{Kernel, Schedule, Skeleton, Store},
 };
 use crate::{
+    index::Atom,
     lower::{Definition, ExprId, TensorId, verify::Scope},
     target::{Place, Target},
 };
@@ -71,6 +72,15 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
             let exist = roots.iter().all(|it| (it.0 as usize) < kernel.body.len());
             if exist && last_key.is_some() && *last_key != mask.and_then(|it| last_key_of(&kernel.body, it)) {
                 fault("leaves out keys that are not hidden".to_owned());
+            }
+            let rows = kernel.stores.iter().filter(|it| exist && kernel.stores_param(it, 1));
+            for store in rows {
+                let mut channel = false;
+                let mut see = |leaf: &Atom| channel |= matches!(leaf, Atom::Var { axis: 3, .. });
+                store.at.iter().for_each(|it| it.leaves(&mut see));
+                if channel || kernel.stores_param(store, 0) {
+                    fault("stores results in a store of a row".to_owned());
+                }
             }
             if exist && !sharing_heads(&kernel.body, [*k, *v], space[1]).is_multiple_of(tile.heads as usize) {
                 fault(format!("{} heads do not share keys and values", tile.heads));
