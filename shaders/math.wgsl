@@ -105,7 +105,7 @@ fn wg_silu_f32(x: f32) -> f32 {
 }
 
 fn wg_hardswish_f32(x: f32) -> f32 {
-    return x * clamp(x + 3.0, 0.0, 6.0) * (1.0 / 6.0);
+    return x * (clamp(x + 3.0, 0.0, 6.0) * (1.0 / 6.0));
 }
 
 // ---- Error function and gelu
@@ -268,8 +268,9 @@ fn wg_atan2_f32(y: f32, x: f32) -> f32 {
     let ax = abs(x);
     let ay = abs(y);
     let larger = max(ax, ay);
-    // 0/0 counts as 0, inf/inf as 1.
-    let quotient = min(ax, ay) / select(larger, 1.0, larger == 0.0);
+    // A quotient by more than 2^126 may be 0: see WGSL, "Floating Point Accuracy". 0/0 counts as 0, inf/inf as 1.
+    let scale = select(1.0, exp2(-24.0), larger > 1.0e30);
+    let quotient = min(ax, ay) * scale / select(larger * scale, 1.0, larger == 0.0);
     let t = select(quotient, 1.0, wg_isinf_f32(x) && wg_isinf_f32(y));
     let near = wg_atan_unit_f32(min(t, 1.0));
     let upper = select(near, 1.5707964 - near, ay > ax);

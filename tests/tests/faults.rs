@@ -120,7 +120,14 @@ fn without_memory() -> Option<Device> {
     instance.memory_budget_thresholds.for_resource_creation = Some(0);
     let adapter = device::adapter(instance);
     let descriptor = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    // Some need memory to be opened at all.
+    let (device, queue) = match pollster::block_on(adapter.request_device(&descriptor)) {
+        Ok(opened) => opened,
+        Err(error) => {
+            println!("NOT RUN: {} does not open ({error}); see out_of_memory.rs", adapter.get_info().name);
+            return None;
+        }
+    };
     let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let usage = wgpu::BufferUsages::STORAGE;
     let _ = device.create_buffer(&wgpu::BufferDescriptor {
