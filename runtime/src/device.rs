@@ -59,6 +59,7 @@ pub(crate) struct Gpu {
     pub queue: wgpu::Queue,
     pub timestamps: bool,
     /// Not software, which computes on the very processors that would spin.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
     pub hardware: bool,
     pub pipelines: Pipelines,
     pub counters: Arc<Counters>,

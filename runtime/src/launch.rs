@@ -50,5 +50,6 @@ pub(crate) struct Launch {
     pub bindings: Vec<(Chunk, u64)>,
     pub groups: [u32; 3],
     /// Reads or overwrites what launches since the last barrier wrote or read.
+    #[cfg_attr(any(target_arch = "wasm32", target_vendor = "apple"), allow(dead_code))]
     pub barrier: bool,
 }

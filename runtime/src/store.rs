@@ -63,7 +63,9 @@ mod disk {
         pub fn get(&self, kind: &str, key: &[u8]) -> Option<Vec<u8>> {
             let path = self.path(kind, key);
             let mut bytes = Vec::new();
-            let file = fs::File::options().read(true).append(true).open(&path).ok()?;
+            // A folder that was filled beforehand may be for reading alone.
+            let writable = fs::File::options().read(true).append(true).open(&path);
+            let file = writable.or_else(|_| fs::File::open(&path)).ok()?;
             (&file).take(self.limit).read_to_end(&mut bytes).ok()?;
             match payload(&bytes, key) {
                 Some(start) => {
