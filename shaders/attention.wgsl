@@ -44,7 +44,6 @@ const VALUES_EACH: u32 = (VALUE_FOURS + VALUES_ACROSS - 1u) / VALUES_ACROSS;
 // Odd, so that the same column of neighbouring rows lies in different banks.
 const STRIDE: u32 = FOURS | 1u;
 const WEIGHT_STRIDE: u32 = ACROSS | 1u;
-const TOPS: u32 = ACROSS / FOUR;
 
 const QUERY_FOURS: u32 = HOLD_KEYS * ROWS * FOURS;
 const KEY_FOURS: u32 = HOLD_KEYS * KEYS * FOURS;
@@ -58,7 +57,7 @@ var<workgroup> query_tile: array<vec4<f32>, max(HOLD_KEYS * ROWS * STRIDE, 1u)>;
 var<workgroup> key_tile: array<vec4<f32>, max(HOLD_KEYS * KEYS * STRIDE, ROWS * WEIGHT_STRIDE)>;
 var<workgroup> value_tile: array<vec4<f32>, max(STEP_FOURS, 1u)>;
 // One number for each invocation of a row's team: its largest score; at the end its sum of exponentials.
-var<workgroup> tops: array<vec4<f32>, ROWS * TOPS>;
+var<workgroup> tops: array<f32, ROWS * ACROSS>;
 
 fn batches() -> u32 {
     return 1u;
@@ -117,6 +116,11 @@ fn attention_weight(x: f32, largest: f32) -> f32 {
     // Below -104 the exponential is 0 in every rounding.
     let weight = select(exp(max(difference, -104.0)), 0.0, difference < -104.0);
     return select(weight, difference, is_nan);
+}
+
+// Four of `tops` from `at` on.
+fn four_tops(at: u32) -> vec4<f32> {
+    return vec4<f32>(tops[at], tops[at + 1u], tops[at + 2u], tops[at + 3u]);
 }
 
 // Values of key j, of which there may be none.
@@ -244,15 +248,15 @@ fn main(
             scores[r] = select(score, vec4<f32>(negative_infinity), j >= vec4<u32>(keys()));
             // A NaN may be passed over here: it comes back as a weight.
             let top = max(max(scores[r].x, scores[r].y), max(scores[r].z, scores[r].w));
-            tops[(team + r * DOWN) * TOPS + lane / FOUR][lane % FOUR] = top;
+            tops[(team + r * DOWN) * ACROSS + lane] = top;
         }
         workgroupBarrier();
 
         for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
             let row = team + r * DOWN;
-            var most = tops[row * TOPS];
-            for (var n = 1u; n < TOPS; n += 1u) {
-                most = max(most, tops[row * TOPS + n]);
+            var most = four_tops(row * ACROSS);
+            for (var n = FOUR; n < ACROSS; n += FOUR) {
+                most = max(most, four_tops(row * ACROSS + n));
             }
             let top = max(largest[r], max(max(most.x, most.y), max(most.z, most.w)));
             let shrink = attention_weight(largest[r], top);
@@ -297,7 +301,7 @@ fn main(
 
     for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
         let row = team + r * DOWN;
-        tops[row * TOPS + lane / FOUR][lane % FOUR] = totals[r];
+        tops[row * ACROSS + lane] = totals[r];
         if PARTS > 1u {
             key_tile[row * WEIGHT_STRIDE + lane] = results[r * VALUES_EACH];
         }
@@ -309,9 +313,9 @@ fn main(
     for (var r = 0u; r < ROWS_EACH; r += 1u) { // unrolled
         let row = team + r * DOWN;
         let i = (first_row + row) / HEADS;
-        var sums = tops[row * TOPS];
-        for (var n = 1u; n < TOPS; n += 1u) {
-            sums += tops[row * TOPS + n];
+        var sums = four_tops(row * ACROSS);
+        for (var n = FOUR; n < ACROSS; n += FOUR) {
+            sums += four_tops(row * ACROSS + n);
         }
         let total = sums.x + sums.y + (sums.z + sums.w);
         if first_row + row < rows && first_four == 0u {

@@ -7,6 +7,9 @@
 // too, their load holes reading windows of the image.
 // Dispatch batches * ceil(rows / TILE_ROWS) * ceil(cols / TILE_COLS) workgroups in any folding; surplus ones return.
 // Invocations: SIZE. Workgroup memory: 16 MEMORY bytes.
+// What is read along the depth is written to memory across fours, so that invocations write different components of one: for
+// backends that write such a component by reading and writing the whole vector, get_four, set_four and put_four are replaced by
+// get_scalars, set_scalars and put_scalars.
 
 // ROWS_EACH divides TILE_ROWS, COLS_EACH divides TILE_COLS; all are multiples of 4.
 const TILE_ROWS: u32 = 64u;
@@ -55,7 +58,9 @@ const ROUND: u32 = 4u * DOWN * TILE_COL_FOURS;
 const STORES: u32 = (ROUND + SIZE - 1u) / SIZE;
 const MEMORY: u32 = SPLIT * max(BUFFERS * SLAB, ROUND * min(SPLIT - 1u, 1u));
 
+// Only one of the two is used.
 var<workgroup> memory: array<vec4<f32>, MEMORY>;
+var<workgroup> scalars: array<f32, 4u * MEMORY>;
 
 fn batches() -> u32 {
     return 1u;
@@ -96,8 +101,16 @@ fn place(at: u32, fours: u32, along_depth: bool) -> vec2<u32> {
     return vec2<u32>(at % fours * 4u, at / fours);
 }
 
+fn get_four(four: u32) -> vec4<f32> {
+    return memory[four];
+}
+
+fn set_four(four: u32, values: vec4<f32>) {
+    memory[four] = values;
+}
+
 // Writes a four to its place in the slab that begins at `first`, `stride` for each k.
-fn put(first: u32, stride: u32, at: vec2<u32>, along_depth: bool, values: vec4<f32>) {
+fn put_four(first: u32, stride: u32, at: vec2<u32>, along_depth: bool, values: vec4<f32>) {
     let four = first + at.y * stride + at.x / 4u;
     if along_depth {
         let element = at.x % 4u;
@@ -107,6 +120,32 @@ fn put(first: u32, stride: u32, at: vec2<u32>, along_depth: bool, values: vec4<f
         memory[four + 3u * stride][element] = values.w;
     } else {
         memory[four] = values;
+    }
+}
+
+fn get_scalars(four: u32) -> vec4<f32> {
+    let at = 4u * four;
+    return vec4<f32>(scalars[at], scalars[at + 1u], scalars[at + 2u], scalars[at + 3u]);
+}
+
+fn set_scalars(four: u32, values: vec4<f32>) {
+    let at = 4u * four;
+    scalars[at] = values.x;
+    scalars[at + 1u] = values.y;
+    scalars[at + 2u] = values.z;
+    scalars[at + 3u] = values.w;
+}
+
+fn put_scalars(first: u32, stride: u32, at: vec2<u32>, along_depth: bool, values: vec4<f32>) {
+    let four = first + at.y * stride + at.x / 4u;
+    if along_depth {
+        let element = 4u * four + at.x % 4u;
+        scalars[element] = values.x;
+        scalars[element + 4u * stride] = values.y;
+        scalars[element + 8u * stride] = values.z;
+        scalars[element + 12u * stride] = values.w;
+    } else {
+        set_scalars(four, values);
     }
 }
 
@@ -177,7 +216,7 @@ fn main(
                 let within = place(at, TILE_ROW_FOURS, !A_ALONG_ROWS);
                 let inside = DEPTH_WHOLE || first_k + within.y < depth();
                 let values = select(vec4<f32>(), a_next[n], inside);
-                put(a_memory, A_STRIDE, within, !A_ALONG_ROWS, values);
+                put_four(a_memory, A_STRIDE, within, !A_ALONG_ROWS, values);
             }
         }
         for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
@@ -186,7 +225,7 @@ fn main(
                 let within = place(at, TILE_COL_FOURS, !B_ALONG_COLS);
                 let inside = DEPTH_WHOLE || first_k + within.y < depth();
                 let values = select(vec4<f32>(), b_next[n], inside);
-                put(b_memory, B_STRIDE, within, !B_ALONG_COLS, values);
+                put_four(b_memory, B_STRIDE, within, !B_ALONG_COLS, values);
             }
         }
         workgroupBarrier();
@@ -197,10 +236,10 @@ fn main(
             let b_at = b_memory + k * B_STRIDE + across;
             var b: array<vec4<f32>, COL_FOURS>;
             for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
-                b[j] = memory[b_at + j * ACROSS];
+                b[j] = get_four(b_at + j * ACROSS);
             }
             for (var i = 0u; i < ROW_FOURS; i += 1u) { // unrolled
-                let a = memory[a_at + i * DOWN];
+                let a = get_four(a_at + i * DOWN);
                 for (var e = 0u; e < FOUR; e += 1u) { // unrolled
                     for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
                         let at = (4u * i + e) * COL_FOURS + j;
@@ -234,16 +273,16 @@ fn main(
         for (var e = 0u; e < FOUR; e += 1u) { // unrolled
             let four = part * ROUND + (4u * down + e) * TILE_COL_FOURS + across;
             for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
-                memory[four + j * ACROSS] = sums[(4u * i + e) * COL_FOURS + j];
+                set_four(four + j * ACROSS, sums[(4u * i + e) * COL_FOURS + j]);
             }
         }
         workgroupBarrier();
         for (var n = 0u; n < STORES; n += 1u) { // unrolled
             let at = invocation + n * SIZE;
             if ROUND % SIZE == 0u || at < ROUND {
-                var sum = memory[at];
+                var sum = get_four(at);
                 for (var other = 1u; other < SPLIT; other += 1u) {
-                    sum += memory[other * ROUND + at];
+                    sum += get_four(other * ROUND + at);
                 }
                 let row = first_row + 4u * DOWN * i + at / TILE_COL_FOURS;
                 let col = first_col + at % TILE_COL_FOURS * 4u;

@@ -31,6 +31,9 @@ pub struct Target {
     pub f16: bool,
     /// Rows, columns and depth of the matrices of f16 whose products a subgroup adds up in f32.
     pub cooperative: Vec<[u32; 3]>,
+    /// Invocations may write different components of one vector in workgroup memory at the same time. WGSL lets a write to a
+    /// component access the whole vector (https://github.com/gpuweb/gpuweb/issues/2112).
+    pub components_apart: bool,
     /// 64-bit integers in shaders.
     pub i64: bool,
 }
@@ -51,6 +54,7 @@ impl Target {
             subgroup: None,
             f16: false,
             cooperative: Vec::new(),
+            components_apart: false,
             i64: true,
         }
     }
@@ -70,6 +74,7 @@ impl Target {
             subgroup: None,
             f16: false,
             cooperative: Vec::new(),
+            components_apart: false,
             i64: false,
         }
     }
@@ -94,6 +99,7 @@ impl Target {
             cooperative: (self.cooperative.iter().copied())
                 .filter(|it| other.cooperative.contains(it))
                 .collect(),
+            components_apart: self.components_apart && other.components_apart,
             i64: self.i64 && other.i64,
         }
     }

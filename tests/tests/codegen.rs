@@ -7,6 +7,7 @@ use wgfuse_compiler::{
     scalar::{BinaryOp, ReduceOp, UnaryOp},
     schedule::{AttentionTile, LastKey, RowForm, Skeleton, Stage, Team, Tile, Vars},
     shape::Shape,
+    target::Target,
 };
 use wgfuse_tests::{gpu::gpu, kernel_case::Case};
 
@@ -480,19 +481,37 @@ const fn matmul(tile: [u32; 3], each: [u32; 2], split: u32, buffers: u32, along:
         b_along_cols,
         split,
         buffers,
+        scalars: false,
     }
+}
+
+/// The tile for targets that may not write components of vectors.
+const fn by_scalars(mut tile: Tile) -> Tile {
+    if let Tile::Matmul { scalars, .. } = &mut tile {
+        *scalars = true;
+    }
+    tile
+}
+
+/// The least that `tile` needs of a target.
+fn target(tile: Tile) -> Target {
+    let components_apart = matches!(tile, Tile::Matmul { scalars: false, .. });
+    Target { components_apart, ..Target::webgpu_minimum() }
 }
 
 /// The depth shared by a workgroup, element by element.
 const DOTS: RowForm =
     RowForm { team: Team::Workgroup { size: 32, subgroup: None }, lanes: 1, steps: 2, early: false };
 
-const TILES: [Tile; 9] = [
+const TILES: [Tile; 12] = [
     matmul([64, 64, 16], [4, 4], 1, 1, [false, true]),
     matmul([64, 64, 8], [8, 8], 2, 1, [false, false]),
     matmul([32, 32, 8], [4, 4], 4, 1, [true, false]),
     matmul([16, 32, 8], [4, 4], 2, 2, [true, true]),
     matmul([128, 64, 4], [8, 8], 1, 2, [false, false]),
+    by_scalars(matmul([64, 64, 8], [8, 8], 2, 1, [false, false])),
+    by_scalars(matmul([16, 32, 8], [4, 4], 2, 2, [true, true])),
+    by_scalars(matmul([64, 64, 16], [4, 4], 1, 1, [false, true])),
     Tile::Matvec { size: 64, cols: 8 },
     Tile::Matvec { size: 128, cols: 4 },
     Tile::Dots(DOTS),
@@ -510,6 +529,7 @@ fn products_with_prologue_and_epilogue() {
             [(1, 1, 1, 1), (2, 3, 70, 33), (1, 1, 200, 130), (3, 65, 5, 7), (1, 20, 36, 40), (2, 6, 8, 20)];
         for (batch, rows, cols, depth) in sizes {
             let mut case = Case::new(21);
+            case.target = target(tile);
             let (x, w) =
                 (case.input(DType::F32, [batch, rows, depth]), case.input(DType::F32, [cols, depth]));
             let (bias, rest) = (case.input(DType::F32, [cols]), case.input(DType::F32, [batch, rows, cols]));
@@ -577,6 +597,7 @@ fn convolutions_are_products() {
         // Images 2, channels 3 to 5, 8x7 padded by 1, windows 3x3 with stride 2 down.
         let (images, inputs, outputs, height, width, down, across) = (2, 3, 5, 8, 7, 4, 7);
         let mut case = Case::new(22);
+        case.target = target(tile);
         let x = case.input(DType::F32, [images, inputs, height, width]);
         let w = case.input(DType::F32, [outputs, inputs, 3, 3]);
         let (n, o, y, z) = (var(0, images), var(1, outputs), var(2, down), var(3, across));
@@ -768,6 +789,8 @@ fn products_move_fours() {
         for (along, transposed) in [([false, true], false), ([false, false], true), ([true, true], false)] {
             let (rows, cols, depth) = (24, 40, 36);
             let mut case = Case::new(24);
+            let tile = matmul([16, 32, 8], [4, 4], 2, 2, along);
+            case.target = target(tile);
             let left = if along[0] { [depth, rows] } else { [rows, depth] };
             let right = if transposed { [cols, depth] } else { [depth, cols] };
             let (x, w) = (case.input(dtype, left), case.input(dtype, right));
@@ -791,7 +814,7 @@ fn products_move_fours() {
                 cols: vars(&[1]),
                 a,
                 b,
-                tile: matmul([16, 32, 8], [4, 4], 2, 2, along),
+                tile,
             };
             let text = case.check(skeleton, if dtype == DType::F16 { 1e-2 } else { 1e-4 }).wgsl();
             // Both operands, the fused one and the result; the fourth is the bias in f32.

@@ -22,7 +22,7 @@ use wgfuse_tests::{
 #[test]
 fn random_kernels_agree_with_their_schedule() {
     for seed in 0..40 {
-        let mut target = Target::webgpu_minimum();
+        let mut target = Target { components_apart: seed % 4 > 1, ..Target::webgpu_minimum() };
         if seed % 2 == 1 {
             target.subgroup = gpu().subgroup.map(|it| (it, it));
         }

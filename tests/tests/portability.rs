@@ -6,7 +6,10 @@ use naga::{
     back::{glsl, hlsl, msl, spv},
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
-use wgfuse::{Options, Shape, Target, compiler::compile};
+use wgfuse::{
+    Options, Shape, Target,
+    compiler::{codegen::shader::torn, compile},
+};
 use wgfuse_tests::zoo::{self, ZOO};
 
 /// Every different kernel by its key, with a name.
@@ -75,6 +78,62 @@ fn every_kernel_is_written_in_every_language() {
         }
     }
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn no_kernel_writes_components_of_vectors_that_others_write() {
+    for (label, module, _) in kernels().values() {
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(module).unwrap();
+        assert_eq!(torn(module, &info, false), None, "{label}");
+    }
+}
+
+#[test]
+fn writes_of_components_are_found() {
+    let found = |statement: &str, components_apart: bool| {
+        let source = format!(
+            "struct Pair {{ one: f32, two: vec2<f32> }}
+            @group(0) @binding(0) var<storage, read_write> stored: array<vec4<f32>>;
+            @group(0) @binding(1) var<storage, read_write> words: array<u32>;
+            var<workgroup> held: array<vec4<f32>, 64>;
+            var<workgroup> pair: Pair;
+            var<workgroup> scalars: array<array<f32, 4>, 64>;
+            var<private> own: vec4<f32>;
+            fn write(n: u32) {{ {statement} }}
+            @compute @workgroup_size(64) fn main(@builtin(local_invocation_index) n: u32) {{ write(n); }}"
+        );
+        let module = naga::front::wgsl::parse_str(&source)
+            .unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)));
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
+        torn(&module, &info, components_apart)
+    };
+    let components = [
+        "held[n / 4u][n % 4u] = 1.0;",
+        "held[n].x = 1.0;",
+        "pair.two.y += 1.0;",
+        "let four = &held[n]; (*four)[n % 4u] = 1.0;",
+        "if n > 3u { loop { break; continuing { held[n].w = 1.0; } } }",
+        "switch n { case 1u: { } default: { { held[n].w = 1.0; } } }",
+    ];
+    for statement in components {
+        assert_eq!(found(statement, false), Some(naga::AddressSpace::WorkGroup), "{statement}");
+        assert_eq!(found(statement, true), None, "{statement}");
+    }
+    for apart in [false, true] {
+        let stored = found("stored[n / 4u][n % 4u] = 1.0;", apart);
+        assert!(matches!(stored, Some(naga::AddressSpace::Storage { .. })), "{stored:?}");
+        let whole = [
+            "held[n] = vec4<f32>(1.0);",
+            "stored[n] = held[n];",
+            "scalars[n][2] = held[n].x;",
+            "pair.one = 1.0;",
+            "words[n] = 1u;",
+            "own[n % 4u] = 1.0; var four = own; four.x = 2.0;",
+        ];
+        for statement in whole {
+            assert_eq!(found(statement, apart), None, "{statement}");
+        }
+    }
 }
 
 #[test]

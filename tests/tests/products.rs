@@ -10,7 +10,7 @@ use wgfuse_compiler::{
     index::Index,
     options::Options,
     scalar::BinaryOp,
-    schedule::{Skeleton, Tile, Vars},
+    schedule::{Skeleton, Tile, Vars, verify::verify},
     shape::Shape,
     target::Target,
 };
@@ -25,6 +25,7 @@ fn large() -> Target {
         subgroup: Some((32, 32)),
         f16: true,
         cooperative: vec![[16, 8, 16], [16, 16, 16]],
+        components_apart: true,
         ..Target::webgpu_minimum()
     }
 }
@@ -73,10 +74,33 @@ fn products_keep_to_their_target() {
         println!("seed {seed} case {case}: {sizes:?}");
         for dtype in [DType::F32, DType::F16] {
             for target in [Target::webgpu_minimum(), middle.clone(), large()] {
-                tile(dtype, sizes, &target);
+                if let Tile::Matmul { scalars, .. } = tile(dtype, sizes, &target) {
+                    assert_eq!(scalars, !target.components_apart);
+                }
             }
         }
     }
+}
+
+#[test]
+fn components_that_are_not_apart_are_noticed() {
+    let mut builder = GraphBuilder::new();
+    let x = builder.input("x", DType::F32, [100, 200]).expect("an input");
+    let w = builder.input("w", DType::F32, [200, 300]).expect("an input");
+    let y = builder.matmul(x, w).expect("a product");
+    builder.output("y", y).expect("an output");
+    let graph = builder.finish().expect("a graph");
+    let minimum = Target::webgpu_minimum();
+    let mut schedule =
+        stages(graph, &minimum, &Options::default()).unwrap_or_else(|it| panic!("{it}")).schedule;
+    assert!(verify(&schedule, &minimum).is_empty());
+    let Skeleton::Contract { tile: Tile::Matmul { scalars, .. }, .. } = &mut schedule.kernels[0].skeleton
+    else {
+        panic!("{schedule}")
+    };
+    *scalars = false;
+    assert_eq!(verify(&schedule, &minimum).len(), 1);
+    assert!(verify(&schedule, &large()).is_empty());
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn text(name: &str) -> String {
         max_workgroup_memory: 48 << 10,
         subgroup: Some((32, 32)),
         f16: true,
+        components_apart: true,
         ..minimum.clone()
     };
     let mut text = String::new();

@@ -81,6 +81,7 @@ pub fn write(
             b_along_cols,
             split,
             buffers,
+            scalars: _,
         } => (
             File::Matmul,
             vec![
@@ -157,6 +158,14 @@ pub fn write(
     template.fill(writer, "load_a", load_a);
     template.fill(writer, "load_b", load_b);
     template.fill(writer, "store", store);
+    if let Tile::Matmul { scalars: true, .. } = tile {
+        for (name, scalar) in
+            [("get_four", "get_scalars"), ("set_four", "set_scalars"), ("put_four", "put_scalars")]
+        {
+            let function = template.copy(writer, scalar);
+            template.fill(writer, name, function);
+        }
+    }
 
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);

@@ -113,6 +113,10 @@ fn shader(
     let module = writer.module;
     let workgroup_size = module.entry_points[0].workgroup_size;
     let key = shader::key(&module);
-    shader::validate(&module).unwrap_or_else(|it| bug!("kernel '{}': invalid module: {it:?}", kernel.name));
+    let info = shader::validate(&module)
+        .unwrap_or_else(|it| bug!("kernel '{}': invalid module: {it:?}", kernel.name));
+    if let Some(space) = shader::torn(&module, &info, target.components_apart) {
+        bug!("kernel '{}' writes single components of vectors in {space:?}", kernel.name);
+    }
     Ok(Shader { module: Arc::new(module), workgroup_size, groups, bindings: memory.bindings, key })
 }

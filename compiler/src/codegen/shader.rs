@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use naga::valid::{Capabilities, ModuleInfo, ValidationError, ValidationFlags, Validator};
+use naga::{
+    AddressSpace, Block, Function, Module, Statement, TypeInner,
+    valid::{Capabilities, FunctionInfo, ModuleInfo, ValidationError, ValidationFlags, Validator},
+};
 
 use crate::{bug, lower::TensorId};
 
@@ -51,6 +54,52 @@ pub fn validate(module: &naga::Module) -> Result<ModuleInfo, Box<ValidationError
     Validator::new(ValidationFlags::all(), CAPABILITIES)
         .validate(module)
         .map_err(|it| Box::new(it.into_inner()))
+}
+
+/// Where `module` writes a single component of a vector, which may undo what another invocation writes to another: in storage,
+/// or in workgroup memory unless `components_apart` (see `Target`).
+pub fn torn(module: &Module, info: &ModuleInfo, components_apart: bool) -> Option<AddressSpace> {
+    let shared = |it: AddressSpace| match it {
+        AddressSpace::WorkGroup => !components_apart,
+        AddressSpace::Storage { .. } => true,
+        _ => false,
+    };
+    let functions = module.functions.iter().map(|(handle, it)| (it, &info[handle]));
+    let entries =
+        module.entry_points.iter().enumerate().map(|(at, it)| (&it.function, info.get_entry_point(at)));
+    functions.chain(entries).find_map(|(function, info)| {
+        let mut written = Vec::new();
+        components_written(module, (function, info), &function.body, &mut written);
+        written.into_iter().find(|it| shared(*it))
+    })
+}
+
+/// Where the stores of `block` to components of vectors write.
+fn components_written(
+    module: &Module,
+    of: (&Function, &FunctionInfo),
+    block: &Block,
+    written: &mut Vec<AddressSpace>,
+) {
+    for statement in block.iter() {
+        let inner: Vec<&Block> = match statement {
+            Statement::Block(it) => vec![it],
+            Statement::If { accept, reject, .. } => vec![accept, reject],
+            Statement::Switch { cases, .. } => cases.iter().map(|it| &it.body).collect(),
+            Statement::Loop { body, continuing, .. } => vec![body, continuing],
+            // A pointer to a scalar that is no component has a type of its own.
+            Statement::Store { pointer, .. } => {
+                if let TypeInner::ValuePointer { size: None, space, .. } =
+                    of.1[*pointer].ty.inner_with(&module.types)
+                {
+                    written.push(*space);
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        inner.into_iter().for_each(|it| components_written(module, of, it, written));
+    }
 }
 
 /// The hash of everything in `module` but the order in which its parts were found out: of its debug text, which names every

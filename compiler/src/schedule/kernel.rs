@@ -129,7 +129,8 @@ pub enum Tile {
     /// The template `matmul.wgsl`: a workgroup makes `rows` x `cols` results, `rows_each` x `cols_each` an invocation, stepping
     /// through `depth` at a time; `split` groups of invocations share the depth among them, each with `buffers` slabs in
     /// memory. Sizes are multiples of 4. Invocations are numbered over the tile in blocks of `block_rows` x
-    /// `block_cols`. Elements are read in fours: of a along the rows or the depth, of b along the columns or the depth.
+    /// `block_cols`. Elements are read in fours: of a along the rows or the depth, of b along the columns or the depth. With
+    /// `scalars`, which only targets with components apart may do without, memory is written element by element.
     Matmul {
         rows: u32,
         cols: u32,
@@ -142,6 +143,7 @@ pub enum Tile {
         b_along_cols: bool,
         split: u32,
         buffers: u32,
+        scalars: bool,
     },
     /// The template `matmul_coop.wgsl`, for operands that f16 holds exactly: a workgroup makes `rows` x `cols` results,
     /// `rows_each` x `cols_each` a subgroup of `subgroup` invocations, stepping through `depth` at a time; all but

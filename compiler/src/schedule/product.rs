@@ -100,7 +100,7 @@ fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target)
     // A large tile reads least; one that leaves a part of the device idle takes longer than a smaller one.
     let fitting: Vec<&Matmul> = MATMULS.iter().filter(|it| it.fits(sizes, target)).collect();
     let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last());
-    busy.map_or(direct, |it| it.tile(along))
+    busy.map_or(direct, |it| it.tile(along, target))
 }
 
 /// How the products of one vector by a matrix that lies along the depth are shared out, where vectors of words can be read
@@ -271,7 +271,7 @@ impl Matmul {
             && (self.split == 1 || sizes.depth >= 2 * (self.split * self.depth) as usize)
     }
 
-    fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2]) -> Tile {
+    fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
         let &Matmul { tile: [rows, cols], each: [rows_each, cols_each], depth, split, buffers } = self;
         let (down, across) = (rows / rows_each, cols / cols_each);
         // Invocations of a subgroup that form a block read fewer elements than those in a line.
@@ -291,6 +291,7 @@ impl Matmul {
             b_along_cols,
             split,
             buffers,
+            scalars: !target.components_apart,
         }
     }
 }

@@ -161,7 +161,7 @@ spelled!(enum Team {
 });
 
 spelled!(enum Tile {
-    Matmul "matmul" { rows, cols, depth, rows_each, cols_each, block_rows, block_cols, a_along_rows, b_along_cols, split, buffers };
+    Matmul "matmul" { rows, cols, depth, rows_each, cols_each, block_rows, block_cols, a_along_rows, b_along_cols, split, buffers, scalars };
     Cooperative "cooperative" { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols };
     Matvec "matvec" { size, cols };
     Dots "dots" (form);

@@ -3,6 +3,7 @@
 //! - no tensor is written twice, or read and written by one kernel;
 //! - `Kernel::tensors` lists reads, then writes, each once;
 //! - a kernel binds no more buffers than the target allows;
+//! - products write components of vectors only where the target allows it;
 //! - of attention, keys that are left out are hidden, and heads that share keys and values do;
 //! - what `lower::verify` says of bodies holds, and stores are inside their tensors and of their type.
 
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 use super::{
     attention::{last_key as last_key_of, sharing_heads},
     fuse::loads,
-    kernel::{Kernel, Schedule, Skeleton, Store},
+    kernel::{Kernel, Schedule, Skeleton, Store, Tile},
 };
 use crate::{
     index::Atom,
@@ -68,6 +69,11 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
             params: kernel.skeleton.params(),
         };
         scope.body(&kernel.body, &roots, &mut fault);
+        if let Skeleton::Contract { tile: Tile::Matmul { scalars: false, .. }, .. } = &kernel.skeleton
+            && !target.components_apart
+        {
+            fault("writes components of vectors".to_owned());
+        }
         if let Skeleton::Attention { space, k, v, mask, last_key, tile, .. } = &kernel.skeleton {
             let exist = roots.iter().all(|it| (it.0 as usize) < kernel.body.len());
             if exist && last_key.is_some() && *last_key != mask.and_then(|it| last_key_of(&kernel.body, it)) {

@@ -58,10 +58,12 @@ struct Product {
     a_by_rows: bool,
     /// b is stored [batch, col, k].
     b_by_depth: bool,
+    /// Of `matmul` the form that writes no components of vectors.
+    by_scalars: bool,
 }
 
 fn check_product(template: &str, product: Product, consts: &[(&str, String)], groups: u32, seed: u64) {
-    let Product { batches, rows, cols, depth, a_by_rows, b_by_depth } = product;
+    let Product { batches, rows, cols, depth, a_by_rows, b_by_depth, by_scalars } = product;
     let label = format!("{template} {product:?} {consts:?} seed {seed}");
     let mut random = Random::new(seed);
     let a = random.floats((batches * rows * depth) as usize);
@@ -135,6 +137,12 @@ fn check_product(template: &str, product: Product, consts: &[(&str, String)], gr
         ("load_b", load_b),
         ("store", store),
     ];
+    let scalars = [
+        ("get_four", "return get_scalars(four);".to_owned()),
+        ("set_four", "set_scalars(four, values);".to_owned()),
+        ("put_four", "put_scalars(first, stride, at, along_depth, values);".to_owned()),
+    ];
+    let holes: Vec<_> = holes.into_iter().chain(scalars.into_iter().filter(|_| by_scalars)).collect();
     let source = filled(template, consts, &holes, &["a_values", "b_values", "results"]);
     let got = results(&label, &source, &[&a, &b], len as usize, groups);
     for n in 0..batches {
@@ -189,6 +197,7 @@ fn matmul_tiles() {
             depth: sizes[2],
             a_by_rows,
             b_by_depth,
+            by_scalars: (case + round) % 2 == 1,
         };
         let names = [
             "TILE_ROWS",
@@ -226,6 +235,7 @@ fn matvec_columns() {
             depth: random.between(1, 1500),
             a_by_rows: false,
             b_by_depth: along,
+            by_scalars: false,
         };
         let mut consts: Vec<(&str, String)> = ["SIZE", "COLS", "ROWS"]
             .into_iter()
@@ -249,6 +259,7 @@ fn small_sums() {
             depth: random.between(1, 30),
             a_by_rows: case % 2 == 0,
             b_by_depth: case % 4 < 2,
+            by_scalars: false,
         };
         let size = [32, 64, 256][case % 3];
         let consts = [("SIZE", format!("{size}u")), ("ALONG_ROWS", (case % 2 == 0).to_string())];
