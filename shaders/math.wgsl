@@ -365,12 +365,14 @@ fn wg_pow_f32(x: f32, y: f32) -> f32 {
     } else if base_bits == 0x7f800000u {
         power = select(0.0, wg_inf_f32(), grows);
     } else if whole && size < 8.0 {
-        // By multiplication.
-        let square = base * base;
+        // By multiplication. The power of a small base might vanish before its reciprocal is taken.
+        let turned = !grows && base < 1.0e-5;
+        let factor = select(base, 1.0 / base, turned);
+        let square = factor * factor;
         let n = u32(size);
-        power = select(1.0, base, (n & 1u) == 1u) * select(1.0, square, (n & 2u) == 2u);
+        power = select(1.0, factor, (n & 1u) == 1u) * select(1.0, square, (n & 2u) == 2u);
         power *= select(1.0, square * square, (n & 4u) == 4u);
-        power = select(1.0 / power, power, grows);
+        power = select(1.0 / power, power, grows || turned);
     } else {
         power = wg_pow_positive_f32(base_bits, y);
     }

@@ -32,7 +32,7 @@ pub struct Target {
     /// Rows, columns and depth of the matrices of f16 whose products a subgroup adds up in f32.
     pub cooperative: Vec<[u32; 3]>,
     /// Invocations may write different components of one vector in workgroup memory at the same time. WGSL lets a write to a
-    /// component access the whole vector (https://github.com/gpuweb/gpuweb/issues/2112).
+    /// component access the whole vector (<https://github.com/gpuweb/gpuweb/issues/2112>).
     pub components_apart: bool,
     /// 64-bit integers in shaders.
     pub i64: bool,
