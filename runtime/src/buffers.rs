@@ -12,7 +12,7 @@ use wgfuse_compiler::{
     target::{Place, Target},
 };
 
-use crate::{counters::count, device::Gpu, error::DeviceError, poll::wait};
+use crate::{counters::count, error::DeviceError, gpu::Gpu, poll::wait};
 
 /// Uploads go in pieces of at most this many bytes, so that staging memory stays small.
 pub(crate) const PIECE: usize = 16 << 20;

@@ -14,9 +14,9 @@ use wgfuse_compiler::{
 use crate::{
     buffers::{self, Chunk, STAGING, STORAGE},
     constants::{Constants, Failure},
-    device::Gpu,
     disabled::DisabledReason,
     error::DeviceError,
+    gpu::Gpu,
     host::{self, Operand},
     launch::{Launch, Replay},
     memory::Lines,

@@ -16,10 +16,10 @@ use wgfuse_compiler::{
 
 use crate::{
     buffers::{self, Chunk},
-    device::Gpu,
     disabled::DisabledReason,
     error::Error,
     forms,
+    gpu::Gpu,
     memory::Lines,
 };
 

@@ -25,6 +25,10 @@ mod pipeline_cache;
 mod store;
 mod poll;
 mod recorder;
+#[cfg(not(target_arch = "wasm32"))]
+mod attendant;
+mod gpu;
+mod adapter;
 mod device;
 mod pipelines;
 mod buffers;
@@ -55,10 +59,11 @@ pub use wgfuse_compiler::{
 };
 pub use wgpu;
 
+pub use adapter::AdapterSummary;
 #[cfg(not(target_arch = "wasm32"))]
 pub use ceilings::Ceilings;
 pub use counters::Counts;
-pub use device::{AdapterSummary, Device};
+pub use device::Device;
 pub use disabled::{Disabled, DisabledReason};
 pub use error::{DeviceError, Error, ErrorKind, Result};
 pub use inputs::Outputs;

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashSet};
 
 use wgfuse_compiler::codegen::Shader;
 
-use crate::{counters::count, device::Gpu, error::DeviceError, pipeline_cache::Layout};
+use crate::{counters::count, error::DeviceError, gpu::Gpu, pipeline_cache::Layout};
 
 /// One pipeline a shader, in order; each comes with the name of its kernel. Those that do not exist yet are made, in
 /// parallel where there are threads.

@@ -5,8 +5,8 @@ use wgfuse_compiler::plan::Plan;
 use crate::{
     buffers::{self, STAGING, Wait},
     counters::count,
-    device::Gpu,
     error::DeviceError,
+    gpu::Gpu,
     launch::Launch,
     pipelines::layout,
     poll,

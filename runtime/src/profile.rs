@@ -6,8 +6,8 @@ use wgfuse_compiler::{plan::Plan, target::Place, tensor::Tensor};
 use crate::{
     buffers::Wait,
     capture::{Commands, Segment, Tape},
-    device::Gpu,
     error::{DeviceError, Error},
+    gpu::Gpu,
     host, portable, replay,
 };
 

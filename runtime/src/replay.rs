@@ -8,9 +8,9 @@ use wgfuse_compiler::{plan::Plan, shape::Type, tensor::Tensor};
 use crate::{
     buffers::{self, Wait},
     capture::{Commands, Readback, Segment, Source, Tape},
-    device::Gpu,
     error::{DeviceError, Error},
     forms,
+    gpu::Gpu,
     host::{self, Operand},
     portable,
     recording::Recording,

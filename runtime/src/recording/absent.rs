@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use wgfuse_compiler::plan::Plan;
 
-use crate::{buffers::Wait, device::Gpu, error::DeviceError, launch::Launch, recorder::Recorder};
+use crate::{buffers::Wait, error::DeviceError, gpu::Gpu, launch::Launch, recorder::Recorder};
 
 pub(crate) struct Recording(Infallible);
 

@@ -13,8 +13,8 @@ use wgpu::hal::api::Vulkan;
 use crate::{
     buffers::{self, Wait},
     counters::count,
-    device::Gpu,
     error::DeviceError,
+    gpu::Gpu,
     launch::Launch,
     poll,
     recorder::{Recorder, fault},
