@@ -261,7 +261,7 @@ fn put_constants(text: &str, values: &[(&'static str, u32)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::shader::CAPABILITIES, *};
 
     #[test]
     fn files_parse_and_their_functions_can_be_copied() {
@@ -272,12 +272,11 @@ mod tests {
             for name in library.functions.keys() {
                 library.copy(&mut writer, name);
             }
-            naga::valid::Validator::new(
-                naga::valid::ValidationFlags::all(),
-                naga::valid::Capabilities::empty(),
-            )
-            .validate(&writer.module)
-            .unwrap_or_else(|it| panic!("{file:?}: {it:?}"));
+            let cooperates = matches!(file, File::MatmulCoop);
+            let capabilities = if cooperates { CAPABILITIES } else { naga::valid::Capabilities::empty() };
+            naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
+                .validate(&writer.module)
+                .unwrap_or_else(|it| panic!("{file:?}: {it:?}"));
         }
     }
 }
