@@ -76,7 +76,7 @@ pub fn test() -> Result<bool> {
             ),
             Outcome::NotRun(why) => ("NOT RUN", why.clone()),
         };
-        println!("  {state:<8}{:>6.0} s  {name:<44}{more}", time.as_secs_f64());
+        println!("  {state:<8}{:>6.0} s  {name:<54}{more}", time.as_secs_f64());
     }
     let failed = |it: &Outcome| matches!(it, Outcome::Ran { passed: false, .. });
     let ok = !steps.iter().any(|(_, it, _)| failed(it));
