@@ -158,7 +158,8 @@ fn attend(gpu: &Gpu, events: &[Event], how: Wait) {
                 let start = std::time::Instant::now();
                 while start.elapsed() < SPIN {
                     match crate::poll::poll(&gpu.device, wgpu::PollType::Poll) {
-                        Ok(status) if status.is_queue_empty() => return,
+                        // Other sessions may keep the device busy all the time.
+                        Ok(_) if events.iter().all(Event::is_set) => return,
                         Ok(_) => std::hint::spin_loop(),
                         Err(_) => break,
                     }
@@ -192,6 +193,11 @@ struct EventState {
 }
 
 impl Event {
+    #[cfg(not(target_arch = "wasm32"))]
+    fn is_set(&self) -> bool {
+        self.0.lock().expect("nothing panics inside").outcome.is_some()
+    }
+
     fn set(&self, outcome: Outcome) {
         let mut state = self.0.lock().expect("nothing panics inside");
         state.outcome = Some(outcome);

@@ -151,7 +151,9 @@ pub(crate) async fn capture(
     if let Some(gpu) = &gpu {
         let (commands, why) = commands(plan, gpu, &launches, checked, replay).await?;
         portable = why;
-        space.initialise(gpu).await?;
+        if commands.iter().any(|it| matches!(it, Commands::Recorded(_))) {
+            space.initialise(gpu).await?;
+        }
         let slots = segments.iter_mut().filter_map(|it| match it {
             Segment::Gpu(slot) => Some(slot),
             Segment::Host(_) | Segment::Download(..) | Segment::Upload(_) => None,
