@@ -234,8 +234,7 @@ pub fn form(skeleton: &Skeleton) -> String {
             Tile::Matmul { rows, cols, depth: step, .. } => {
                 format!("product {space} over {depth}, tiles of {rows}x{cols}x{step}")
             }
-            Tile::Matvec { cols, .. } => format!("product {space} over {depth}, {cols} columns a workgroup"),
-            Tile::Dots(_) => format!("product {space} over {depth}, shared along the depth"),
+            Tile::Few(few) => format!("product {space} over {depth}, {} columns a workgroup", few.across()),
             Tile::Direct { .. } => format!("product {space} over {depth}, one an invocation"),
         },
         Skeleton::Attention { space, keys, tile, .. } => {

@@ -5,7 +5,7 @@ use wgfuse_compiler::{
     index::{Index, delinearise, linearise},
     lower::{Expr, ExprId},
     scalar::{BinaryOp, ReduceOp, UnaryOp},
-    schedule::{AttentionTile, LastKey, RowForm, Skeleton, Stage, Team, Tile, Vars},
+    schedule::{AttentionTile, Few, LastKey, RowForm, Skeleton, Stage, Team, Tile, Vars},
     shape::Shape,
     target::Target,
 };
@@ -499,9 +499,10 @@ fn target(tile: Tile) -> Target {
     Target { components_apart, ..Target::webgpu_minimum() }
 }
 
-/// The depth shared by a workgroup, element by element.
-const DOTS: RowForm =
-    RowForm { team: Team::Workgroup { size: 32, subgroup: None }, lanes: 1, steps: 2, early: false };
+/// The depth shared by `deep` of `size` invocations, element by element.
+const fn few(size: u32, deep: u32, along_cols: bool, ahead: u32, held: u32) -> Tile {
+    Tile::Few(Few { size, deep, depth: 1, cols: 1, along_cols, ahead, subgroup: None, held, stored: 1 })
+}
 
 const TILES: [Tile; 12] = [
     matmul([64, 64, 16], [4, 4], 1, 1, [false, true]),
@@ -512,9 +513,9 @@ const TILES: [Tile; 12] = [
     by_scalars(matmul([64, 64, 8], [8, 8], 2, 1, [false, false])),
     by_scalars(matmul([16, 32, 8], [4, 4], 2, 2, [true, true])),
     by_scalars(matmul([64, 64, 16], [4, 4], 1, 1, [false, true])),
-    Tile::Matvec { size: 64, cols: 8 },
-    Tile::Matvec { size: 128, cols: 4 },
-    Tile::Dots(DOTS),
+    few(64, 8, true, 2, 3),
+    few(128, 4, false, 3, 1),
+    few(32, 32, false, 2, 8),
     Tile::Direct { workgroup: 64 },
 ];
 
@@ -528,6 +529,10 @@ fn products_with_prologue_and_epilogue() {
         let sizes =
             [(1, 1, 1, 1), (2, 3, 70, 33), (1, 1, 200, 130), (3, 65, 5, 7), (1, 20, 36, 40), (2, 6, 8, 20)];
         for (batch, rows, cols, depth) in sizes {
+            // All rows are written out.
+            if matches!(tile, Tile::Few(_)) && batch * rows > 8 {
+                continue;
+            }
             let mut case = Case::new(21);
             case.target = target(tile);
             let (x, w) =
@@ -556,37 +561,6 @@ fn products_with_prologue_and_epilogue() {
                 tile,
             };
             case.check(skeleton, 1e-4);
-        }
-    }
-}
-
-#[test]
-fn vectors_by_matrices_along_the_depth() {
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for depth in [8, 200, 1000, 4096] {
-            for form in forms(depth).into_iter().filter(|it| !matches!(it.team, Team::Invocation { .. })) {
-                let mut case = Case::new(23);
-                let (x, w) = (case.input(DType::F32, [depth]), case.input(dtype, [5, depth]));
-                let bias = case.input(DType::F32, [5]);
-                let a = case.load(x, [var(1, depth)]);
-                let b = case.load(w, [var(0, 5), var(1, depth)]);
-                let b = case.body.cast(DType::F32, b);
-                let (sum, shift) = (case.param(0), case.load(bias, [var(0, 5)]));
-                let value = case.body.binary(BinaryOp::Add, sum, shift);
-                case.store([5], [var(0, 5)], value);
-                let skeleton = Skeleton::Contract {
-                    space: [5].into(),
-                    depth: [depth].into(),
-                    batch: vars(&[]),
-                    rows: vars(&[]),
-                    cols: vars(&[0]),
-                    a,
-                    b,
-                    tile: Tile::Dots(form),
-                };
-                let shader = case.check(skeleton, 2e-4);
-                assert!(form.lanes < 4 || shader.wgsl().contains("vec4<"));
-            }
         }
     }
 }

@@ -47,8 +47,8 @@ pub struct Step {
     each: Vec<Frame>,
     /// Whether the points are in the loop's space, where they are not always.
     pub inside: Option<Handle>,
-    /// `Param(0)` at each point, where it is not the same at all.
-    params: Vec<(Handle, Word)>,
+    /// All `Param`s at each point, where they are not the same at all.
+    params: Vec<Vec<(Handle, Word)>>,
 }
 
 impl Step {
@@ -59,7 +59,11 @@ impl Step {
 
     /// Neighbouring results of a product: `sums` has one `Param(0)` a point.
     pub fn of_sums(lanes: Lanes, sums: Vec<Handle>) -> Step {
-        let params = sums.into_iter().map(|it| (it, Word::F32)).collect();
+        Step::of_params(lanes, sums.into_iter().map(|it| vec![(it, Word::F32)]).collect())
+    }
+
+    /// `params` has all `Param`s of each point.
+    pub fn of_params(lanes: Lanes, params: Vec<Vec<(Handle, Word)>>) -> Step {
         Step { params, ..Step::new(lanes, None) }
     }
 
@@ -140,8 +144,8 @@ impl<'k> Scope<'k> {
     /// What `act` gives at point `lane` of `step`.
     pub fn at_lane<T>(&mut self, step: &mut Step, lane: usize, act: impl FnOnce(&mut Scope<'k>) -> T) -> T {
         self.bind(step.lanes.first.., step.lanes.points[lane].iter().cloned());
-        if let Some(&param) = step.params.get(lane) {
-            self.params = vec![param];
+        if let Some(params) = step.params.get(lane) {
+            self.params.clone_from(params);
         }
         self.frames.push(std::mem::take(&mut step.shared));
         self.lane = Some(self.frames.len());

@@ -1,10 +1,9 @@
-//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matmul_coop.wgsl`, `matvec.wgsl`,
-//! `conv.wgsl`), with everything that was fused before the product in `load_a` and `load_b` and everything after it in
-//! `store`, or each result is a row of its own: vectors by matrices, sums of integers, and sums so short that they are
-//! written out.
+//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matmul_coop.wgsl`, `conv.wgsl`), with
+//! everything that was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each
+//! result is a row of its own: sums of integers, and sums so short that they are written out. Few rows are `few.rs`'s.
 
 use super::{
-    grid,
+    few, grid,
     holes::Holes,
     library::{self, File},
     memory::Memory,
@@ -15,14 +14,9 @@ use super::{
 use crate::{
     bug,
     error::Error,
-    index::{Atom, Index},
-    lower::{Expr, ExprId},
     schedule::{Kernel, RowForm, Skeleton, Store, Team, Tile},
     target::Target,
 };
-
-/// Matvec workgroups make this many rows at once at most: each element of b is read once for all of them.
-const ROWS_AT_ONCE: usize = 4;
 
 /// Sums up to this many terms are written out rather than looped over.
 const WRITTEN_OUT: usize = 16;
@@ -47,12 +41,11 @@ pub fn write(
         let form = RowForm { team: Team::Invocation { workgroup }, lanes: 1, steps, early: false };
         return rows::write(writer, memory, kernel, (space, depth), &product, form, target);
     }
-    if let Tile::Dots(form) = *tile {
-        let product = [Reduction::Product { a, b }];
-        return rows::write(writer, memory, kernel, (space, depth), &product, form, target);
-    }
     if !floats {
         bug!("{}: templates multiply floats", kernel.name);
+    }
+    if let Tile::Few(form) = *tile {
+        return few::write(writer, memory, kernel, form, target);
     }
     let holes = Holes {
         memory,
@@ -67,7 +60,6 @@ pub fn write(
         names: &NAMES,
     };
     let [batches, row_count, col_count, _] = [0, 1, 2, 3].map(|it| holes.count(it));
-    let b_along_depth = !along(&holes, b, COL);
     let (file, constants, per_group) = match *tile {
         Tile::Matmul {
             rows,
@@ -124,13 +116,7 @@ pub fn write(
             ],
             (rows, cols),
         ),
-        Tile::Matvec { size, cols } => {
-            let rows = if row_count <= ROWS_AT_ONCE { row_count as u32 } else { 1 };
-            let constants =
-                vec![("SIZE", size), ("COLS", cols), ("ROWS", rows), ("ALONG_DEPTH", b_along_depth as u32)];
-            (File::Matvec, constants, (rows, cols))
-        }
-        Tile::Dots(_) => bug!("{}: no template", kernel.name),
+        Tile::Few(_) => bug!("{}: no template", kernel.name),
         Tile::Direct { workgroup } => {
             (File::Conv, vec![("SIZE", workgroup), ("ALONG_ROWS", 0)], (1, workgroup))
         }
@@ -149,7 +135,7 @@ pub fn write(
             holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b),
             holes.store_four(writer, &out, COL, &stores),
         ],
-        Tile::Matvec { .. } | Tile::Dots(_) | Tile::Direct { .. } => [
+        Tile::Few(_) | Tile::Direct { .. } => [
             holes.load(writer, "load_a", &in_a, a),
             holes.load(writer, "load_b", &in_b, b),
             holes.store(writer, &out, 0, &stores),
@@ -170,7 +156,7 @@ pub fn write(
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);
     let workgroups = match tile {
-        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Matvec { .. } | Tile::Dots(_) => {
+        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Few(_) => {
             batches as u64 * tiles(row_count, per_group.0) * tiles(col_count, per_group.1)
         }
         Tile::Direct { .. } => tiles(batches * row_count * col_count, per_group.1),
@@ -185,34 +171,3 @@ const ROW: usize = 1;
 const COL: usize = 2;
 const DEPTH: usize = 3;
 const NAMES: [&str; 4] = ["batch", "row", "col", "k"];
-
-/// Whether neighbours in memory of what `operand` reads are neighbours along `group` rather than along the depth.
-fn along(holes: &Holes, operand: ExprId, group: usize) -> bool {
-    let (memory, kernel) = (holes.memory, holes.kernel);
-    let needed = kernel.body.needed([operand]);
-    let mut widest: Option<(usize, Index)> = None;
-    for (id, expr, _) in kernel.body.iter() {
-        if let Expr::Load { tensor, at, .. } = expr
-            && needed[id.0 as usize]
-        {
-            let shape = &memory.held(*tensor).shape;
-            if widest.as_ref().is_none_or(|(count, _)| *count < shape.count()) {
-                widest = Some((shape.count(), crate::index::linearise(at, shape)));
-            }
-        }
-    }
-    let Some((_, address)) = widest else { return false };
-    let runs = |group: usize| {
-        let inner = holes.groups[group].iter().copied().rev().find(|&it| holes.extents[it] > 1)?;
-        let at = |number: i64| {
-            address.eval(&mut |leaf| match leaf {
-                Atom::Var { axis, .. } => (*axis as usize == inner) as i64 * number,
-                Atom::Data { low, .. } => *low,
-                Atom::Div(..) | Atom::Mod(..) => bug!("not a leaf"),
-            })
-        };
-        (at(1) - at(0) == 1).then_some(holes.extents[inner])
-    };
-    // Where both are neighbours, as in a convolution's windows, the longer run wins.
-    runs(group).unwrap_or(0) > runs(DEPTH).unwrap_or(0)
-}

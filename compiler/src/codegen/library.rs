@@ -26,7 +26,6 @@ pub enum File {
     Reduce,
     Matmul,
     MatmulCoop,
-    Matvec,
     Conv,
     Attention,
 }
@@ -38,7 +37,6 @@ impl File {
             File::Reduce => include_str!("../../../shaders/reduce.wgsl"),
             File::Matmul => include_str!("../../../shaders/matmul.wgsl"),
             File::MatmulCoop => include_str!("../../../shaders/matmul_coop.wgsl"),
-            File::Matvec => include_str!("../../../shaders/matvec.wgsl"),
             File::Conv => include_str!("../../../shaders/conv.wgsl"),
             File::Attention => include_str!("../../../shaders/attention.wgsl"),
         }
@@ -265,8 +263,7 @@ mod tests {
 
     #[test]
     fn files_parse_and_their_functions_can_be_copied() {
-        for file in [File::Math, File::Reduce, File::Matmul, File::MatmulCoop, File::Matvec, File::Attention]
-        {
+        for file in [File::Math, File::Reduce, File::Matmul, File::MatmulCoop, File::Attention] {
             let library = library(file, &[]);
             let mut writer = Writer::default();
             for name in library.functions.keys() {

@@ -7,6 +7,7 @@ mod attention;
 mod body;
 mod holes;
 mod contract;
+mod few;
 mod grid;
 mod unroll;
 mod library;

@@ -84,6 +84,22 @@ impl Writer {
         self.module.global_variables.append(variable, Span::UNDEFINED)
     }
 
+    /// So many words that a workgroup shares.
+    pub fn workgroup(&mut self, word: Word, count: u32) -> naga::Handle<GlobalVariable> {
+        let base = self.word(word);
+        let Some(size) = std::num::NonZeroU32::new(count) else { bug!("no words to share") };
+        let ty = self.ty(TypeInner::Array { base, size: ArraySize::Constant(size), stride: 4 });
+        let variable = GlobalVariable {
+            name: Some("shared".to_owned()),
+            space: AddressSpace::WorkGroup,
+            binding: None,
+            ty,
+            init: None,
+            memory_decorations: MemoryDecorations::empty(),
+        };
+        self.module.global_variables.append(variable, Span::UNDEFINED)
+    }
+
     pub fn entry_point(&mut self, function: Function, workgroup_size: [u32; 3]) {
         self.module.entry_points.push(EntryPoint {
             name: "main".to_owned(),

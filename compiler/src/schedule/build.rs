@@ -145,9 +145,15 @@ fn kernel(
             let form = tile::row_form(shapes, &body, &stages, &stores, writes_points, &loops.tensors, target);
             Skeleton::Rows { outer: outer.clone(), inner: inner.clone(), stages: stages.clone(), form }
         }
-        (Form::Contract { space }, NestKind::Contract { depth, .. }) => {
-            product::contract(space, depth, &body, (operands[0], operands[1]), &loops.tensors, target)
-        }
+        (Form::Contract { space }, NestKind::Contract { depth, .. }) => product::contract(
+            space,
+            depth,
+            &body,
+            (operands[0], operands[1]),
+            &stores,
+            &loops.tensors,
+            target,
+        ),
         (Form::Attention { space }, NestKind::Attention { keys, channels, scale, zero_masked, .. }) => {
             Skeleton::Attention {
                 space: space.clone(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use slotmap::SlotMap;
 use smallvec::SmallVec;
 
+pub use super::few::Few;
 use crate::{
     lower::{Body, Coords, Expr, ExprId, TensorId, TensorInfo},
     passes::siblings,
@@ -158,10 +159,8 @@ pub enum Tile {
         a_along_rows: bool,
         b_along_cols: bool,
     },
-    /// The template `matvec.wgsl`: a workgroup of `size` invocations makes `cols` results of one row.
-    Matvec { size: u32, cols: u32 },
-    /// Each result is a row of its own along the depth, reduced like any row: vectors by matrices that lie along the depth.
-    Dots(RowForm),
+    /// All rows of a column by the same invocations, which share its depth: few rows by a matrix.
+    Few(Few),
     /// One invocation a result, the sum in a loop: depthwise and other small sums.
     Direct { workgroup: u32 },
 }

@@ -34,12 +34,26 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
             let (a_along_rows, b_along_cols) = match *tile {
                 Tile::Matmul { a_along_rows, b_along_cols, .. }
                 | Tile::Cooperative { a_along_rows, b_along_cols, .. } => (a_along_rows, b_along_cols),
-                Tile::Dots(form) => return all(Lanes::anywhere(space.rank(), depth, form.lanes)),
-                Tile::Matvec { .. } | Tile::Direct { .. } => return Vec::new(),
+                Tile::Few(_) | Tile::Direct { .. } => (false, false),
             };
             let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
             let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
             let stored: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
+            if let Tile::Few(few) = tile {
+                let along = |vars: &[usize], each: u32, roots: Vec<ExprId>, writes: bool| {
+                    Lanes::some(&extents, vars, each).map(|lanes| Walk { lanes, roots, writes })
+                };
+                let b_along = if few.along_cols { (cols.as_slice(), few.cols) } else { (&*steps, few.depth) };
+                let parts = [
+                    along(&steps, few.depth, vec![*a], false),
+                    along(b_along.0, b_along.1, vec![*b], false),
+                    along(cols, few.stored, stored, true),
+                ];
+                return parts.into_iter().flatten().collect();
+            }
+            if let Tile::Direct { .. } = tile {
+                return Vec::new();
+            }
             let along = |vars: &[usize], roots: Vec<ExprId>, writes: bool| {
                 Lanes::fours(&extents, vars).map(|lanes| Walk { lanes, roots, writes })
             };
@@ -116,10 +130,16 @@ impl Lanes {
 
     /// Four neighbours anywhere along `vars`, if those make whole fours.
     pub fn fours(extents: &Shape, vars: &[usize]) -> Option<Lanes> {
+        Lanes::some(extents, vars, 4)
+    }
+
+    /// `each` neighbours anywhere along `vars`, if the numbers of those are a multiple of it.
+    pub fn some(extents: &Shape, vars: &[usize], each: u32) -> Option<Lanes> {
         let count: usize = vars.iter().map(|&it| extents[it]).product();
         let here = extents.iter().enumerate().map(|(axis, &extent)| Index::var(axis, extent)).collect();
-        let vector = Index::var(SOMEWHERE, count / 4);
-        (count > 0 && count.is_multiple_of(4)).then(|| Lanes::along(&here, extents, vars, 4, &vector))
+        let vector = Index::var(SOMEWHERE, count / each as usize);
+        let whole = count > 0 && count.is_multiple_of(each as usize);
+        whole.then(|| Lanes::along(&here, extents, vars, each, &vector))
     }
 
     /// Which variables are not the same at all neighbours, counted from `first`.

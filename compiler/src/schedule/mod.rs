@@ -7,6 +7,7 @@ mod attention;
 mod build;
 mod cost;
 pub mod eval;
+mod few;
 mod fuse;
 mod group;
 pub mod kernel;
@@ -21,7 +22,8 @@ mod tile;
 pub mod verify;
 
 pub use kernel::{
-    AttentionTile, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
+    AttentionTile, Few, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile,
+    Vars, Why,
 };
 pub use lanes::Lanes;
 

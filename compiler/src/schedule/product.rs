@@ -1,23 +1,23 @@
 //! How products run on their target: what are rows and columns, which template, which tiles. Every tuned number of these
-//! choices is here.
+//! choices is here, but for those of few rows (`few.rs`).
 
 use slotmap::SlotMap;
 
 use super::{
-    kernel::{RowForm, Skeleton, Stage, Team, Tile, Vars},
-    tile::{AHEAD, BUSY, SUBGROUPS_TOGETHER, lanes, limited},
+    few::few,
+    kernel::{Skeleton, Store, Tile, Vars},
+    tile::{BUSY, limited},
 };
 use crate::{
     dtype::DType,
     index::{Atom, Index, linearise},
     lower::{Body, Expr, ExprId, TensorId, TensorInfo},
-    scalar::ReduceOp,
     shape::Shape,
     target::Target,
 };
 
 /// Sums shorter than this over few results a batch are not worth a tile.
-const SHORT_SUM: usize = 128;
+pub const SHORT_SUM: usize = 128;
 
 /// Rows and columns of a block of 32 invocations over a tile.
 const BLOCK: [u32; 2] = [4, 8];
@@ -27,6 +27,7 @@ pub fn contract(
     depth: &Shape,
     body: &Body,
     (a, b): (ExprId, ExprId),
+    stores: &[Store],
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
 ) -> Skeleton {
@@ -58,8 +59,9 @@ pub fn contract(
     };
     let along = [longer(a, &rows), longer(b, &cols)];
     let halves = [a, b].iter().all(|it| is_half(body, *it));
-    let tile = match dots(&sizes, along, (a, b), body, (space, depth), tensors, target) {
-        Some(form) => Tile::Dots(form),
+    let few = few(&sizes, along[1], (a, b), body, &extents, (&cols, &steps), stores, tensors, target);
+    let tile = match few {
+        Some(form) => Tile::Few(form),
         None => match cooperative(&sizes, target).filter(|_| halves) {
             Some(it) => it.tile(along, target),
             None => contract_tile(&sizes, along, body.dtype(a), target),
@@ -68,11 +70,11 @@ pub fn contract(
     Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, tile }
 }
 
-struct Sizes {
-    batch: usize,
-    rows: usize,
-    cols: usize,
-    depth: usize,
+pub struct Sizes {
+    pub batch: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub depth: usize,
 }
 
 impl Sizes {
@@ -87,54 +89,13 @@ fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target)
     if dtype != DType::F32 || sizes.depth == 0 {
         return direct;
     }
-    if sizes.rows <= 4 {
-        let deep = sizes.depth >= SHORT_SUM;
-        return match (deep, sizes.rows) {
-            (true, _) => Tile::Matvec { size: limited(64, target), cols: 8 },
-            (false, _) => direct,
-        };
-    }
-    if sizes.cols < 8 && sizes.depth < SHORT_SUM {
+    if sizes.rows <= 4 || (sizes.cols < 8 && sizes.depth < SHORT_SUM) {
         return direct;
     }
     // A large tile reads least; one that leaves a part of the device idle takes longer than a smaller one.
     let fitting: Vec<&Matmul> = MATMULS.iter().filter(|it| it.fits(sizes, target)).collect();
     let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last());
     busy.map_or(direct, |it| it.tile(along, target))
-}
-
-/// How the products of one vector by a matrix that lies along the depth are shared out, where vectors of words can be read
-/// there: each element of the matrix is then read once, in the order of memory.
-fn dots(
-    sizes: &Sizes,
-    along: [bool; 2],
-    (a, b): (ExprId, ExprId),
-    body: &Body,
-    (space, depth): (&Shape, &Shape),
-    tensors: &SlotMap<TensorId, TensorInfo>,
-    target: &Target,
-) -> Option<RowForm> {
-    if sizes.rows != 1 || sizes.depth < SHORT_SUM || along[1] || body.dtype(a) != DType::F32 {
-        return None;
-    }
-    let factors = [a, b].map(|value| Stage { op: ReduceOp::Sum, value });
-    let lanes = lanes((space.rank(), depth), body, &factors, &[], tensors, &|_| true);
-    if lanes < 4 {
-        return None;
-    }
-    let vectors = sizes.depth / lanes as usize;
-    let most = limited(SUBGROUPS_TOGETHER, target);
-    let wanted = vectors.div_ceil(AHEAD);
-    let (size, subgroup) = match target.subgroup {
-        Some((size, largest)) if size == largest && (4..=most).contains(&size) => {
-            let most = (most / size * size).min(size * size) as usize;
-            (wanted.next_multiple_of(size as usize).min(most) as u32, Some(size))
-        }
-        Some(_) | None => (wanted.next_power_of_two().max(32).min(1 << most.ilog2()) as u32, None),
-    };
-    let team = Team::Workgroup { size, subgroup };
-    let share = vectors.div_ceil(size as usize);
-    Some(RowForm { team, lanes, steps: share.min(AHEAD) as u32, early: false })
 }
 
 /// Whether every value of an operand is one of f16.

@@ -22,7 +22,8 @@ use slotmap::SlotMap;
 
 use super::{
     kernel::{
-        AttentionTile, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Why,
+        AttentionTile, Few, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile,
+        Why,
     },
     verify::roots,
 };
@@ -163,10 +164,11 @@ spelled!(enum Team {
 spelled!(enum Tile {
     Matmul "matmul" { rows, cols, depth, rows_each, cols_each, block_rows, block_cols, a_along_rows, b_along_cols, split, buffers, scalars };
     Cooperative "cooperative" { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols };
-    Matvec "matvec" { size, cols };
-    Dots "dots" (form);
+    Few "few" (form);
     Direct "direct" { workgroup };
 });
+
+spelled!(struct Few { size, deep, depth, cols, along_cols, ahead, subgroup, held, stored });
 
 spelled!(struct LastKey { each, first });
 

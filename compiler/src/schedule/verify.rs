@@ -4,6 +4,7 @@
 //! - `Kernel::tensors` lists reads, then writes, each once;
 //! - a kernel binds no more buffers than the target allows;
 //! - products write components of vectors only where the target allows it;
+//! - few rows are shared out as `Few` says, in the memory that there is;
 //! - of attention, keys that are left out are hidden, and heads that share keys and values do;
 //! - what `lower::verify` says of bodies holds, and stores are inside their tensors and of their type.
 
@@ -73,6 +74,12 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
             && !target.components_apart
         {
             fault("writes components of vectors".to_owned());
+        }
+        if let Skeleton::Contract { space, depth, cols, tile: Tile::Few(few), .. } = &kernel.skeleton {
+            let cols = cols.iter().filter_map(|&it| space.get(it)).product();
+            if let Some(what) = few.fault(cols, depth.count(), 1, target) {
+                fault(what.to_owned());
+            }
         }
         if let Skeleton::Attention { space, k, v, mask, last_key, tile, .. } = &kernel.skeleton {
             let exist = roots.iter().all(|it| (it.0 as usize) < kernel.body.len());

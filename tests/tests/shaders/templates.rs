@@ -221,34 +221,6 @@ fn matmul_tiles() {
 }
 
 #[test]
-fn matvec_columns() {
-    // size, cols, rows
-    let tiles = [[128, 4, 1], [64, 64, 1], [64, 1, 1], [256, 8, 4], [64, 16, 8], [32, 2, 3]];
-    let mut random = Random::new(32);
-    for (case, tile) in tiles.iter().cycle().take(4 * tiles.len()).enumerate() {
-        let [size, cols, rows] = *tile;
-        let along = case / tiles.len() % 2 == 0;
-        let product = Product {
-            batches: random.between(1, 3),
-            rows: random.between(1, 8),
-            cols: random.between(1, 3 * cols + 2),
-            depth: random.between(1, 1500),
-            a_by_rows: false,
-            b_by_depth: along,
-            by_scalars: false,
-        };
-        let mut consts: Vec<(&str, String)> = ["SIZE", "COLS", "ROWS"]
-            .into_iter()
-            .zip([size, cols, rows])
-            .map(|(n, it)| (n, format!("{it}u")))
-            .collect();
-        consts.push(("ALONG_DEPTH", along.to_string()));
-        let groups = product.batches * product.rows.div_ceil(rows) * product.cols.div_ceil(cols);
-        check_product("matvec", product, &consts, groups, 2000 + case as u64);
-    }
-}
-
-#[test]
 fn small_sums() {
     let mut random = Random::new(33);
     for case in 0..12 {

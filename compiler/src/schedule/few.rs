@@ -1,0 +1,240 @@
+//! Products of few rows by a matrix: who reads which part of the matrix, and who puts sums together.
+//!
+//! In: a product of at most `ROWS` rows. Out: `Few`, or `None` where tiles or single sums do better. Each element of the matrix
+//! is read once, in vectors where it lies so in memory, for all rows. Every tuned number of this choice is here.
+
+use slotmap::SlotMap;
+
+use super::{
+    kernel::{Store, Vars},
+    lanes::Lanes,
+    product::{SHORT_SUM, Sizes},
+    tile::{BUSY, limited},
+};
+use crate::{
+    dtype::DType,
+    index::Atom,
+    lower::{Body, Coords, Expr, ExprId, TensorId, TensorInfo},
+    shape::Shape,
+    target::Target,
+};
+
+/// A workgroup of `size` invocations makes all rows of some columns; `deep` of them share the depth of one column: neighbours
+/// where b lies along the depth, else those `size / deep` apart, and neighbours have neighbouring columns. An invocation
+/// takes a block of b at a time, `depth` by `cols` neighbours, and reads `ahead` blocks before it multiplies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Few {
+    pub size: u32,
+    /// A divisor of `size`.
+    pub deep: u32,
+    /// A divisor of the product's depth.
+    pub depth: u32,
+    /// Where b lies along the columns, a divisor of their number.
+    pub cols: u32,
+    pub along_cols: bool,
+    pub ahead: u32,
+    /// The size of all subgroups of the target, a divisor of `deep`, where subgroups put sums together before workgroup
+    /// memory does. They are neighbours, so b lies along the depth.
+    pub subgroup: Option<u32>,
+    /// Rows whose sums lie in workgroup memory at a time.
+    pub held: u32,
+    /// Neighbouring columns that an invocation stores together: a divisor of the number of columns and of a workgroup's.
+    pub stored: u32,
+}
+
+impl Few {
+    /// Columns of a workgroup.
+    pub fn across(&self) -> u32 {
+        self.size / self.deep * self.cols
+    }
+
+    /// Partial sums of one result in workgroup memory.
+    pub fn parts(&self) -> u32 {
+        self.deep / self.subgroup.unwrap_or(1)
+    }
+
+    /// Bytes of workgroup memory where each of `factors` matrices has sums of its own.
+    pub fn memory(&self, factors: usize) -> u32 {
+        4 * self.parts() * self.held * self.across() * factors as u32
+    }
+
+    /// What of the above does not hold.
+    pub fn fault(&self, cols: usize, depth: usize, factors: usize, target: &Target) -> Option<&'static str> {
+        let &Few { size, deep, depth: each, cols: own, along_cols, ahead, subgroup, held, stored } = self;
+        let divides = |part: u32, whole: usize| part > 0 && whole.is_multiple_of(part as usize);
+        let checks = [
+            (divides(deep, size as usize), "the depth is shared by a part of a workgroup"),
+            (divides(each, depth), "blocks are no part of the depth"),
+            (own > 0 && (!along_cols || divides(own, cols)), "blocks are no part of the columns"),
+            (ahead > 0 && held > 0, "nothing is read ahead, or no row held"),
+            (
+                subgroup.is_none_or(|it| !along_cols && divides(it, deep as usize)),
+                "subgroups do not share the depth",
+            ),
+            (
+                subgroup.is_none_or(|it| target.subgroup == Some((it, it))),
+                "subgroups of the target are of another size",
+            ),
+            (divides(stored, cols) && divides(stored, self.across() as usize), "columns stored together"),
+        ];
+        let broken = checks.into_iter().find(|it| !it.0).map(|it| it.1);
+        // What follows divides by what was checked.
+        broken.or_else(|| {
+            (self.memory(factors) > target.max_workgroup_memory)
+                .then_some("more workgroup memory than there is")
+        })
+    }
+}
+
+/// Rows up to which a product is one of few rows, and those of products whose matrix is not read in vectors.
+const ROWS: usize = 8;
+const ROWS_OF_SINGLES: usize = 4;
+
+/// Workgroup memory in which sums are put together, where there is more too.
+const MEMORY: u32 = 16_384;
+
+/// Where b lies along the depth: invocations and those that share a column; columns and blocks of an invocation.
+struct Along {
+    rows: usize,
+    size: u32,
+    deep: u32,
+    cols: u32,
+    ahead: u32,
+}
+
+/// The first that has at least as many rows, as measured on a large GPU with subgroups of 32.
+const ALONG_DEPTH: [Along; 3] = [
+    Along { rows: 1, size: 128, deep: 32, cols: 2, ahead: 4 },
+    Along { rows: 4, size: 128, deep: 32, cols: 2, ahead: 2 },
+    Along { rows: 8, size: 128, deep: 32, cols: 4, ahead: 1 },
+];
+
+/// Where b lies along the columns: invocations, and those next to each other.
+struct Across {
+    size: u32,
+    across: u32,
+}
+
+/// The first that keeps the device busy.
+const ALONG_COLS: [Across; 5] = [
+    Across { size: 512, across: 64 },
+    Across { size: 512, across: 32 },
+    Across { size: 512, across: 16 },
+    Across { size: 512, across: 8 },
+    Across { size: 512, across: 4 },
+];
+
+/// How the product of few rows runs on the target. `b_along_cols`: b's longer runs in memory are those along the columns.
+#[expect(clippy::too_many_arguments, reason = "a product is this much")]
+pub fn few(
+    sizes: &Sizes,
+    b_along_cols: bool,
+    (a, b): (ExprId, ExprId),
+    body: &Body,
+    extents: &Shape,
+    (cols, steps): (&Vars, &[usize]),
+    stores: &[Store],
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Option<Few> {
+    // Sums are of f32.
+    if sizes.rows > ROWS || sizes.depth < SHORT_SUM || body.dtype(a) != DType::F32 {
+        return None;
+    }
+    let run = vector(body, b, extents, if b_along_cols { cols } else { steps }, tensors);
+    if sizes.rows > ROWS_OF_SINGLES && run < 4 {
+        return None;
+    }
+    let most = limited(u32::MAX, target);
+    let pairs = pairs(extents, cols, stores, tensors);
+    let finish = |mut it: Few| {
+        it.stored = if pairs && it.across().is_multiple_of(2) { 2 } else { 1 };
+        let each = it.memory(1).max(1);
+        let memory = MEMORY.min(target.max_workgroup_memory);
+        it.held = (memory / each).clamp(1, sizes.rows as u32);
+        it
+    };
+    let empty = Few {
+        size: 1,
+        deep: 1,
+        depth: 1,
+        cols: 1,
+        along_cols: b_along_cols,
+        ahead: 1,
+        subgroup: None,
+        held: 1,
+        stored: 1,
+    };
+    if b_along_cols {
+        let depth = [4, 2, 1].into_iter().find(|it| sizes.depth.is_multiple_of(*it))? as u32;
+        let vectors = sizes.cols / run as usize;
+        let form = |it: &Across| {
+            // Few columns leave invocations for the depth.
+            let across = it.across.min(vectors.next_power_of_two() as u32);
+            let size = it.size.min(1 << most.ilog2()).max(across);
+            let deep = size / across;
+            finish(Few { size, deep, depth, cols: run, ..empty })
+        };
+        let fitting = ALONG_COLS.iter().map(form).filter(|it| it.memory(1) <= target.max_workgroup_memory);
+        let mut last = None;
+        for it in fitting {
+            last = Some(it);
+            if sizes.batch * sizes.cols.div_ceil(it.across() as usize) >= 2 * BUSY {
+                break;
+            }
+        }
+        return last;
+    }
+    let along = ALONG_DEPTH.iter().find(|it| it.rows >= sizes.rows)?;
+    let size = along.size.min(1 << most.ilog2());
+    let subgroup =
+        (target.subgroup).filter(|(least, most)| least == most && size.is_multiple_of(*least)).map(|it| it.0);
+    let deep = along.deep.max(subgroup.unwrap_or(1)).min(size);
+    let (cols, ahead) = (along.cols.min(sizes.cols.next_power_of_two() as u32), along.ahead);
+    let fits = |it: &Few| it.memory(1) <= target.max_workgroup_memory;
+    Some(finish(Few { size, deep, depth: run, cols, ahead, subgroup, ..empty })).filter(fits)
+}
+
+/// How many neighbours along `vars` of the largest tensor that `operand` reads are one access: 8 of 16 bits, or 4, 2, 1.
+fn vector(
+    body: &Body,
+    operand: ExprId,
+    extents: &Shape,
+    vars: &[usize],
+    tensors: &SlotMap<TensorId, TensorInfo>,
+) -> u32 {
+    let needed = body.needed([operand]);
+    let reads = body.iter().filter_map(|(id, expr, _)| match expr {
+        Expr::Load { tensor, at, .. } if needed[id.0 as usize] => Some((&tensors[*tensor].ty, at)),
+        _ => None,
+    });
+    let Some((ty, at)) = reads.reduce(|most, it| if it.0.bytes() > most.0.bytes() { it } else { most })
+    else {
+        return 1;
+    };
+    let fits = |count: u32| {
+        let (unit, count) = (4 * ty.dtype.per_word(), count as u64);
+        let lanes = Lanes::some(extents, vars, count as u32).filter(|_| count <= unit);
+        lanes.is_some_and(|it| {
+            (ty.shape.count() as u64).is_multiple_of(count)
+                && matches!(it.run(at, &ty.shape, count), Some(Some(0)))
+        })
+    };
+    [8, 4, 2].into_iter().find(|it| fits(*it)).unwrap_or(1)
+}
+
+/// Whether something of 16 bits is stored, and columns in pairs are whole words of it.
+fn pairs(extents: &Shape, cols: &Vars, stores: &[Store], tensors: &SlotMap<TensorId, TensorInfo>) -> bool {
+    let Some(lanes) = Lanes::some(extents, cols, 2) else { return false };
+    let fixed = |at: &Coords| {
+        let mut data = false;
+        at.iter().for_each(|it| it.leaves(&mut |leaf| data |= matches!(leaf, Atom::Data { .. })));
+        !data
+    };
+    let mut halves = stores.iter().filter(|it| tensors[it.tensor].ty.dtype.per_word() == 2).peekable();
+    halves.peek().is_some()
+        && halves.all(|it| {
+            let shape = &tensors[it.tensor].ty.shape;
+            fixed(&it.at) && shape.count().is_multiple_of(2) && lanes.run(&it.at, shape, 2) == Some(Some(0))
+        })
+}

@@ -1,0 +1,194 @@
+//! Products of few rows: every way in which they are shared out, on the device, against the evaluator.
+
+use wgfuse_compiler::{
+    dtype::DType,
+    graph::builder::GraphBuilder,
+    index::Index,
+    options::Options,
+    scalar::{BinaryOp, UnaryOp},
+    schedule::{Few, Skeleton, Tile, Vars, verify::verify},
+    target::Target,
+};
+use wgfuse_tests::{gpu::gpu, kernel_case::Case, stages::stages};
+
+fn var(axis: usize, extent: usize) -> Index {
+    Index::var(axis, extent)
+}
+
+/// A workgroup of `size`, `deep` for the depth of a column, and blocks of `depth` x `cols`.
+fn few([size, deep, depth, cols, ahead, held, stored]: [u32; 7], along_cols: bool) -> Few {
+    Few { size, deep, depth, cols, along_cols, ahead, subgroup: None, held, stored }
+}
+
+/// The product of [batch, rows, depth] in f32 by a matrix of `dtype`, of which something of `out` is stored.
+fn check(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [usize; 4]) {
+    let mut case = Case::new(23);
+    case.target.subgroup = few.subgroup.map(|it| (it, it));
+    let x = case.input(dtype, [batch, rows, depth]);
+    let weight = match few.along_cols {
+        true => case.input(dtype, [depth, cols]),
+        false => case.input(dtype, [cols, depth]),
+    };
+    let (bias, scale) = (case.input(DType::F32, [cols]), case.input(DType::F32, [batch, rows]));
+    let (b, i, j, k) = (var(0, batch), var(1, rows), var(2, cols), var(3, depth));
+    let a = case.load(x, [b.clone(), i.clone(), k.clone()]);
+    let a = case.body.cast(DType::F32, a);
+    // The same along a row.
+    let scale = case.load(scale, [b.clone(), i.clone()]);
+    let a = case.body.binary(BinaryOp::Mul, a, scale);
+    let at = if few.along_cols { [k, j.clone()] } else { [j.clone(), k] };
+    let weight = case.load(weight, at);
+    let weight = case.body.cast(DType::F32, weight);
+    let (sum, shift) = (case.param(0), case.load(bias, [j.clone()]));
+    let moved = case.body.binary(BinaryOp::Add, sum, shift);
+    let value = case.body.unary(UnaryOp::Relu, moved);
+    let value = case.body.cast(out, value);
+    case.store([batch, rows, cols], [b.clone(), i.clone(), j.clone()], value);
+    case.store([cols, batch, rows], [j, b, i], moved);
+    let skeleton = Skeleton::Contract {
+        space: [batch, rows, cols].into(),
+        depth: [depth].into(),
+        batch: Vars::from_slice(&[0]),
+        rows: Vars::from_slice(&[1]),
+        cols: Vars::from_slice(&[2]),
+        a,
+        b: weight,
+        tile: Tile::Few(few),
+    };
+    let shader = case.check(skeleton, if out == DType::F32 { 5e-4 } else { 5e-3 });
+    let words = if few.along_cols { few.cols } else { few.depth } as usize * dtype.size() / 4;
+    let vector = format!("vec{words}<");
+    assert!(words < 2 || shader.wgsl().contains(&vector), "{few:?} reads no {vector}");
+}
+
+const HALVES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+#[test]
+fn matrices_along_the_depth() {
+    for dtype in HALVES {
+        // Rounds that are whole and not, columns that are and are not.
+        for (sizes, depth) in [
+            ([1, 1, 5, 1000], 4),
+            ([2, 3, 7, 4096], 4),
+            ([1, 8, 6, 264], 4),
+            ([1, 4, 9, 77], 1),
+            ([1, 2, 4, 2048], 8),
+        ] {
+            // Eight are a vector of 16 bits each.
+            let depth = if dtype == DType::F32 { depth.min(4) } else { depth };
+            for few in [
+                few([64, 32, depth, 1, 4, 8, 1], false),
+                few([64, 16, depth, 2, 2, 1, 1], false),
+                few([32, 32, depth, 4, 1, 2, 1], false),
+            ] {
+                check(few, dtype, DType::F32, sizes);
+            }
+            let Some(size) = gpu().subgroup else { continue };
+            for (deep, cols) in [(size, 1), (2 * size, 2), (4 * size, 4)] {
+                let few = few([4 * size, deep, depth, cols, 2, 3, 1], false);
+                check(Few { subgroup: Some(size), ..few }, dtype, DType::F32, sizes);
+            }
+        }
+    }
+}
+
+#[test]
+fn matrices_along_the_columns() {
+    for dtype in HALVES {
+        for (sizes, depth, cols) in [
+            ([1, 1, 24, 1000], 4, 4),
+            ([2, 3, 40, 300], 4, 8),
+            ([1, 8, 136, 132], 4, 8),
+            ([1, 4, 9, 77], 1, 1),
+            ([3, 2, 70, 150], 2, 2),
+        ] {
+            let cols = if dtype == DType::F32 { cols.min(4) } else { cols };
+            for few in [
+                few([64, 8, depth, cols, 1, 8, 1], true),
+                few([64, 32, depth, cols, 2, 1, 1], true),
+                few([32, 32, depth, cols, 3, 2, 1], true),
+                few([32, 1, depth, cols, 2, 2, 1], true),
+            ] {
+                check(few, dtype, DType::F32, sizes);
+            }
+        }
+    }
+}
+
+#[test]
+fn halves_are_stored_in_pairs() {
+    for out in [DType::F16, DType::BF16] {
+        for stored in [1, 2] {
+            check(few([64, 16, 4, 2, 2, 2, stored], false), out, out, [2, 3, 10, 200]);
+            check(few([64, 16, 4, 4, 2, 2, stored], true), out, out, [2, 3, 36, 200]);
+        }
+    }
+}
+
+#[test]
+fn what_a_target_cannot_run_is_a_fault() {
+    let target = Target::webgpu_minimum();
+    let good = few([64, 16, 4, 2, 1, 4, 2], true);
+    assert_eq!(good.fault(64, 128, 1, &target), None);
+    for bad in [
+        Few { deep: 24, ..good },
+        Few { depth: 3, ..good },
+        Few { cols: 3, ..good },
+        Few { cols: 0, ..good },
+        Few { ahead: 0, ..good },
+        Few { held: 64, ..good },
+        Few { stored: 3, ..good },
+        Few { subgroup: Some(16), ..good },
+        Few { subgroup: Some(16), along_cols: false, ..good },
+    ] {
+        assert!(bad.fault(64, 128, 1, &target).is_some(), "{bad:?}");
+    }
+    assert!(good.fault(63, 128, 1, &target).is_some() && good.fault(64, 127, 1, &target).is_some());
+}
+
+/// The form of the product of [rows, depth] by a constant matrix.
+fn chosen(dtype: DType, turned: bool, [rows, cols, depth]: [usize; 3], target: &Target) -> Option<Few> {
+    let mut builder = GraphBuilder::new();
+    let x = builder.input("x", dtype, [rows, depth]).expect("an input");
+    let w = builder.input("w", dtype, if turned { [cols, depth] } else { [depth, cols] }).expect("an input");
+    let y = if turned { builder.linear(x, w, None) } else { builder.matmul(x, w) }.expect("a product");
+    builder.output("y", y).expect("an output");
+    let graph = builder.finish().expect("a graph");
+    let made = stages(graph, target, &Options::default()).unwrap_or_else(|it| panic!("{it}"));
+    let faults = verify(&made.schedule, target);
+    assert!(faults.is_empty(), "{faults:?}");
+    match made.schedule.kernels[0].skeleton {
+        Skeleton::Contract { tile: Tile::Few(few), .. } => Some(few),
+        _ => None,
+    }
+}
+
+#[test]
+fn vectors_are_as_long_as_memory_allows() {
+    let minimum = Target::webgpu_minimum();
+    let large = Target {
+        max_workgroup_invocations: 1024,
+        max_workgroup_size: [1024, 1024, 64],
+        max_workgroup_memory: 49_152,
+        subgroup: Some((32, 32)),
+        ..minimum.clone()
+    };
+    for target in [&minimum, &large] {
+        for turned in [false, true] {
+            let vector = |dtype, sizes| {
+                let few = chosen(dtype, turned, sizes, target)?;
+                assert_eq!(few.along_cols, !turned);
+                Some(if turned { few.depth } else { few.cols })
+            };
+            for rows in 1..=8 {
+                assert_eq!(vector(DType::F32, [rows, 512, 512]), Some(4));
+                assert_eq!(vector(DType::F16, [rows, 512, 512]), Some(8));
+            }
+            assert_eq!(vector(DType::F16, [1, 514, 514]), Some(2));
+            assert_eq!(vector(DType::F32, [4, 513, 513]), Some(1));
+            // Elements one by one gain nothing over tiles.
+            assert_eq!(vector(DType::F32, [8, 513, 513]), None);
+            assert_eq!(vector(DType::F32, [9, 512, 512]), None);
+        }
+    }
+}
