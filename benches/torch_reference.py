@@ -65,12 +65,19 @@ def kernels():
             yield f"matmul {side} {dtype}", torch.matmul, operands, False
     for dtype in ["f16", "f32"]:
         for depth, cols in [(4096, 14336), (8192, 8192), (2048, 32000)]:
-            for batch in [1, 4]:
+            for batch in [1, 4, 8]:
                 operands = lambda batch=batch, depth=depth, cols=cols, dtype=dtype: [
                     randn(batch, depth, dtype=DTYPES[dtype]),
                     randn(cols, depth, dtype=DTYPES[dtype]),
                 ]
                 yield f"matvec {depth}x{cols} b{batch} {dtype}", F.linear, operands, False
+        depth, cols = 4096, 14336
+        for batch in [1, 4, 8]:
+            operands = lambda batch=batch, depth=depth, cols=cols, dtype=dtype: [
+                randn(batch, depth, dtype=DTYPES[dtype]),
+                randn(depth, cols, dtype=DTYPES[dtype]),
+            ]
+            yield f"matvec {depth}x{cols} b{batch} along columns {dtype}", torch.matmul, operands, False
     for dtype in ["f32", "f16"]:
         for b, h, s, d, causal in [(1, 32, 512, 64, True), (1, 12, 128, 64, False), (8, 16, 1024, 64, False)]:
             what = " causal" if causal else ""

@@ -44,11 +44,12 @@ enum CaseShape {
     MatMul {
         side: usize,
     },
-    /// The matrix [cols, depth] is a constant, as weights are.
+    /// The matrix is a constant, as weights are: [cols, depth], or [depth, cols] where it lies along the columns.
     MatVec {
         batch: usize,
         depth: usize,
         cols: usize,
+        along_cols: bool,
     },
     Attention {
         batch: usize,
@@ -73,8 +74,10 @@ pub fn all(small: bool) -> Vec<Case> {
             [(4096, 14336), (8192, 8192), (2048, 32000)]
         };
         for (depth, cols) in shapes {
-            all.extend([1, 4].map(|batch| matvec(batch, depth, cols, dtype)));
+            all.extend([1, 4, 8].map(|batch| matvec(batch, (depth, cols), false, dtype)));
         }
+        let (depth, cols) = shapes[0];
+        all.extend([1, 4, 8].map(|batch| matvec(batch, (depth, cols), true, dtype)));
     }
     for dtype in [DType::F32, DType::F16] {
         let shapes = match small {
@@ -155,14 +158,15 @@ fn matmul(side: usize, dtype: DType) -> Case {
     }
 }
 
-fn matvec(batch: usize, depth: usize, cols: usize, dtype: DType) -> Case {
+fn matvec(batch: usize, (depth, cols): (usize, usize), along_cols: bool, dtype: DType) -> Case {
     let elements = depth * cols + batch * (depth + cols);
+    let how = if along_cols { " along columns" } else { "" };
     Case {
-        name: format!("matvec {depth}x{cols} b{batch} {dtype}"),
+        name: format!("matvec {depth}x{cols} b{batch}{how} {dtype}"),
         work: Work::Bytes((elements * dtype.size()) as f64),
         dtype,
-        truth: Truth::Product { rows: batch, depth, cols, transposed: true },
-        shape: CaseShape::MatVec { batch, depth, cols },
+        truth: Truth::Product { rows: batch, depth, cols, transposed: !along_cols },
+        shape: CaseShape::MatVec { batch, depth, cols, along_cols },
     }
 }
 
@@ -202,11 +206,12 @@ impl Case {
                 let y = made.input(&mut b, &[side, side], -1.0, 1.0)?;
                 b.matmul(x, y)?
             }
-            CaseShape::MatVec { batch, depth, cols } => {
+            CaseShape::MatVec { batch, depth, cols, along_cols } => {
                 let x = made.input(&mut b, &[batch, depth], -1.0, 1.0)?;
-                let weight = made.next(&[cols, depth], -1.0, 1.0);
+                let shape = if along_cols { [depth, cols] } else { [cols, depth] };
+                let weight = made.next(&shape, -1.0, 1.0);
                 let weight = b.constant(weight);
-                b.linear(x, weight, None)?
+                if along_cols { b.matmul(x, weight)? } else { b.linear(x, weight, None)? }
             }
             CaseShape::Attention { batch, heads, length, width, causal } => {
                 let shape = [batch, heads, length, width];
