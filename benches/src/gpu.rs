@@ -190,18 +190,17 @@ impl Suite<'_> {
             let plain = case.plain();
             let made = plain.make(self.args.seed)?;
             let session = Session::new(&made.model, &Device::cpu())?;
-            let outputs = session.run(&named(&made.inputs))?;
-            *known = Some((plain, outputs.into_iter().map(|it| it.1).collect()));
+            *known = Some((plain, made.answer(&session)?));
         }
         let (_, want) = known.as_ref().expect("just made");
         let made = case.make(self.args.seed)?;
         let given = named(&made.inputs);
         // A device of its own, and nothing kept from earlier: its pipelines are made anew, its memory is this model's.
         let mut bench = Bench::new(&made.model, &Device::gpu()?.cache_in(None), &given)?;
-        let outputs = bench.session.run(&given)?;
+        let outputs = made.answer(&bench.session)?;
         ensure!(outputs.len() == want.len(), "as many outputs as on the processor");
         let errors = (outputs.iter().zip(want))
-            .map(|((_, have), want)| truth::error_of_last(Values::of(have), Values::of(want)));
+            .map(|(have, want)| truth::error_of_last(Values::of(have), Values::of(want)));
         // NaN stays.
         let error = errors.fold(0.0, |most, it| if it > most || it.is_nan() { it } else { most });
         bench.run.judge(error, case.bound());

@@ -84,13 +84,14 @@ fn write_page(
     let memory = &report.memory;
     writeln!(
         out,
-        "<p>Activations {} (largest live sum {}, ratio {:.2}), weights {}, inputs {}, outputs {}.</p>",
+        "<p>Activations {} (largest live sum {}, ratio {:.2}), weights {}, inputs {}, outputs {}, states {}.</p>",
         print::bytes(memory.arena),
         print::bytes(memory.live_peak),
         memory.ratio,
         print::bytes(memory.weights),
         print::bytes(memory.inputs),
-        print::bytes(memory.outputs)
+        print::bytes(memory.outputs),
+        print::bytes(memory.states)
     )?;
     drawings(out, &memory.tensors, report.steps)?;
 

@@ -143,8 +143,13 @@ fn print_report(report: &Report, full: bool) {
         print::bytes(memory.live_peak),
         memory.ratio
     );
-    for (what, bytes) in [("weights", memory.weights), ("inputs", memory.inputs), ("outputs", memory.outputs)]
-    {
+    let others = [
+        ("weights", memory.weights),
+        ("inputs", memory.inputs),
+        ("outputs", memory.outputs),
+        ("states", memory.states),
+    ];
+    for (what, bytes) in others {
         say!("  {what:<11}  {}", print::bytes(bytes));
     }
 }

@@ -99,6 +99,7 @@ pub struct Memory {
     pub weights: u64,
     pub inputs: u64,
     pub outputs: u64,
+    pub states: u64,
     pub tensors: Vec<Span>,
 }
 
@@ -252,6 +253,7 @@ fn memory(plan: &Plan) -> Memory {
         weights: plan.bytes(BufferRole::Weights),
         inputs: plan.bytes(BufferRole::Inputs),
         outputs: plan.bytes(BufferRole::Outputs),
+        states: plan.bytes(BufferRole::State),
         tensors: spans(plan),
     }
 }

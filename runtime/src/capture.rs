@@ -12,7 +12,7 @@ use wgfuse_compiler::{
 };
 
 use crate::{
-    buffers::{self, Chunk, STAGING, STORAGE},
+    buffers::{self, Chunk, STORAGE},
     constants::{Constants, Failure},
     disabled::DisabledReason,
     error::DeviceError,
@@ -21,7 +21,9 @@ use crate::{
     launch::{Launch, Replay},
     memory::Lines,
     pipelines, portable,
+    readback::{Copy, Readback},
     recording::Recording,
+    state::{Block, States},
 };
 
 /// Everything that a run needs. It owns, or keeps alive, all memory that it points to.
@@ -40,6 +42,7 @@ pub(crate) struct Tape {
     pub portable: Option<DisabledReason>,
     _memory: Vec<Lines>,
     _constants: Vec<Arc<Lines>>,
+    _states: Vec<Arc<Block>>,
 }
 
 /// Where one input goes.
@@ -74,29 +77,17 @@ pub(crate) struct Call {
     pub operands: Vec<Operand>,
 }
 
-/// Slices of device buffers that are copied to staging memory together.
-#[derive(Default)]
-pub(crate) struct Readback {
-    pub copies: Vec<Copy>,
-    pub staging: Vec<wgpu::Buffer>,
-}
-
-pub(crate) struct Copy {
-    pub from: Chunk,
-    /// Number in `Readback::staging`, and offset.
-    pub to: (usize, u64),
-    pub bytes: u64,
-}
-
 pub(crate) async fn capture(
     plan: &Plan,
     gpu: Option<Arc<Gpu>>,
     constants: &mut Constants,
     checked: bool,
     replay: Replay,
+    states: &mut States,
 ) -> Result<Tape, Failure> {
     constants.prepare(plan, gpu.as_ref()).await?;
-    let mut space = Space::new(plan, gpu.as_deref(), constants).await?;
+    states.prepare(plan, gpu.as_ref()).await?;
+    let mut space = Space::new(plan, gpu.as_deref(), constants, states).await?;
     let mut segments: Vec<Segment> = Vec::new();
     let mut launches: Vec<Vec<Launch>> = Vec::new();
     for step in &plan.steps {
@@ -198,6 +189,7 @@ pub(crate) async fn capture(
         portable,
         _memory: space.host.into_iter().flatten().collect(),
         _constants: space.constants_kept,
+        _states: space.states.into_iter().flatten().collect(),
     })
 }
 
@@ -249,7 +241,10 @@ struct Space<'a> {
     constants: &'a Constants,
     /// By `BufferId`; none for weights and for the other place.
     device: Vec<Option<wgpu::Buffer>>,
+    /// By `BufferId`; none for weights, states and the other place.
     host: Vec<Option<Lines>>,
+    /// By `BufferId`, those on the host.
+    states: Vec<Option<Arc<Block>>>,
     /// Slices of constants, sorted, each with its key.
     weights: Vec<(BufferId, u64, u64, u128)>,
     constants_kept: Vec<Arc<Lines>>,
@@ -260,18 +255,26 @@ impl Space<'_> {
         plan: &'a Plan,
         gpu: Option<&Gpu>,
         constants: &'a Constants,
+        states: &States,
     ) -> Result<Space<'a>, DeviceError> {
-        let (mut device, mut host) = (Vec::new(), Vec::new());
-        for it in &plan.buffers {
-            let own = it.role != BufferRole::Weights;
+        let (mut device, mut host, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, it) in plan.buffers.iter().enumerate() {
+            let id = BufferId(number as u32);
+            let (own, state) = match it.role {
+                BufferRole::Weights => (false, false),
+                BufferRole::State => (false, true),
+                BufferRole::Activations | BufferRole::Inputs | BufferRole::Outputs => (true, false),
+            };
             device.push(match (gpu, it.place) {
                 (Some(gpu), Place::Gpu) if own => {
                     Some(buffers::buffer(gpu, it.size, &it.role.to_string(), STORAGE).await?)
                 }
+                (Some(_), Place::Gpu) if state => Some(states.device_buffer(plan, id)),
                 _ => None,
             });
-            let here = own && it.place == Place::Cpu;
-            host.push(here.then(|| Lines::zeroed(it.size as usize)).transpose()?);
+            let here = it.place == Place::Cpu;
+            host.push((own && here).then(|| Lines::zeroed(it.size as usize)).transpose()?);
+            blocks.push((state && here).then(|| states.host_block(plan, id)));
         }
         let ports = plan.constants.iter().flat_map(|it| {
             it.port
@@ -284,7 +287,7 @@ impl Space<'_> {
         weights.sort_unstable();
         let kept = plan.constants.iter().filter(|it| it.port.host.is_some());
         let constants_kept = kept.map(|it| constants.host(it.key)).collect();
-        Ok(Space { plan, constants, device, host, weights, constants_kept })
+        Ok(Space { plan, constants, device, host, states: blocks, weights, constants_kept })
     }
 
     /// The constant that holds this slice, and the offset in it.
@@ -313,6 +316,11 @@ impl Space<'_> {
         let data = match &mut self.host[slice.buffer.0 as usize] {
             // SAFETY: the plan's slices lie inside their buffers.
             Some(lines) => unsafe { lines.as_mut_ptr().add(slice.offset as usize) },
+            None if self.states[slice.buffer.0 as usize].is_some() => {
+                let block = self.states[slice.buffer.0 as usize].as_ref().expect("just seen");
+                // SAFETY: as above.
+                unsafe { block.at().add(slice.offset as usize) }
+            }
             None => {
                 let (key, within) = self.constant(slice);
                 let lines = self.constants.host(key);
@@ -332,32 +340,15 @@ impl Space<'_> {
         Slot { device, host: port.host.as_ref().map(|it| self.operand(&port.ty, it)) }
     }
 
-    /// Makes every buffer count as written. wgpu clears what it has not seen written when it first copies from it, and it
+    /// Makes every buffer but those of states, which do so already, count as written. wgpu clears what it has not seen written when it first copies from it, and it
     /// does not see what recordings write.
     async fn initialise(&self, gpu: &Gpu) -> Result<(), DeviceError> {
         gpu.scoped("the memory of a plan", || {
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            self.device.iter().flatten().for_each(|it| encoder.clear_buffer(it, 0, None));
+            let own = self.device.iter().zip(&self.plan.buffers).filter(|it| it.1.role != BufferRole::State);
+            own.filter_map(|it| it.0.as_ref()).for_each(|it| encoder.clear_buffer(it, 0, None));
             gpu.queue.submit([encoder.finish()]);
         })
         .await
-    }
-}
-
-impl Readback {
-    /// Makes the staging memory, as much as `copies` need.
-    async fn stage(&mut self, gpu: &Gpu, plan: &Plan) -> Result<(), DeviceError> {
-        let sizes: Vec<u64> = self.copies.iter().map(|it| it.bytes).collect();
-        for (chunk, copy) in buffers::row(gpu, &plan.target, &sizes, "staging", STAGING)
-            .await?
-            .into_iter()
-            .zip(&mut self.copies)
-        {
-            if self.staging.last() != Some(&chunk.buffer) {
-                self.staging.push(chunk.buffer);
-            }
-            copy.to = (self.staging.len() - 1, chunk.offset);
-        }
-        Ok(())
     }
 }

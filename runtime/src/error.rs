@@ -12,6 +12,10 @@ pub enum Error {
     Model(#[from] wgfuse_compiler::error::Error),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// What a state held is gone: with the device, or with a run that was given up. Runs fail so until every lost state is set
+    /// (`Session::set_state`), or all are reset (`Session::reset_states`).
+    #[error("the state '{state}' is lost: {why}")]
+    StateLost { state: String, why: String },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
 }
@@ -47,7 +51,7 @@ impl Error {
         match self {
             Error::Model(wgfuse_compiler::error::Error::Input { .. }) => ErrorKind::Input,
             Error::Model(_) => ErrorKind::Model,
-            Error::Device(_) => ErrorKind::Device,
+            Error::Device(_) | Error::StateLost { .. } => ErrorKind::Device,
             Error::Io { .. } => ErrorKind::Io,
         }
     }

@@ -37,6 +37,8 @@ mod portable;
 mod recording;
 pub mod host;
 mod constants;
+mod readback;
+mod state;
 mod capture;
 mod replay;
 mod profile;

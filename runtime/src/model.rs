@@ -28,6 +28,17 @@ impl Model {
         import::Model::from_graph(graph).into()
     }
 
+    /// The model with its input `input` as a state: what it is in the next run is the output `output` of this one, of the
+    /// same type. Runs are neither given the input nor give the output, so that a decoder's caches stay where it runs:
+    ///
+    /// ```no_run
+    /// let model = wgfuse::Model::open("decoder.onnx")?.with_state("past_key", "present_key")?;
+    /// # Ok::<(), wgfuse::Error>(())
+    /// ```
+    pub fn with_state(self, input: &str, output: &str) -> Result<Model> {
+        Ok(self.inner.with_state(input, output)?.into())
+    }
+
     /// A model written in Rust: `build` is given the inputs as values and returns the outputs, each with its name. It is
     /// called once for each new set of input shapes.
     pub fn build(

@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 use wgfuse_compiler::{plan::Plan, shape::Type, tensor::Tensor};
 
 use crate::{
-    buffers::{self, Wait},
-    capture::{Commands, Readback, Segment, Source, Tape},
+    buffers::Wait,
+    capture::{Commands, Segment, Source, Tape},
     error::{DeviceError, Error},
     forms,
     gpu::Gpu,
@@ -179,43 +179,6 @@ impl<'a> Batch<'a> {
 unsafe fn bytes_of(operand: &Operand) -> &[u8] {
     // SAFETY: operands lead to initialised memory of their length.
     unsafe { std::slice::from_raw_parts(operand.data, operand.len) }
-}
-
-impl Readback {
-    pub fn copy(&self, encoder: &mut wgpu::CommandEncoder) {
-        for it in &self.copies {
-            let (staging, offset) = it.to;
-            encoder.copy_buffer_to_buffer(
-                &it.from.buffer,
-                it.from.offset,
-                &self.staging[staging],
-                offset,
-                it.bytes,
-            );
-        }
-    }
-
-    /// Waits for the copies and shows each to `see`.
-    pub async fn read(
-        &self,
-        gpu: &Gpu,
-        wait: Wait,
-        mut see: impl FnMut(usize, &[u8]),
-    ) -> Result<(), DeviceError> {
-        let _mapped = buffers::map(gpu, &self.staging, wait).await?;
-        let mut fault = None;
-        for (at, it) in self.copies.iter().enumerate() {
-            let (staging, offset) = it.to;
-            match self.staging[staging].slice(offset..offset + it.bytes).get_mapped_range() {
-                Ok(view) => see(at, &view),
-                Err(error) => fault = Some(error.to_string()),
-            }
-        }
-        match fault {
-            None => Ok(()),
-            Some(what) => Err(DeviceError::Refused { at: "the read-back".into(), what }),
-        }
-    }
 }
 
 #[cfg(all(test, not(target_arch = "wasm32")))]

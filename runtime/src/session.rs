@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use async_lock::Mutex as AsyncMutex;
 use wgfuse_compiler::{
     error::Error as ModelError,
+    import::Signature,
     options::{Fallback, Options},
     plan::Plan,
     shape::Shape,
@@ -27,6 +28,7 @@ use crate::{
     model::Model,
     profile::{Effort, KernelTime, ONCE, Profile, profile},
     replay::replay,
+    state::States,
 };
 
 /// Shapes whose plans are kept.
@@ -42,6 +44,10 @@ pub struct Session {
     shapes: Mutex<Vec<Arc<Entry>>>,
     kept: usize,
     constants: AsyncMutex<Constants>,
+    /// What runs are given: the model's inputs but for its states.
+    inputs: Vec<Signature>,
+    /// Locked before anything else, and for as long as a run takes. Nobody locks those of a model without states.
+    states: AsyncMutex<States>,
     disabled: DisabledLog,
 }
 
@@ -79,6 +85,11 @@ impl Session {
             shapes: Mutex::default(),
             kept: KEPT,
             constants: AsyncMutex::default(),
+            inputs: (model.inputs.iter().enumerate())
+                .filter(|(number, _)| !model.states.iter().any(|it| it.input as usize == *number))
+                .map(|(_, it)| it.clone())
+                .collect(),
+            states: AsyncMutex::new(States::of(model)),
             disabled,
         })
     }
@@ -114,11 +125,15 @@ impl Session {
     /// device, or one whose memory does not hold the run, is an `Error::Device`; the next run starts from the weights on
     /// the host, on a device opened again, or on the processor if memory was short and `Options::fallback` allows it.
     /// `disabled` tells of both.
+    ///
+    /// States (`GraphBuilder::state`, `Model::with_state`) stay where the model runs, whatever the shapes of its inputs. Runs
+    /// of a model with states take turns. What a run that fails on its way, or whose future is dropped, leaves of them is not
+    /// known: every further run is an `Error::StateLost` until they are set or reset.
     pub async fn run_async(&self, given: &[(&str, Tensor)]) -> Result<Outputs> {
         self.run_waiting(given, Wait::Yield).await
     }
 
-    /// Runs the model once and times every kernel of it.
+    /// Runs the model once and times every kernel of it. States are afterwards what they were.
     pub async fn profile_async(&self, given: &[(&str, Tensor)]) -> Result<Vec<KernelTime>> {
         Ok(self.measure_waiting(given, ONCE, Wait::Yield).await?.kernels)
     }
@@ -128,25 +143,42 @@ impl Session {
         self.measure_waiting(given, effort, Wait::Yield).await
     }
 
-    /// The plan for one shape an input, in the order of the model's inputs. It is compiled if it was not yet.
+    /// The plan for one shape an input, in the order of the model's inputs, those aside that are states. It is compiled if it
+    /// was not yet.
     pub async fn plan_for_async(&self, shapes: &[Shape]) -> Result<Arc<Plan>> {
-        if shapes.len() != self.model.inputs.len() {
-            let what = format!("{} shapes were given for {} inputs", shapes.len(), self.model.inputs.len());
+        if shapes.len() != self.inputs.len() {
+            let what = format!("{} shapes were given for {} inputs", shapes.len(), self.inputs.len());
             return Err(Error::input("", what));
         }
-        inputs::shapes(&self.model.inputs, shapes)?;
-        let entry = self.entry(shapes.to_vec());
+        inputs::shapes(&self.inputs, shapes)?;
+        let states = self.states().await;
+        let entry = self.entry(self.shapes(states.as_deref(), shapes.to_vec())?);
+        drop(states);
         let state = entry.state.lock().await;
         self.plan(&entry, &state)
     }
 
     async fn run_waiting(&self, given: &[(&str, Tensor)], wait: Wait) -> Result<Outputs> {
-        let tensors = inputs::ordered(&self.model.inputs, given)?;
-        let entry = self.entry(tensors.iter().map(|it| it.shape().clone()).collect());
+        let tensors = inputs::ordered(&self.inputs, given)?;
+        let mut states = self.states().await;
+        let shapes = tensors.iter().map(|it| it.shape().clone()).collect();
+        let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
         let mut state = entry.state.lock().await;
-        let plan = self.ready(&entry, &mut state).await?;
+        let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
         let tape = state.tape.as_mut().expect("just made ready");
-        let outputs = match replay(tape, &plan, &tensors, wait).await {
+        let entered = match states.as_deref_mut() {
+            Some(states) => Some(states.enter(&plan, wait).await?),
+            None => None,
+        };
+        let result = replay(tape, &plan, &tensors, wait).await;
+        if let (Some(states), Some(entered)) = (states.as_deref_mut(), entered) {
+            match &result {
+                // Inputs are looked at before anything runs.
+                Ok(_) | Err(Error::Model(_)) => states.leave(entered),
+                Err(error) => states.lose(&entered, error),
+            }
+        }
+        let outputs = match result {
             Ok(outputs) => outputs,
             Err(error) => return Err(self.failed(&entry, &mut state, error)),
         };
@@ -154,14 +186,56 @@ impl Session {
     }
 
     async fn measure_waiting(&self, given: &[(&str, Tensor)], effort: Effort, wait: Wait) -> Result<Profile> {
-        let tensors = inputs::ordered(&self.model.inputs, given)?;
-        let entry = self.entry(tensors.iter().map(|it| it.shape().clone()).collect());
+        let tensors = inputs::ordered(&self.inputs, given)?;
+        let mut states = self.states().await;
+        let shapes = tensors.iter().map(|it| it.shape().clone()).collect();
+        let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
         let mut state = entry.state.lock().await;
-        let plan = self.ready(&entry, &mut state).await?;
+        let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
         let tape = state.tape.as_mut().expect("just made ready");
-        match profile(tape, &plan, &tensors, effort, wait).await {
+        let mut saved = None;
+        if let Some(states) = states.as_deref_mut() {
+            saved = Some(states.save(wait).await?);
+            // Restored below; what is lost meanwhile was saved.
+            states.enter(&plan, wait).await?;
+        }
+        let result = profile(tape, &plan, &tensors, effort, wait).await;
+        if let (Some(states), Some(saved)) = (states.as_deref_mut(), saved) {
+            states.restore(saved);
+        }
+        match result {
             Ok(profile) => Ok(profile),
             Err(error) => Err(self.failed(&entry, &mut state, error)),
+        }
+    }
+
+    /// The value of a state: what the next run begins with.
+    pub async fn state_async(&self, name: &str) -> Result<Tensor> {
+        self.states.lock().await.value(name, Wait::Yield).await
+    }
+
+    /// From now on the state has this value. The first value of a state whose sizes the model leaves open fixes them.
+    pub async fn set_state_async(&self, name: &str, value: &Tensor) -> Result<()> {
+        self.states.lock().await.set(name, value)
+    }
+
+    /// From now on every state is 0, as before the first run.
+    pub async fn reset_states_async(&self) {
+        self.states.lock().await.reset();
+    }
+
+    async fn states(&self) -> Option<async_lock::MutexGuard<'_, States>> {
+        match self.model.states.is_empty() {
+            true => None,
+            false => Some(self.states.lock().await),
+        }
+    }
+
+    /// The shapes of all inputs of the model.
+    fn shapes(&self, states: Option<&States>, given: Vec<Shape>) -> Result<Vec<Shape>> {
+        match states {
+            Some(states) => states.shapes(self.model.inputs.len(), &given),
+            None => Ok(given),
         }
     }
 
@@ -181,7 +255,12 @@ impl Session {
     }
 
     /// Makes sure that the entry has a plan and a tape on a living device.
-    async fn ready(&self, entry: &Entry, state: &mut State) -> Result<Arc<Plan>> {
+    async fn ready(
+        &self,
+        entry: &Entry,
+        state: &mut State,
+        mut states: Option<&mut States>,
+    ) -> Result<Arc<Plan>> {
         if state.tape.as_ref().is_some_and(|it| it.gpu.as_ref().is_some_and(|it| it.lost().is_some())) {
             state.tape = None;
         }
@@ -189,7 +268,7 @@ impl Session {
         if state.tape.is_some() {
             return Ok(plan);
         }
-        match self.capture(&plan).await {
+        match self.capture(&plan, states.as_deref_mut()).await {
             Ok(tape) => {
                 state.tape = Some(tape);
                 Ok(plan)
@@ -198,7 +277,7 @@ impl Session {
             Err(Failure::Step(reason)) => {
                 let plan = self.step_down(entry, reason)?;
                 state.fallback = Some(plan.clone());
-                match self.capture(&plan).await {
+                match self.capture(&plan, states.as_deref_mut()).await {
                     Ok(tape) => state.tape = Some(tape),
                     Err(Failure::Error(error)) => return Err(error),
                     Err(Failure::Step(reason)) => {
@@ -210,13 +289,15 @@ impl Session {
         }
     }
 
-    async fn capture(&self, plan: &Plan) -> std::result::Result<Tape, Failure> {
+    async fn capture(&self, plan: &Plan, states: Option<&mut States>) -> std::result::Result<Tape, Failure> {
         let gpu = match plan.target.place {
             Place::Gpu => Some(self.device.gpu_now().await?),
             Place::Cpu => None,
         };
         let mut constants = self.constants.lock().await;
-        let tape = capture(plan, gpu, &mut constants, self.options.checked, self.replay).await?;
+        let (mut none, checked) = (States::default(), self.options.checked);
+        let states = states.unwrap_or(&mut none);
+        let tape = capture(plan, gpu, &mut constants, checked, self.replay, states).await?;
         if let Some(reason) = &tape.portable {
             self.disabled.add(reason.clone());
         }
@@ -281,7 +362,7 @@ impl Session {
             }
             Error::Device(_) => state.tape = None,
             // The inputs were at fault; the tape was not touched.
-            Error::Model(_) | Error::Io { .. } => {}
+            Error::Model(_) | Error::StateLost { .. } | Error::Io { .. } => {}
         }
         error
     }
@@ -303,6 +384,21 @@ impl Session {
     /// See `measure_async`.
     pub fn measure(&self, given: &[(&str, Tensor)], effort: Effort) -> Result<Profile> {
         pollster::block_on(self.measure_waiting(given, effort, Wait::Block))
+    }
+
+    /// See `state_async`.
+    pub fn state(&self, name: &str) -> Result<Tensor> {
+        pollster::block_on(async { self.states.lock().await.value(name, Wait::Block).await })
+    }
+
+    /// See `set_state_async`.
+    pub fn set_state(&self, name: &str, value: &Tensor) -> Result<()> {
+        pollster::block_on(self.set_state_async(name, value))
+    }
+
+    /// See `reset_states_async`.
+    pub fn reset_states(&self) {
+        pollster::block_on(self.reset_states_async());
     }
 
     /// See `plan_for_async`.

@@ -126,7 +126,13 @@ impl Case {
             stores: self.stores.clone(),
             tensors: read.into_iter().chain(written).collect(),
         };
-        Schedule { tensors: self.tensors.clone(), kernels: vec![kernel], outputs: vec![], refusals: vec![] }
+        Schedule {
+            tensors: self.tensors.clone(),
+            kernels: vec![kernel],
+            outputs: vec![],
+            states: vec![],
+            refusals: vec![],
+        }
     }
 
     pub fn shader(&self, skeleton: Skeleton) -> Shader {

@@ -1,5 +1,5 @@
-//! Llama: pre-norm, rotary positions, grouped queries, gated feed-forward. `decode` is one token against a cache of fixed
-//! length. The cache enters as inputs and leaves as outputs: a graph has no state that stays on the device.
+//! Llama: pre-norm, rotary positions, grouped queries, gated feed-forward. `decode` is one token against caches of
+//! fixed length, which are states: they stay on the device.
 
 use wgfuse::{DType, GraphBuilder, Tensor, Type, compiler::graph::Value};
 
@@ -29,8 +29,8 @@ struct Places {
 }
 
 struct Step {
-    /// [1,1,length,1], true at the token's own place.
-    here: Value,
+    /// [1], the token's own place.
+    position: Value,
     /// [1,1,1,length], added to the scores.
     mask: Value,
 }
@@ -54,22 +54,20 @@ impl Llama {
         self.logits(b, parts, ids, &places)
     }
 
-    /// The logits after one token at the place `position`, the last; each layer's cache with that token.
+    /// The logits after one token at the place `position`, the last.
     pub fn decode(&self, b: &mut GraphBuilder, parts: &mut Parts) -> Built<()> {
         let ids = parts.input(b, "ids", DType::I64, &[1], (0.0, 100.0))?;
         let last = self.length as i64 - 1;
         let position = parts.given(b, "position", Tensor::i64([1], &[last]).expect("one"))?;
         let all = b.constant(Tensor::i64([self.length], &(0..=last).collect::<Vec<_>>()).expect("as many"));
         let length = self.length as isize;
-        let here = b.eq(all, position)?;
-        let here = b.reshape(here, &[1, 1, length, 1])?;
         let seen = b.le(all, position)?;
         let (near, far) = (parts.scalar(b, 0.0), parts.scalar(b, -1e4));
         let mask = b.select(seen, near, far)?;
         let mask = b.reshape(mask, &[1, 1, 1, length])?;
         let (cos, sin) = (self.table(b, parts, f64::cos), self.table(b, parts, f64::sin));
         let (cos, sin) = (b.gather(cos, 0, position)?, b.gather(sin, 0, position)?);
-        self.logits(b, parts, ids, &Places { cos, sin, step: Some(Step { here, mask }) })
+        self.logits(b, parts, ids, &Places { cos, sin, step: Some(Step { position, mask }) })
     }
 
     fn logits(&self, b: &mut GraphBuilder, parts: &mut Parts, ids: Value, places: &Places) -> Built<()> {
@@ -110,9 +108,9 @@ impl Llama {
                 let mut cached = |name: &str, new: Value| {
                     let (name, dtype) = (format!("{name}_{layer}"), parts.dtype);
                     let shape = [kv_heads, self.length, width];
-                    let old = parts.input(b, &name, dtype, &shape, (-1.0, 1.0))?;
-                    let whole = b.select(step.here, new, old)?;
-                    b.output(format!("{name}_out"), whole)?;
+                    let old = parts.state(b, &name, dtype, &shape, (-1.0, 1.0))?;
+                    let whole = b.update_slice(old, 2, step.position, new)?;
+                    b.update(old, whole)?;
                     Ok::<Value, wgfuse::ModelError>(whole)
                 };
                 let (k, v) = (cached("k", k)?, cached("v", v)?);

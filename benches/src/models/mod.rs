@@ -5,7 +5,7 @@ mod resnet;
 mod llama;
 
 use anyhow::Result;
-use wgfuse::{DType, GraphBuilder, Model, ModelError, Tensor, Type, compiler::graph::Value};
+use wgfuse::{DType, GraphBuilder, Model, ModelError, Session, Tensor, Type, compiler::graph::Value};
 
 use crate::random::uniform;
 
@@ -33,6 +33,25 @@ enum Kind {
 pub struct MadeModel {
     pub model: Model,
     pub inputs: Vec<(String, Tensor)>,
+    /// What the states are before a run.
+    pub states: Vec<(String, Tensor)>,
+}
+
+impl MadeModel {
+    pub fn set_states(&self, session: &Session) -> Result<()> {
+        self.states.iter().try_for_each(|(name, value)| Ok(session.set_state(name, value)?))
+    }
+
+    /// What one run gives, and then what it leaves in the states.
+    pub fn answer(&self, session: &Session) -> Result<Vec<Tensor>> {
+        self.set_states(session)?;
+        let given: Vec<_> = self.inputs.iter().map(|it| (it.0.as_str(), it.1.clone())).collect();
+        let mut all: Vec<Tensor> = session.run(&given)?.into_iter().map(|it| it.1).collect();
+        for (name, _) in &self.states {
+            all.push(session.state(name)?);
+        }
+        Ok(all)
+    }
 }
 
 /// All of them, those with one `plain` form together; `small` ones for trying the program on a software adapter.
@@ -68,14 +87,22 @@ const DTYPES: [DType; 2] = [DType::F32, DType::F16];
 impl ModelCase {
     pub fn make(&self, seed: u64) -> Result<MadeModel> {
         let mut b = GraphBuilder::new();
-        let mut parts = Parts { seed, dtype: self.dtype, batch: self.batch, made: 0, inputs: Vec::new() };
+        let mut parts = Parts {
+            seed,
+            dtype: self.dtype,
+            batch: self.batch,
+            made: 0,
+            inputs: Vec::new(),
+            states: Vec::new(),
+        };
         match self.kind {
             Kind::Bert(it) => it.build(&mut b, &mut parts)?,
             Kind::ResNet(it) => it.build(&mut b, &mut parts)?,
             Kind::Prefill(it) => it.prefill(&mut b, &mut parts)?,
             Kind::Decode(it) => it.decode(&mut b, &mut parts)?,
         }
-        Ok(MadeModel { model: Model::from_graph(b.finish()?), inputs: parts.inputs })
+        let Parts { inputs, states, .. } = parts;
+        Ok(MadeModel { model: Model::from_graph(b.finish()?), inputs, states })
     }
 
     /// The same model in f32 with a batch of one: what its last example is compared with.
@@ -104,6 +131,7 @@ struct Parts {
     batch: usize,
     made: u64,
     inputs: Vec<(String, Tensor)>,
+    states: Vec<(String, Tensor)>,
 }
 
 impl Parts {
@@ -152,12 +180,32 @@ impl Parts {
         one: &[usize],
         (low, high): (f32, f32),
     ) -> Built<Value> {
+        let tensor = self.examples(dtype, one, (low, high));
+        self.given(b, name, tensor)
+    }
+
+    /// A state [batch, ..one] that is so before the run.
+    fn state(
+        &mut self,
+        b: &mut GraphBuilder,
+        name: &str,
+        dtype: DType,
+        one: &[usize],
+        range: (f32, f32),
+    ) -> Built<Value> {
+        let tensor = self.examples(dtype, one, range);
+        let value = b.state(name, dtype, tensor.shape().clone())?;
+        self.states.push((name.to_owned(), tensor));
+        Ok(value)
+    }
+
+    fn examples(&mut self, dtype: DType, one: &[usize], (low, high): (f32, f32)) -> Tensor {
         let seed = self.next_seed();
         let example =
             |at: usize| uniform(seed.wrapping_add((at as u64) << 40), dtype, one, low, high).data().clone();
         let data: Vec<u8> = (0..self.batch).rev().flat_map(example).collect();
         let shape: Vec<usize> = [self.batch].iter().chain(one).copied().collect();
-        self.given(b, name, Tensor::new(Type::new(dtype, &shape[..]), data.into()).expect("as many values"))
+        Tensor::new(Type::new(dtype, &shape[..]), data.into()).expect("as many values")
     }
 
     /// An input of this value.
@@ -182,7 +230,7 @@ fn join_heads(b: &mut GraphBuilder, x: Value, batch: usize, dim: usize) -> Built
 
 #[cfg(test)]
 mod tests {
-    use wgfuse::{Device, Session};
+    use wgfuse::Device;
 
     use super::*;
     use crate::{random::Values, truth};
@@ -190,8 +238,7 @@ mod tests {
     fn outputs(case: &ModelCase) -> Vec<Tensor> {
         let made = case.make(7).unwrap();
         let session = Session::new(&made.model, &Device::cpu()).unwrap();
-        let given: Vec<_> = made.inputs.iter().map(|it| (it.0.as_str(), it.1.clone())).collect();
-        session.run(&given).unwrap().into_iter().map(|it| it.1).collect()
+        made.answer(&session).unwrap()
     }
 
     #[test]
@@ -210,10 +257,10 @@ mod tests {
         let case =
             all.iter().find(|it| matches!(it.kind, Kind::Decode(_)) && it.dtype == DType::F32).unwrap();
         let (made, outputs) = (case.make(7).unwrap(), outputs(case));
-        let old = made.inputs.iter().find(|it| it.0 == "k_0").map(|it| it.1.to_f32().unwrap()).unwrap();
-        // Outputs stand in the order in which the graph names them: each layer's cache, then the logits.
-        let new = outputs[0].to_f32().unwrap();
-        let &[_, heads, length, width] = &outputs[0].shape()[..] else { panic!("a cache has four axes") };
+        let old = made.states.iter().find(|it| it.0 == "k_0").map(|it| it.1.to_f32().unwrap()).unwrap();
+        // The logits, then each layer's cache.
+        let new = outputs[1].to_f32().unwrap();
+        let &[_, heads, length, width] = &outputs[1].shape()[..] else { panic!("a cache has four axes") };
         for head in 0..heads {
             let rows = |of: &[f32]| of[head * length * width..][..length * width].to_vec();
             let (old, new) = (rows(&old), rows(&new));

@@ -6,8 +6,9 @@
 
 use smallvec::SmallVec;
 
-use super::{Graph, Op, Output, PadMode, PoolKind, Real, Value, Window};
+use super::{Graph, Op, Output, PadMode, PoolKind, Real, State, Value, Window};
 use crate::{
+    bug,
     dtype::DType,
     error::Error,
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
@@ -41,6 +42,8 @@ pub struct GraphBuilder {
     graph: Graph,
     name: Option<String>,
     made: usize,
+    /// Each with whether it was updated.
+    states: Vec<(Value, bool)>,
 }
 
 /// Geometry of a convolution or pooling, the same along every spatial axis.
@@ -130,6 +133,41 @@ impl GraphBuilder {
         }
         self.graph.set_origin(&*name);
         self.graph.add_input(name, Type::new(dtype, shape))
+    }
+
+    /// A tensor that stays where the model runs, from one run to the next: what it is in this run. It is 0 before the first
+    /// run, unless the session is told otherwise. `update` says what it is in the next.
+    pub fn state(
+        &mut self,
+        name: impl Into<String>,
+        dtype: DType,
+        shape: impl Into<Shape>,
+    ) -> Result<Value, Error> {
+        let value = self.input(name, dtype, shape)?;
+        self.states.push((value, false));
+        Ok(value)
+    }
+
+    /// `state` is `value`, which has its type, in the next run. One that is only ever read is updated with itself.
+    pub fn update(&mut self, state: Value, value: Value) -> Result<(), Error> {
+        let fail = |name: &str, what: String| Err(Error::node(name, what));
+        let Some(number) = self.states.iter().position(|it| it.0 == state) else {
+            return fail("update", "what is updated is no state".into());
+        };
+        let Op::Input { slot } = *self.graph.op(state) else { bug!("a state is an input") };
+        let name = self.graph.inputs()[slot as usize].name.clone();
+        if self.states[number].1 {
+            return fail(&name, "the state is updated twice".into());
+        }
+        let (have, want) = (self.ty(value)?, self.ty(state)?);
+        if have != want {
+            return fail(&name, format!("the state is {want}, but {have} in the next run"));
+        }
+        self.output(name, value)?;
+        self.states[number].1 = true;
+        let output = self.graph.outputs.len() as u32 - 1;
+        self.graph.states.push(State { input: slot, output });
+        Ok(())
     }
 
     pub fn constant(&mut self, tensor: Tensor) -> Value {
@@ -393,6 +431,26 @@ impl GraphBuilder {
 
 /// Layers.
 impl GraphBuilder {
+    /// `x` with `value`, of one element along `axis`, in place of its elements number `at` there; `at` is an integer of one
+    /// element. Nothing is replaced where there is no such number. Of a state that becomes this only those elements are
+    /// written.
+    pub fn update_slice(&mut self, x: Value, axis: isize, at: Value, value: Value) -> Result<Value, Error> {
+        let (of, by) = (self.ty(x)?.clone(), self.ty(at)?.clone());
+        let axis = one_axis(&self.graph, x, axis)?;
+        if by.shape.count() != 1 || !matches!(by.dtype, DType::I32 | DType::I64) {
+            return Err(Error::node("update_slice", format!("the place is {by}, not one i32 or i64")));
+        }
+        let numbers: Vec<i64> = (0..of.shape[axis] as i64).collect();
+        let mut shape = vec![1isize; of.shape.rank()];
+        shape[axis] = -1;
+        let numbers = self.constant(Tensor::i64([numbers.len()], &numbers).expect("as many"));
+        let numbers = self.cast(numbers, by.dtype)?;
+        let numbers = self.reshape(numbers, &shape)?;
+        let at = self.reshape(at, &[])?;
+        let here = self.eq(numbers, at)?;
+        self.select(here, value, x)
+    }
+
     pub fn matmul(&mut self, a: Value, b: Value) -> Result<Value, Error> {
         self.op(Op::MatMul { a, b })
     }
@@ -543,10 +601,13 @@ impl GraphBuilder {
         Ok(())
     }
 
-    /// The graph; one without outputs is an error.
+    /// The graph; one without outputs, or with a state that is never updated, is an error.
     pub fn finish(self) -> Result<Graph, Error> {
         if self.graph.outputs.is_empty() {
             return Err(Error::malformed("graph", "it has no outputs"));
+        }
+        if let Some((state, _)) = self.states.iter().find(|it| !it.1) {
+            return Err(Error::node(&*self.graph.node(*state).origin, "the state is never updated"));
         }
         Ok(self.graph)
     }

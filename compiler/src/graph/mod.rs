@@ -47,6 +47,15 @@ pub struct Output {
     pub value: Value,
 }
 
+/// An input that is, in every run but the first, what the run before gave as an output of the same type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct State {
+    /// Number of the graph's inputs.
+    pub input: u32,
+    /// Number of the graph's outputs.
+    pub output: u32,
+}
+
 /// Constants of at most so many bytes are compared by their bytes.
 const SMALL: usize = 16;
 
@@ -63,6 +72,8 @@ pub struct Graph {
     constants: SlotMap<ConstantId, Tensor>,
     inputs: Vec<Input>,
     pub outputs: Vec<Output>,
+    /// Each input and each output is in one at most.
+    pub states: Vec<State>,
     seen: HashMap<Op, Value>,
     seen_constants: HashMap<(Bits, Type), ConstantId>,
     origin: Option<Arc<str>>,
@@ -194,7 +205,7 @@ impl Graph {
                 live.extend(node.op.operands().into_iter().map(|it| (it, ())));
             }
         }
-        let mut to = Graph { inputs: self.inputs.clone(), ..Graph::default() };
+        let mut to = Graph { inputs: self.inputs.clone(), states: self.states.clone(), ..Graph::default() };
         let mut moved = slotmap::SecondaryMap::new();
         for (value, node) in nodes.into_iter().filter(|(it, _)| live.contains_key(*it)) {
             to.origin = Some(node.origin.clone());

@@ -2,7 +2,7 @@
 //!
 //! Checked: every operand is in the graph and precedes its user; every type is the one that `infer` gives; equal ops
 //! share one node; inputs and outputs have different names each; every output is in the graph; constants hold the bytes
-//! of their type, and `Bool` ones only 0 and 1.
+//! of their type, and `Bool` ones only 0 and 1; a state is an input and an output of one type, each in no other.
 
 use std::{collections::HashSet, fmt};
 
@@ -70,6 +70,32 @@ pub fn verify(graph: &Graph) -> Vec<Fault> {
         }
         if !names.insert(&output.name) {
             fault(None, format!("two outputs are named '{}'", output.name));
+        }
+    }
+    faults.extend(states(graph).into_iter().map(|what| Fault { node: None, what }));
+    faults
+}
+
+/// What is wrong with the graph's states.
+pub fn states(graph: &Graph) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (at, state) in graph.states.iter().enumerate() {
+        let (input, output) =
+            (graph.inputs.get(state.input as usize), graph.outputs.get(state.output as usize));
+        let (Some(input), Some(output)) = (input, output) else {
+            faults.push(format!("state {at} is no input and output"));
+            continue;
+        };
+        let became = graph.nodes.get(output.value).map(|it| &it.ty);
+        if let Some(became) = became.filter(|it| **it != input.ty) {
+            let (old, new) = (&input.name, &output.name);
+            faults.push(format!(
+                "the state '{old}' is {}, but '{new}', which it becomes, is {became}",
+                input.ty
+            ));
+        }
+        if graph.states[..at].iter().any(|it| it.input == state.input || it.output == state.output) {
+            faults.push(format!("the state '{}' or what it becomes is in two states", input.name));
         }
     }
     faults

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{Graph, Value, builder::GraphBuilder},
+    graph::{Graph, State, Value, builder::GraphBuilder, verify},
     shape::{Dim, Shape},
 };
 
@@ -32,6 +32,8 @@ pub struct Signature {
 pub struct Model {
     pub inputs: Vec<Signature>,
     pub outputs: Vec<Signature>,
+    /// Inputs and outputs that are no longer the caller's affair.
+    pub states: Vec<State>,
     source: Source,
 }
 
@@ -62,6 +64,7 @@ impl Model {
         Ok(Model {
             inputs: program.inputs.clone(),
             outputs: program.outputs.clone(),
+            states: Vec::new(),
             source: Source::Onnx(Arc::new(program)),
         })
     }
@@ -72,7 +75,8 @@ impl Model {
         inputs: Vec<Signature>,
         build: impl Fn(&mut GraphBuilder, &[Value]) -> Result<Vec<(String, Value)>, Error> + Send + Sync + 'static,
     ) -> Result<Model, Error> {
-        let mut model = Model { inputs, outputs: vec![], source: Source::Builder(Arc::new(build)) };
+        let source = Source::Builder(Arc::new(build));
+        let mut model = Model { inputs, outputs: vec![], states: vec![], source };
         let mut symbols: Vec<&str> = Vec::new();
         for dim in model.inputs.iter().flat_map(|it| &it.dims) {
             if let Dim::Symbol(name) = dim
@@ -120,7 +124,35 @@ impl Model {
                 Signature { name: it.name.clone(), dtype: ty.dtype, dims: fixed(&ty.shape) }
             })
             .collect();
-        Model { inputs, outputs, source: Source::Graph(Arc::new(graph)) }
+        Model { inputs, outputs, states: graph.states.clone(), source: Source::Graph(Arc::new(graph)) }
+    }
+
+    /// The model with its input `input` as a state: what it is in the next run is the output `output` of this one, of the
+    /// same type. Runs are neither given the input nor give the output: a decoder's caches stay where it runs.
+    pub fn with_state(mut self, input: &str, output: &str) -> Result<Model, Error> {
+        let place = |all: &[Signature], name: &str| all.iter().position(|it| it.name == name);
+        let Some(from) = place(&self.inputs, input) else {
+            return Err(Error::input(input, "the model has no such input, which could be a state"));
+        };
+        let Some(to) = place(&self.outputs, output) else {
+            return Err(Error::input(
+                input,
+                format!("is to become the output '{output}', which there is not"),
+            ));
+        };
+        let state = State { input: from as u32, output: to as u32 };
+        if self.states.iter().any(|it| it.input == state.input || it.output == state.output) {
+            return Err(Error::input(input, format!("it, or '{output}', is in another state already")));
+        }
+        if self.inputs[from].dtype != self.outputs[to].dtype {
+            let (have, want) = (&self.outputs[to], &self.inputs[from]);
+            return Err(Error::input(
+                input,
+                format!("is {want}, but '{output}', which it is to become, {have}"),
+            ));
+        }
+        self.states.push(state);
+        Ok(self)
     }
 
     /// What each symbol of the inputs stands for if they have these shapes, given in the order of `inputs`. A wrong number
@@ -163,6 +195,19 @@ impl Model {
     /// The graph for one shape an input, in the order of `inputs`.
     pub fn graph(&self, shapes: &[Shape]) -> Result<Graph, Error> {
         self.bind(shapes)?;
+        let mut graph = self.traced(shapes)?;
+        if graph.inputs().len() != self.inputs.len() {
+            let what = "what builds it makes further inputs; `Model::with_state` names those that are states";
+            return Err(Error::malformed("the model", what));
+        }
+        graph.states = self.states.clone();
+        match verify::states(&graph).pop() {
+            None => Ok(graph),
+            Some(what) => Err(Error::malformed("the model's states", what)),
+        }
+    }
+
+    fn traced(&self, shapes: &[Shape]) -> Result<Graph, Error> {
         match &self.source {
             Source::Onnx(program) => program.graph(shapes),
             Source::Graph(graph) => Ok(Graph::clone(graph)),

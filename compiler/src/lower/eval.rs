@@ -119,13 +119,14 @@ pub fn eval_body(
     roots.iter().map(|it| values[it.0 as usize]).collect()
 }
 
-/// The coordinates `at` in numbers, at one point of the loop variables. Reads no data.
-pub fn eval_coords(at: &Coords, vars: &[i64]) -> Vec<i64> {
-    let leaf = |leaf: &Atom| match leaf {
+/// The coordinates `at` in numbers, at one point of the loop variables; `data` gives the values of expressions.
+pub fn eval_coords(at: &Coords, vars: &[i64], data: &mut dyn FnMut(ExprId) -> i64) -> Vec<i64> {
+    let mut leaf = |leaf: &Atom| match leaf {
         Atom::Var { axis, .. } => vars[*axis as usize],
-        Atom::Data { .. } | Atom::Div(..) | Atom::Mod(..) => crate::bug!("{leaf} in a store"),
+        Atom::Data { expr, .. } => data(ExprId(*expr)),
+        Atom::Div(..) | Atom::Mod(..) => crate::bug!("{leaf} is not a leaf"),
     };
-    at.iter().map(|it| it.eval(&mut |it| leaf(it))).collect()
+    at.iter().map(|it| it.eval(&mut leaf)).collect()
 }
 
 /// Row-major position. Panics outside the shape: bodies never read there.

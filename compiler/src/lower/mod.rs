@@ -24,12 +24,16 @@ pub use nest::{Nest, NestKind};
 
 use crate::{
     dtype::DType,
-    graph::{Graph, Op, Value},
+    graph::{Graph, Op, State, Value},
     index::Index,
     partition::Partition,
+    scalar::Scalar,
     shape::{Shape, Type},
     target::Place,
 };
+
+/// Longer constants are not searched for a rule in their elements.
+const COUNTED: usize = 1 << 16;
 
 new_key_type! {
     /// A tensor that loops read or write.
@@ -64,20 +68,23 @@ pub struct Loops {
     pub outputs: Vec<TensorId>,
     /// Where each nest runs.
     pub places: Vec<Place>,
+    pub states: Vec<State>,
 }
 
 impl PartialEq for Loops {
     fn eq(&self, other: &Loops) -> bool {
-        let Loops { tensors, nests, outputs, places } = self;
+        let Loops { tensors, nests, outputs, places, states } = self;
         tensors.iter().eq(&other.tensors)
-            && (nests, outputs, places) == (&other.nests, &other.outputs, &other.places)
+            && (nests, outputs, places, states)
+                == (&other.nests, &other.outputs, &other.places, &other.states)
     }
 }
 
 pub fn lower(partition: &Partition) -> Loops {
     let mut to = Lowering {
         graph: &partition.graph,
-        loops: Loops::default(),
+        constants: &partition.constants,
+        loops: Loops { states: partition.graph.states.clone(), ..Loops::default() },
         tensors: SecondaryMap::new(),
         origin: Arc::from(""),
         op: "",
@@ -101,6 +108,8 @@ pub fn lower(partition: &Partition) -> Loops {
 /// The loops so far, and the node that is being lowered.
 struct Lowering<'a> {
     graph: &'a Graph,
+    /// Its outputs are the graph's inputs after the model's.
+    constants: &'a Graph,
     loops: Loops,
     tensors: SecondaryMap<Value, TensorId>,
     origin: Arc<str>,
@@ -197,8 +206,33 @@ impl Lowering<'_> {
                 let zero = body.constant(dtype, 0.0);
                 body.select(guard, held, zero)
             }
+            (None, None) if self.counts(value).is_some() => {
+                let (axis, first, step) = self.counts(value).expect("just seen");
+                body.add(Expr::Coord(at[axis].mul(step).offset_by(first)), dtype)
+            }
             (None, guard) => body.add(Expr::Load { tensor: self.tensors[value], at, guard }, dtype),
         }
+    }
+
+    /// Where `value` is a constant whose elements are `first`, `first + step`, ... along one axis: that axis, first and step.
+    fn counts(&self, value: Value) -> Option<(usize, i64, i64)> {
+        let Op::Input { slot } = *self.graph.op(value) else { return None };
+        let number = (slot as usize).checked_sub(self.graph.inputs().len() - self.constants.outputs.len())?;
+        let tensor = self.constants.as_constant(self.constants.outputs[number].value)?;
+        if !matches!(tensor.dtype(), DType::I32 | DType::I64) || tensor.shape().count() > COUNTED {
+            return None;
+        }
+        let mut long = tensor.shape().iter().enumerate().filter(|it| *it.1 != 1);
+        let (axis, &len) = long.next()?;
+        if long.next().is_some() || len < 2 {
+            return None;
+        }
+        let (first, second) = (tensor.get(0).as_i64(), tensor.get(1).as_i64());
+        let step = second.checked_sub(first)?;
+        let small = |it: i64| it.unsigned_abs() < 1 << 24;
+        let steady = |(at, it): (usize, Scalar)| it.as_i64() == first + step * at as i64;
+        (small(first) && small(step) && tensor.scalars().enumerate().all(steady))
+            .then_some((axis, first, step))
     }
 
     /// The element of `value` that broadcasting puts at the point `at` of a space.

@@ -10,6 +10,8 @@
 //! output t1
 //! ```
 //!
+//! Last come states, by numbers of inputs and outputs: `state(input=0, output=1)`.
+//!
 //! A nest's space is the shape of the tensor that it writes and its origin is the tensor's, so neither is said twice. What
 //! parses has tensors, expressions and loop variables for all that it names, coordinates of the right rank, and a nest for
 //! each tensor that says so; that it computes anything sensible is not checked.
@@ -22,7 +24,7 @@ use super::{Body, Definition, Expr, ExprId, Loops, Nest, NestKind, TensorId, Ten
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{key, number, op::name_of},
+    graph::{State, key, number, op::name_of},
     scalar::{BinaryOp, UnaryOp},
     text::{Cursor, Parsed, Show, Text, parse_scalar, print_scalar, spelled},
 };
@@ -43,12 +45,20 @@ pub fn parse(text: &str) -> Result<Loops, Error> {
             loops.places.push(on);
         }
         loops.outputs = parse_outputs(from, &loops.tensors)?;
+        while from.take("state") {
+            loops.states.push(Text::parse(from)?);
+            from.end()?;
+        }
         let missing =
             |it: &TensorInfo| matches!(it.definition, Definition::Nest(at) if at >= loops.nests.len());
         if let Some((id, _)) = loops.tensors.iter().find(|it| missing(it.1)) {
             return from.wrong(format!("the nest of {} is missing", Show(&id)));
         }
-        if from.is_done() { Ok(loops) } else { from.wrong("a nest, an output or the end should be here") }
+        if from.is_done() {
+            Ok(loops)
+        } else {
+            from.wrong("a nest, an output, a state or the end should be here")
+        }
     })
 }
 
@@ -60,7 +70,8 @@ impl Display for Loops {
             writeln!(f, "  {}", Show(&nest.kind))?;
             print_body(f, &nest.body)?;
         }
-        print_outputs(f, &self.outputs)
+        print_outputs(f, &self.outputs)?;
+        self.states.iter().try_for_each(|it| writeln!(f, "state{}", Show(it)))
     }
 }
 
@@ -253,6 +264,8 @@ impl Text for ExprId {
         from.label("e").map(ExprId)
     }
 }
+
+spelled!(struct State { input, output });
 
 spelled!(enum Definition {
     Input "input" (slot);

@@ -57,6 +57,13 @@ pub fn verify(loops: &Loops) -> Vec<String> {
     for output in loops.outputs.iter().filter(|it| !written.contains(it)) {
         faults.push(format!("output {output:?} is not written"));
     }
+    for (at, state) in loops.states.iter().enumerate() {
+        let old = |it: &&TensorInfo| it.definition == Definition::Input(state.input);
+        let (old, new) = (loops.tensors.values().find(old), loops.outputs.get(state.output as usize));
+        if new.is_none_or(|new| old.is_some_and(|old| old.ty != loops.tensors[*new].ty)) {
+            faults.push(format!("state {at} is no input and output of one type"));
+        }
+    }
     faults
 }
 

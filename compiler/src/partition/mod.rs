@@ -50,7 +50,9 @@ pub fn split(graph: &Graph, target: &Target, options: &Options) -> Result<Partit
     }
     let arguments = graph.inputs().len();
     let apart = siblings::apart(graph, target, options);
-    let (graph, constants) = constants::separate(graph)?;
+    let states = graph.states.clone();
+    let (mut graph, constants) = constants::separate(graph)?;
+    graph.states = states;
     let ranges = range::of_parts(&graph, arguments, &constants);
     let (places, reasons) = place::places(&graph, &ranges, target);
     let reasons: Vec<_> = (graph.nodes())

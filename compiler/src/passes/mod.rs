@@ -108,6 +108,7 @@ pub fn optimise_observed(
         }
         Ok::<Graph, Error>(graph)
     };
+    let states = graph.states.clone();
     let mut graph = graph;
     for (at, pass) in PIPELINE.iter().enumerate() {
         let stage = |at: usize| PIPELINE.get(at).map(|it| it.stage);
@@ -133,6 +134,8 @@ pub fn optimise_observed(
             graph = hooks(graph, Hook::After(pass.stage.name().into()), observe)?;
         }
     }
+    // Passes keep inputs and outputs, each with its number.
+    graph.states = states;
     Ok(graph)
 }
 

@@ -1,8 +1,8 @@
 //! Schedule and shaders to a plan: what is bound where, in which order.
 //!
 //! In: kernels in their order, and the tensors that they name. Out: buffers, and steps whose slices lie in them. A tensor
-//! has one slice on each place where it is needed and crosses between them once. Outputs have buffers of their own; all
-//! else that kernels write shares the arenas. What always holds is listed in `verify`.
+//! has one slice on each place where it is needed and crosses between them once. Outputs have buffers of their own, and so
+//! have states, in which lies what enters and then what it becomes; all else that kernels write shares the arenas. What always holds is listed in `verify`.
 
 mod keys;
 pub mod memory;
@@ -29,7 +29,7 @@ use crate::{
     lower::{Definition, TensorId, TensorInfo},
     options::Options,
     partition::Partition,
-    schedule::{Kernel, Refusal, Schedule, Why},
+    schedule::{Kept, Kernel, Refusal, Schedule, Why},
     target::{Place, Target},
 };
 use memory::Life;
@@ -41,19 +41,21 @@ pub fn plan(
     target: &Target,
     options: &Options,
 ) -> Result<Plan, Error> {
-    let Schedule { tensors, kernels, outputs, mut refusals } = schedule;
+    let Schedule { tensors, kernels, outputs, states, mut refusals } = schedule;
     refusals.extend(partition.apart.iter().map(|it| Refusal {
         producer: it.first.clone(),
         consumer: it.second.clone(),
         why: Why::Siblings(it.why.clone()),
     }));
-    let order = order(&tensors, &kernels, &outputs);
+    let becoming: Vec<TensorId> = states.iter().map(|it| outputs[it.output as usize]).collect();
+    let order = order(&tensors, &kernels, &outputs, &states);
     let mut layout = Layout { tensors: &tensors, target, buffers: Vec::new(), homes: SecondaryMap::new() };
 
-    let inputs = inputs(partition, &mut layout, &order)?;
+    let inputs = inputs(partition, &mut layout, &order, &states)?;
     let constants = constants(partition, &mut layout, &order)?;
+    let states = self::states(partition, &mut layout, &order, &states, &becoming)?;
     let mut row = None;
-    for &tensor in &outputs {
+    for &tensor in outputs.iter().filter(|it| !becoming.contains(it)) {
         if let Some(place) = order.maker(tensor)
             && layout.home(tensor, place).is_none()
         {
@@ -62,8 +64,10 @@ pub fn plan(
     }
     let live_peak = activations(&order, &kernels, &mut layout)?;
 
-    let outputs = (outputs.iter().zip(&partition.graph.outputs))
-        .map(|(&tensor, output)| {
+    let kept = |number: usize| partition.graph.states.iter().any(|it| it.output as usize == number);
+    let outputs = (outputs.iter().zip(&partition.graph.outputs).enumerate())
+        .filter(|(number, _)| !kept(*number))
+        .map(|(_, (&tensor, output))| {
             let lasting = |place| {
                 layout
                     .home(tensor, place)
@@ -94,6 +98,7 @@ pub fn plan(
         buffers: layout.buffers,
         inputs,
         outputs,
+        states,
         constants,
         constant_graph: partition.constants.clone(),
         kernels,
@@ -180,12 +185,25 @@ impl Order {
     }
 }
 
-fn order(tensors: &SlotMap<TensorId, TensorInfo>, kernels: &[Kernel], outputs: &[TensorId]) -> Order {
+fn order(
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    kernels: &[Kernel],
+    outputs: &[TensorId],
+    states: &[Kept],
+) -> Order {
     let mut order = Order { moves: Vec::new(), spans: SecondaryMap::new(), makers: SecondaryMap::new() };
+    // A state enters where what it becomes is written, and crosses from there.
+    for state in states {
+        let new = outputs[state.output as usize];
+        let writer = kernels.iter().find(|it| it.stores.iter().any(|it| it.tensor == new));
+        let first = kernels.iter().find(|it| it.tensors.contains(&state.old));
+        order.makers.insert(state.old, writer.or(first).map_or(Place::Cpu, |it| it.place));
+    }
     for (number, kernel) in kernels.iter().enumerate() {
         let writes = |tensor: TensorId| kernel.stores.iter().any(|it| it.tensor == tensor);
         for &tensor in kernel.tensors.iter().filter(|&&it| !writes(it)) {
             let from = match tensors[tensor].definition {
+                Definition::Input(_) if order.maker(tensor).is_some() => order.maker(tensor),
                 Definition::Input(_) | Definition::Constant(_) => continue,
                 Definition::Nest(_) => order.maker(tensor),
             };
@@ -249,8 +267,21 @@ impl Layout<'_> {
         Error::TooLarge { at, need: bytes_on(place, &info.ty), have: self.largest(place) }
     }
 
-    /// A slice behind the last one of the same row of buffers; a new buffer where it does not fit.
+    /// As `room`, for `tensor` to lie in.
     fn append(
+        &mut self,
+        row: &mut Option<[Option<BufferId>; 2]>,
+        tensor: TensorId,
+        place: Place,
+        role: BufferRole,
+    ) -> Result<Slice, Error> {
+        let slice = self.room(row, tensor, place, role)?;
+        self.settle(tensor, place, slice);
+        Ok(slice)
+    }
+
+    /// A slice behind the last one of the same row of buffers; a new buffer where it does not fit.
+    fn room(
         &mut self,
         row: &mut Option<[Option<BufferId>; 2]>,
         tensor: TensorId,
@@ -274,9 +305,7 @@ impl Layout<'_> {
         });
         *last = Some(buffer);
         self.buffers[buffer.0 as usize].size = offset + len;
-        let slice = Slice { buffer, offset, len };
-        self.settle(tensor, place, slice);
-        Ok(slice)
+        Ok(Slice { buffer, offset, len })
     }
 
     fn port(&self, name: &str, ty: crate::shape::Type, tensor: Option<TensorId>) -> Port {
@@ -285,12 +314,20 @@ impl Layout<'_> {
     }
 }
 
-fn inputs(partition: &Partition, layout: &mut Layout, order: &Order) -> Result<Vec<Port>, Error> {
+fn inputs(
+    partition: &Partition,
+    layout: &mut Layout,
+    order: &Order,
+    states: &[Kept],
+) -> Result<Vec<Port>, Error> {
     let mut entering: Vec<Option<TensorId>> = vec![None; partition.arguments];
     for (tensor, info) in layout.tensors {
         if let Definition::Input(slot) = info.definition {
             entering[slot as usize] = Some(tensor);
         }
+    }
+    for state in states {
+        entering[state.input as usize] = None;
     }
     let mut row = None;
     for &tensor in entering.iter().flatten() {
@@ -300,8 +337,42 @@ fn inputs(partition: &Partition, layout: &mut Layout, order: &Order) -> Result<V
             }
         }
     }
-    let named = partition.graph.inputs().iter().zip(entering);
-    Ok(named.map(|(input, tensor)| layout.port(&input.name, input.ty.clone(), tensor)).collect())
+    let named = partition.graph.inputs().iter().zip(entering).enumerate();
+    let given = named.filter(|(number, _)| !states.iter().any(|it| it.input as usize == *number));
+    Ok(given
+        .map(|(_, it)| it)
+        .map(|(input, tensor)| layout.port(&input.name, input.ty.clone(), tensor))
+        .collect())
+}
+
+/// Every state has its room on each place where any lies, so that it is the same in every plan.
+fn states(
+    partition: &Partition,
+    layout: &mut Layout,
+    order: &Order,
+    states: &[Kept],
+    becoming: &[TensorId],
+) -> Result<Vec<Port>, Error> {
+    let needed = |it: &Kept, new: TensorId| {
+        let spans = [it.old, new].into_iter().flat_map(|it| order.spans.get(it).copied().unwrap_or_default());
+        spans.flatten().next().and(order.maker(it.old))
+    };
+    let places: Vec<Option<Place>> = states.iter().zip(becoming).map(|(it, &new)| needed(it, new)).collect();
+    let mut row = None;
+    for place in [Place::Gpu, Place::Cpu].into_iter().filter(|it| places.contains(&Some(*it))) {
+        for ((state, &new), home) in states.iter().zip(becoming).zip(&places) {
+            let slice = layout.room(&mut row, state.old, place, BufferRole::State)?;
+            if *home == Some(place) {
+                layout.settle(state.old, place, slice);
+                layout.settle(new, place, slice);
+            }
+        }
+    }
+    let port = |it: &Kept| {
+        let input = &partition.graph.inputs()[it.input as usize];
+        layout.port(&input.name, input.ty.clone(), Some(it.old))
+    };
+    Ok(states.iter().map(port).collect())
 }
 
 /// Constants with equal keys share their slices.

@@ -28,6 +28,9 @@ pub enum BufferRole {
     Activations,
     Inputs,
     Outputs,
+    /// What stays from one run to the next, shared by the plans of a session. All buffers of states of one place are the same
+    /// in every plan of one model for one target and the same types.
+    State,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -97,8 +100,13 @@ pub enum Step {
 pub struct Plan {
     pub target: Target,
     pub buffers: Vec<Buffer>,
+    /// One an input of the model that is no state, in order.
     pub inputs: Vec<Port>,
+    /// One an output of the model that no state becomes, in order.
     pub outputs: Vec<Port>,
+    /// What enters each state, and is overwritten by what it becomes: it lies on one side, or nowhere if nothing needs it. Its
+    /// name is that of the input.
+    pub states: Vec<Port>,
     /// Those that are read.
     pub constants: Vec<Constant>,
     /// Computes the constants from the model's weights. It has no inputs.

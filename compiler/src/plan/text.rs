@@ -45,6 +45,7 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
             inputs: statements(from, "input")?,
             constants: Vec::new(),
             outputs: Vec::new(),
+            states: Vec::new(),
             constant_graph: of.constant_graph.clone(),
             kernels: Vec::new(),
             steps: Vec::new(),
@@ -59,6 +60,7 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
             plan.constants.push(Constant { key, value, port });
         }
         plan.outputs = statements(from, "output")?;
+        plan.states = statements(from, "state")?;
         while from.take("kernel") {
             let kernel = named(from, &of.kernels)?;
             let mut fields = Fields::of(from);
@@ -85,7 +87,9 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Plan { buffers, inputs, constants, outputs, kernels, steps, cpu_parts, live_peak, .. } = self;
+        let Plan {
+            buffers, inputs, constants, outputs, states, kernels, steps, cpu_parts, live_peak, ..
+        } = self;
         writeln!(f, "live_peak {live_peak}")?;
         buffers.iter().try_for_each(|it| writeln!(f, "buffer{}", Show(it)))?;
         inputs.iter().try_for_each(|it| writeln!(f, "input{}", Show(it)))?;
@@ -95,6 +99,7 @@ impl Display for Plan {
             writeln!(f)?;
         }
         outputs.iter().try_for_each(|it| writeln!(f, "output{}", Show(it)))?;
+        states.iter().try_for_each(|it| writeln!(f, "state{}", Show(it)))?;
         for PlanKernel { kernel, bytes, flops, types: _, shader: _ } in kernels {
             write!(f, "kernel {:?}", kernel.name)?;
             print_fields(f, &[("bytes", bytes), ("flops", flops)])?;
@@ -218,6 +223,7 @@ spelled!(enum BufferRole {
     Activations "activations";
     Inputs "inputs";
     Outputs "outputs";
+    State "state";
 });
 
 spelled!(struct Buffer { place, role, size });

@@ -4,7 +4,8 @@
 //! - what a step reads was written before (or entered) and is still there: no live bytes are shared;
 //! - no step writes what it reads, nor inputs nor constants;
 //! - dispatches that depend on each other have a barrier between them;
-//! - outputs are there at the end.
+//! - outputs are there at the end, and in the memory of each state there is something of its size that was written, or what
+//!   entered.
 
 use super::step::{BufferRole, Plan, Port, Slice, Step, alignment_on, bytes_on};
 use crate::{lower::TensorId, target::Place};
@@ -14,7 +15,7 @@ pub fn verify(plan: &Plan) -> Vec<String> {
     let mut check =
         Check { plan, faults: Vec::new(), held: vec![Vec::new(); plan.buffers.len()], at: "buffers".into() };
     check.buffers();
-    let entering = plan.inputs.iter().chain(plan.constants.iter().map(|it| &it.port));
+    let entering = plan.inputs.iter().chain(plan.constants.iter().map(|it| &it.port)).chain(&plan.states);
     for port in entering {
         check.at = format!("port '{}'", port.name);
         check.port(port);
@@ -31,6 +32,12 @@ pub fn verify(plan: &Plan) -> Vec<String> {
         }
         for slice in port.device.iter().chain(&port.host) {
             check.read(Piece { slice: *slice, tensor: port.tensor, offset: 0 });
+        }
+    }
+    for port in &plan.states {
+        check.at = format!("state '{}'", port.name);
+        for slice in port.device.iter().chain(&port.host) {
+            check.stays(slice);
         }
     }
     check.faults
@@ -114,11 +121,26 @@ impl Check<'_> {
         }
     }
 
+    /// The slice of a state is in a buffer of states and holds one tensor.
+    fn stays(&mut self, slice: &Slice) {
+        let Some(buffer) = self.plan.buffers.get(slice.buffer.0 as usize) else { return };
+        if buffer.role != BufferRole::State {
+            self.fault(format!("{slice:?} is in no buffer of states"));
+        }
+        let held = &self.held[slice.buffer.0 as usize];
+        let whole = held.iter().find(|it| it.slice.offset == slice.offset);
+        if let Some(tensor) = whole.map(|it| it.tensor) {
+            self.read(Piece { slice: *slice, tensor, offset: 0 });
+        } else {
+            self.fault(format!("{slice:?} holds nothing at the end"));
+        }
+    }
+
     fn write(&mut self, piece: Piece) {
         let Some(buffer) = self.plan.buffers.get(piece.slice.buffer.0 as usize) else { return };
         match buffer.role {
             BufferRole::Inputs | BufferRole::Weights => self.fault("writes an input or a constant"),
-            BufferRole::Activations | BufferRole::Outputs => {}
+            BufferRole::Activations | BufferRole::Outputs | BufferRole::State => {}
         }
         let held = &mut self.held[piece.slice.buffer.0 as usize];
         held.retain(|it| !it.slice.overlaps(&piece.slice));

@@ -192,11 +192,11 @@ fn kernel(
     }
 }
 
-/// What a kernel reads, then what it writes, each once.
+/// What a kernel only reads, then what it writes, each once.
 pub fn kernel_tensors(body: &Body, roots: &[ExprId], stores: &[Store]) -> Vec<TensorId> {
     let mut tensors: Vec<TensorId> = Vec::new();
     for (tensor, _) in loads(body, roots) {
-        if !tensors.contains(&tensor) {
+        if !tensors.contains(&tensor) && stores.iter().all(|it| it.tensor != tensor) {
             tensors.push(tensor);
         }
     }
@@ -228,6 +228,11 @@ fn name(form: &Form, ops: &[&'static str]) -> String {
         Form::Contract { .. } => "product",
         Form::Attention { .. } => "attention",
     };
+    named(kind, ops)
+}
+
+/// The name of a kernel of this kind.
+pub fn named(kind: &str, ops: &[&'static str]) -> String {
     let mut told: Vec<&str> = ops.iter().copied().take(NAMED).collect();
     if ops.len() > NAMED {
         told.push("etc");

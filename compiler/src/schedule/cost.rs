@@ -25,6 +25,9 @@ pub const CHEAP_IN_PRODUCT: u64 = 12;
 /// Simple operations that cost no more than storing, launching and loading: a launch is about two microseconds.
 pub const WORTH_A_LAUNCH: u64 = 1 << 24;
 
+/// Points up to which a map takes as long as its launch.
+pub const LAUNCHED: usize = 1 << 14;
+
 /// How often a value may be computed over whatever it costs.
 pub const FEW_TIMES: u64 = 4;
 

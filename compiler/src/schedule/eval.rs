@@ -19,13 +19,17 @@ use crate::{
 /// The outputs for the given inputs and constants of the partition.
 pub fn eval(schedule: &Schedule, inputs: &[Tensor], constants: &[Tensor]) -> Vec<Tensor> {
     let mut memory = given(&schedule.tensors, inputs, constants);
+    for (state, new) in schedule.becoming() {
+        let old = memory[state.old].clone();
+        memory.insert(new, old);
+    }
     for kernel in &schedule.kernels {
         eval_kernel(kernel, &schedule.tensors, &mut memory);
     }
     taken(&schedule.tensors, &schedule.outputs, &memory)
 }
 
-/// Runs one kernel. An element that it does not write holds no value afterwards: reading it panics.
+/// Runs one kernel. An element that it does not write keeps the value that it had; where it had none, that panics.
 pub fn eval_kernel(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, memory: &mut Memory) {
     let mut written: Vec<Vec<Option<Scalar>>> =
         kernel.stores.iter().map(|it| vec![None; tensors[it.tensor].ty.shape.count()]).collect();
@@ -35,7 +39,9 @@ pub fn eval_kernel(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, mem
     let mut store = |vars: &[i64], params: &[Scalar], memory: &Memory| {
         for (store, to) in kernel.stores.iter().zip(&mut written) {
             let value = at(&[store.value], vars, params, memory)[0];
-            let place = position(&eval_coords(&store.at, vars), &tensors[store.tensor].ty.shape);
+            let mut data = |it: ExprId| at(&[it], vars, params, memory)[0].as_i64();
+            let place = eval_coords(&store.at, vars, &mut data);
+            let place = position(&place, &tensors[store.tensor].ty.shape);
             let same = |it: Scalar| it == value || (it.as_f64().is_nan() && value.as_f64().is_nan());
             assert!(to[place].is_none_or(same), "{}: one element, two values", kernel.name);
             to[place] = Some(value);
@@ -82,8 +88,11 @@ pub fn eval_kernel(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, mem
         }
     }
     for (store, values) in kernel.stores.iter().zip(written) {
-        let all =
-            values.into_iter().map(|it| it.unwrap_or_else(|| crate::bug!("{} leaves a gap", kernel.name)));
+        let before = memory.get(store.tensor).cloned();
+        let kept = |at: usize| before.as_ref().map(|it| it[at]);
+        let all = (values.into_iter().enumerate()).map(|(at, it)| {
+            it.or_else(|| kept(at)).unwrap_or_else(|| crate::bug!("{} leaves a gap", kernel.name))
+        });
         memory.insert(store.tensor, all.collect());
     }
 }

@@ -23,8 +23,18 @@ pub struct Schedule {
     pub kernels: Vec<Kernel>,
     /// One an output of the graph, in order.
     pub outputs: Vec<TensorId>,
+    pub states: Vec<Kept>,
     /// Every fusion that was considered and not done.
     pub refusals: Vec<Refusal>,
+}
+
+/// A state: output number `output` has the memory in which input number `input`, which is `old`, enters. The kernel that
+/// writes the output runs after all others that read `old`; before, the output's tensor has the values of `old`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    pub input: u32,
+    pub output: u32,
+    pub old: TensorId,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -38,9 +48,10 @@ pub struct Kernel {
     pub ops: Vec<&'static str>,
     pub body: Body,
     pub skeleton: Skeleton,
-    /// At least one. No tensor is both read and written.
+    /// At least one. No tensor is both read and written, but for what a state becomes: its writer may read the very elements
+    /// that it writes, and leave others as they are.
     pub stores: Vec<Store>,
-    /// Every tensor that is read, then every one that is written, each once. Their order is the order of bindings.
+    /// Every tensor that is only read, then every one that is written, each once. Their order is the order of bindings.
     pub tensors: Vec<TensorId>,
 }
 
@@ -264,13 +275,19 @@ impl Skeleton {
 
 impl PartialEq for Schedule {
     fn eq(&self, other: &Schedule) -> bool {
-        let Schedule { tensors, kernels, outputs, refusals } = self;
+        let Schedule { tensors, kernels, outputs, states, refusals } = self;
         tensors.iter().eq(&other.tensors)
-            && (kernels, outputs, refusals) == (&other.kernels, &other.outputs, &other.refusals)
+            && (kernels, outputs, states, refusals)
+                == (&other.kernels, &other.outputs, &other.states, &other.refusals)
     }
 }
 
 impl Schedule {
+    /// What states become: tensors that hold values before they are written.
+    pub fn becoming(&self) -> impl Iterator<Item = (Kept, TensorId)> {
+        self.states.iter().map(|it| (*it, self.outputs[it.output as usize]))
+    }
+
     /// Kernels that run on `place`.
     pub fn count(&self, place: Place) -> usize {
         self.kernels.iter().filter(|it| it.place == place).count()

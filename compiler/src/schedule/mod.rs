@@ -4,8 +4,10 @@
 //! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
 mod attention;
+mod beside;
 mod build;
 mod cost;
+mod flow;
 pub mod eval;
 mod few;
 mod fuse;
@@ -17,13 +19,14 @@ mod product;
 mod splice;
 mod split;
 mod split_attention;
+mod state;
 pub mod text;
 mod tile;
 pub mod verify;
 
 pub use kernel::{
-    AttentionTile, Few, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile,
-    Vars, Why,
+    AttentionTile, Few, Kept, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team,
+    Tile, Vars, Why,
 };
 pub use lanes::Lanes;
 
@@ -32,11 +35,15 @@ use crate::{lower::Loops, options::Options, target::Target};
 pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
     let fused = fuse::fuse(&loops, target, options);
     let kernels = build::kernels(&loops, &fused, target);
-    let Loops { mut tensors, outputs, .. } = loops;
+    let Loops { mut tensors, mut outputs, states, .. } = loops;
     let kernels = split::split(kernels, &mut tensors, target);
-    let kernels = split_attention::split(kernels, &mut tensors, target);
-    let kernels = order::ordered(kernels, &tensors, &outputs);
-    let schedule = Schedule { tensors, kernels, outputs, refusals: fused.refusals };
+    let mut kernels = split_attention::split(kernels, &mut tensors, target);
+    let states = state::settle(&mut kernels, &mut tensors, &mut outputs, &states, target);
+    if options.fuse {
+        kernels = beside::merge(kernels, &tensors, &outputs, &states, target);
+    }
+    let kernels = order::ordered(kernels, &tensors, &outputs, &states);
+    let schedule = Schedule { tensors, kernels, outputs, states, refusals: fused.refusals };
     if cfg!(debug_assertions) {
         let faults = verify::verify(&schedule, target);
         assert!(faults.is_empty(), "after scheduling: {faults:#?}\n{schedule}");

@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 
 use slotmap::{SecondaryMap, SlotMap};
 
-use super::kernel::Kernel;
+use super::{
+    flow::overwriting,
+    kernel::{Kept, Kernel},
+};
 use crate::{
     lower::{TensorId, TensorInfo},
     target::Place,
@@ -22,8 +25,9 @@ pub fn ordered(
     kernels: Vec<Kernel>,
     tensors: &SlotMap<TensorId, TensorInfo>,
     outputs: &[TensorId],
+    states: &[Kept],
 ) -> Vec<Kernel> {
-    let order = Net::of(&kernels, tensors, outputs).order();
+    let order = Net::of(&kernels, tensors, outputs, states).order();
     let mut kernels: Vec<Option<Kernel>> = kernels.into_iter().map(Some).collect();
     let sorted = order.into_iter().map(|it| kernels[it].take().expect("each kernel once"));
     let number = |(at, mut kernel): (usize, Kernel)| {
@@ -55,7 +59,12 @@ struct Held {
 }
 
 impl Net {
-    fn of(kernels: &[Kernel], tensors: &SlotMap<TensorId, TensorInfo>, outputs: &[TensorId]) -> Net {
+    fn of(
+        kernels: &[Kernel],
+        tensors: &SlotMap<TensorId, TensorInfo>,
+        outputs: &[TensorId],
+        states: &[Kept],
+    ) -> Net {
         let mut net = Net { tasks: Vec::new(), values: Vec::new() };
         let mut numbers: SecondaryMap<TensorId, usize> = SecondaryMap::new();
         for (writer, kernel) in kernels.iter().enumerate() {
@@ -78,6 +87,12 @@ impl Net {
                     net.tasks[reader].reads.push(value);
                 }
             }
+        }
+        // What a state was must not be read any more when it is overwritten: as if its readers made something of no size.
+        for (writer, reader) in overwriting(kernels, outputs, states) {
+            net.tasks[writer].writes.push(net.values.len());
+            net.tasks[reader].reads.push(net.values.len());
+            net.values.push(Held { bytes: 0, writer, readers: vec![reader] });
         }
         net
     }

@@ -1,5 +1,5 @@
-//! A schedule as text, printed and parsed. Tensors as in the text of loops, then kernels in their order, outputs, and what
-//! was not fused:
+//! A schedule as text, printed and parsed. Tensors as in the text of loops, then kernels in their order, outputs, states
+//! such as `state(input=0, output=0, old=t0)`, and what was not fused:
 //!
 //! ```text
 //! t0: f32[8] = input(slot=0) "x"
@@ -22,8 +22,8 @@ use slotmap::SlotMap;
 
 use super::{
     kernel::{
-        AttentionTile, Few, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile,
-        Why,
+        AttentionTile, Few, Kept, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team,
+        Tile, Why,
     },
     verify::roots,
 };
@@ -50,12 +50,21 @@ pub fn parse(text: &str) -> Result<Schedule, Error> {
             kernels.push(parse_kernel(from, &tensors)?);
         }
         let outputs = parse_outputs(from, &tensors)?;
+        let mut states: Vec<Kept> = Vec::new();
+        while from.take("state") {
+            states.push(Text::parse(from)?);
+            from.end()?;
+            let last = states[states.len() - 1];
+            if !tensors.contains_key(last.old) || last.output as usize >= outputs.len() {
+                return from.wrong("the state names a tensor or an output that there is not");
+            }
+        }
         let mut refusals = Vec::new();
         while !from.is_done() {
             refusals.push(Text::parse(from)?);
             from.end()?;
         }
-        Ok(Schedule { tensors, kernels, outputs, refusals })
+        Ok(Schedule { tensors, kernels, outputs, states, refusals })
     })
 }
 
@@ -64,6 +73,7 @@ impl Display for Schedule {
         print_tensors(f, &self.tensors)?;
         self.kernels.iter().try_for_each(|it| write!(f, "{it}"))?;
         print_outputs(f, &self.outputs)?;
+        self.states.iter().try_for_each(|it| writeln!(f, "state{}", Show(it)))?;
         self.refusals.iter().try_for_each(|it| writeln!(f, "{}", Show(it)))
     }
 }
@@ -152,6 +162,8 @@ spelled!(enum Skeleton {
     Contract "contract" { space, depth, batch, rows, cols, a, b, tile };
     Attention "attention" { space, keys, channels, scale, zero_masked, q, k, v, mask, last_key, tile };
 });
+
+spelled!(struct Kept { input, output, old });
 
 spelled!(struct RowForm { team, lanes, steps, early });
 

@@ -1,7 +1,9 @@
 //! What must hold of a schedule. `verify` returns every fault:
 //! - each output and everything that is read is an input, a constant, or written by an earlier kernel;
-//! - no tensor is written twice, or read and written by one kernel;
-//! - `Kernel::tensors` lists reads, then writes, each once;
+//! - no tensor is written twice, or read and written by one kernel, but for what a state becomes: the map that writes it may
+//!   read the element that it writes;
+//! - what a state was is not read after what it becomes is written;
+//! - `Kernel::tensors` lists what is only read, then what is written, each once;
 //! - a kernel binds no more buffers than the target allows;
 //! - products write components of vectors only where the target allows it;
 //! - few rows are shared out as `Few` says, in the memory that there is;
@@ -28,6 +30,7 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         .filter(|(_, it)| !matches!(it.definition, Definition::Nest(_)))
         .map(|(id, _)| id)
         .collect();
+    let mut gone: BTreeSet<TensorId> = BTreeSet::new();
     for kernel in &schedule.kernels {
         let mut fault = |what: String| faults.push(format!("{}: {what}", kernel.name));
         let roots = roots(kernel);
@@ -35,12 +38,22 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         let read: BTreeSet<TensorId> =
             loads(&kernel.body, &roots).into_iter().map(|(tensor, _)| tensor).collect();
         for tensor in &read {
-            if !written.contains(tensor) {
-                fault(format!("reads {tensor:?}, which nobody has written"));
-            }
             if stored.contains(tensor) {
-                fault(format!("reads and writes {tensor:?}"));
+                let state = schedule.becoming().any(|it| it.1 == *tensor);
+                if !state || !own_elements(kernel, *tensor) {
+                    fault(format!("reads and writes {tensor:?}"));
+                }
+            } else if !written.contains(tensor) {
+                fault(format!("reads {tensor:?}, which nobody has written"));
+            } else if gone.contains(tensor) {
+                fault(format!("reads {tensor:?}, which is no more what it was"));
             }
+        }
+        for (state, new) in schedule.becoming().filter(|it| stored.contains(&it.1) && it.1 != it.0.old) {
+            if read.contains(&state.old) {
+                fault(format!("reads {:?} and writes {new:?}, which has its memory", state.old));
+            }
+            gone.insert(state.old);
         }
         if stored.is_empty() {
             fault("stores nothing".to_owned());
@@ -50,11 +63,12 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
                 fault(format!("writes {tensor:?} again"));
             }
         }
+        let only_read: BTreeSet<TensorId> = read.iter().copied().filter(|it| !stored.contains(it)).collect();
         let (reads, writes) =
             kernel.tensors.split_at(kernel.tensors.len() - stored.len().min(kernel.tensors.len()));
         if writes != stored
-            || reads.iter().copied().collect::<BTreeSet<_>>() != read
-            || reads.len() != read.len()
+            || reads.iter().copied().collect::<BTreeSet<_>>() != only_read
+            || reads.len() != only_read.len()
         {
             fault("its list of tensors is not what it reads and writes".to_owned());
         }
@@ -106,12 +120,40 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
             }
         }
     }
+    let mut taken: BTreeSet<TensorId> = BTreeSet::new();
+    for (state, new) in schedule.becoming() {
+        let (old, made) = (&schedule.tensors[state.old], &schedule.tensors[new]);
+        let enters = old.definition == Definition::Input(state.input);
+        if !enters || old.ty != made.ty || !taken.insert(new) {
+            faults.push(format!("state {state:?} is no input and output of one type"));
+        }
+        if new != state.old && matches!(made.definition, Definition::Input(_) | Definition::Constant(_)) {
+            faults.push(format!("state {state:?} becomes what no kernel writes"));
+        }
+        let leaves = |(number, it): (usize, &TensorId)| *it == state.old && number != state.output as usize;
+        if new != state.old && schedule.outputs.iter().enumerate().any(leaves) {
+            faults.push(format!("state {state:?} leaves as it was"));
+        }
+    }
     for output in &schedule.outputs {
         if !written.contains(output) {
             faults.push(format!("output {output:?} is not written"));
         }
     }
     faults
+}
+
+/// Whether a map reads `tensor`, which it writes, only at the element that it writes.
+fn own_elements(kernel: &Kernel, tensor: TensorId) -> bool {
+    let own = kernel.stores.iter().find(|it| it.tensor == tensor);
+    matches!(kernel.skeleton, Skeleton::Map { .. })
+        && kernel.stores.iter().all(|store| {
+            let mut read = loads(&kernel.body, &[store.value]).into_iter().filter(|it| it.0 == tensor);
+            match store.tensor == tensor {
+                true => read.all(|it| own.is_some_and(|own| own.at == it.1)),
+                false => read.next().is_none(),
+            }
+        })
 }
 
 /// Everything that a kernel evaluates.

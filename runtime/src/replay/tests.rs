@@ -31,6 +31,7 @@ use crate::{
     launch::Replay,
     profile::{Effort, ONCE, profile},
     replay::replay,
+    state::States,
 };
 
 const COUNT: usize = 1000;
@@ -104,6 +105,7 @@ fn plan(device: &Device, weight: Tensor) -> Plan {
         ],
         inputs: vec![port("x", x, 0)],
         outputs: vec![port("y", y, 3), port("again", y, 3)],
+        states: Vec::new(),
         constants: vec![Constant { key: 1, value, port: port("w", w, 1) }],
         constant_graph,
         kernels,
@@ -136,7 +138,7 @@ fn captured(
     assert_eq!(verify(plan), Vec::<String>::new(), "{plan}");
     pollster::block_on(async {
         let gpu = device.gpu_now().await.expect("open");
-        match capture(plan, Some(gpu.clone()), constants, checked, replay).await {
+        match capture(plan, Some(gpu.clone()), constants, checked, replay, &mut States::default()).await {
             Ok(tape) => (gpu, tape),
             Err(Failure::Error(error)) => panic!("{error}"),
             Err(Failure::Step(reason)) => panic!("{reason}"),
@@ -207,7 +209,7 @@ fn integers_past_32_bits_are_not_cut() {
     let bad = plan(&device, large());
     let failure = pollster::block_on(async {
         let gpu = device.gpu_now().await.expect("open");
-        capture(&bad, Some(gpu), &mut constants, false, Replay::Auto).await.err()
+        capture(&bad, Some(gpu), &mut constants, false, Replay::Auto, &mut States::default()).await.err()
     });
     assert!(matches!(failure, Some(Failure::Step(DisabledReason::DType { name })) if name == "w"));
 
@@ -226,7 +228,9 @@ fn a_refused_shader_is_an_error_that_names_its_kernel() {
     shader.key = 77;
     let failure = pollster::block_on(async {
         let gpu = device.gpu_now().await.expect("open");
-        capture(&plan, Some(gpu), &mut Constants::default(), false, Replay::Auto).await.err()
+        capture(&plan, Some(gpu), &mut Constants::default(), false, Replay::Auto, &mut States::default())
+            .await
+            .err()
     });
     let Some(Failure::Error(error)) = failure else { panic!("no error") };
     assert!(error.to_string().contains("kernel square"), "{error}");
@@ -261,7 +265,7 @@ fn recordings_need_vulkan_and_say_so() {
     let captured = |way| {
         pollster::block_on(async {
             let gpu = device.gpu_now().await.expect("open");
-            capture(&plan, Some(gpu), &mut Constants::default(), false, way).await
+            capture(&plan, Some(gpu), &mut Constants::default(), false, way, &mut States::default()).await
         })
     };
     let Err(Failure::Error(error)) = captured(Replay::Recorded) else { panic!("no error") };
@@ -362,7 +366,8 @@ fn the_processor_gives_the_graphs_values() {
     let shaders = vec![None; schedule.kernels.len()];
     let plan = plan::plan(&parts, schedule, shaders, &target, &options).expect("fits");
     let mut constants = Constants::default();
-    let captured = pollster::block_on(capture(&plan, None, &mut constants, false, Replay::Auto));
+    let captured =
+        pollster::block_on(capture(&plan, None, &mut constants, false, Replay::Auto, &mut States::default()));
     let Ok(mut tape) = captured else { panic!("not captured") };
     for _ in 0..3 {
         let inputs = std::slice::from_ref(&input);

@@ -11,6 +11,8 @@
 //! output "y" = %3
 //! ```
 //!
+//! Last come states, an input and the output that it is in the next run: `state "k" = "k_next"`.
+//!
 //! Operands stand before attributes, `_` for one that is left out. Attributes that have their plain value (no padding,
 //! dilation 1, `keep=false`) are left out. A NaN other than the usual one is printed as the bits of an f64, `0x..`.
 
@@ -22,7 +24,7 @@ use smallvec::SmallVec;
 
 pub use parse::parse;
 
-use super::{Graph, Op, PadMode, PoolKind, Value, Window, key, number};
+use super::{Graph, Op, PadMode, PoolKind, State, Value, Window, key, number};
 use crate::{
     tensor::Tensor,
     text::{Cursor, Parsed, Text, print_scalar},
@@ -80,6 +82,10 @@ fn write_graph(graph: &Graph, constants: Constants, f: &mut String) -> fmt::Resu
     }
     for output in &graph.outputs {
         writeln!(f, "output {:?} = %{}", output.name, number(output.value))?;
+    }
+    for State { input, output } in &graph.states {
+        let (input, output) = (&graph.inputs[*input as usize], &graph.outputs[*output as usize]);
+        writeln!(f, "state {:?} = {:?}", input.name, output.name)?;
     }
     Ok(())
 }

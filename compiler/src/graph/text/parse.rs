@@ -8,7 +8,7 @@ use super::pad_mode;
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{Graph, Input, Op, Output, PadMode, PoolKind, Real, Value, Window, infer},
+    graph::{Graph, Input, Op, Output, PadMode, PoolKind, Real, State, Value, Window, infer, verify},
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
     shape::{Shape, Type},
     tensor::Tensor,
@@ -54,6 +54,20 @@ fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> P
         }
         graph.outputs.push(Output { name, value });
         return Ok(());
+    }
+    if line.word("state") {
+        let place = line.mark();
+        let (input, _, output) = (line.string()?, line.expect("=")?, line.string()?);
+        line.end()?;
+        line.blame(place);
+        let input = graph.inputs.iter().position(|it| it.name == input).ok_or("there is no such input")?;
+        let output =
+            graph.outputs.iter().position(|it| it.name == output).ok_or("there is no such output")?;
+        graph.states.push(State { input: input as u32, output: output as u32 });
+        return match verify::states(graph).pop() {
+            None => Ok(()),
+            Some(what) => Err(what),
+        };
     }
     line.expect("%")?;
     let number: u32 = line.number()?;

@@ -1,0 +1,256 @@
+//! States: what an input becomes in the next run is written to the memory in which it lies.
+//!
+//! In: kernels, and which input and output are one state. Out: kernels of which one writes what each state becomes, after
+//! all others have read what it was. That is the kernel which computes it, where it reads no other element of the state than
+//! the one that it writes; otherwise a copy. Where all but a slice stays as it is, only the slice is written.
+
+use slotmap::SlotMap;
+
+use super::{
+    build::kernel_tensors,
+    flow::Flow,
+    fuse::loads,
+    kernel::{Kept, Kernel, Skeleton, Store},
+    splice::splice,
+    tile,
+};
+use crate::{
+    dtype::DType,
+    graph::State,
+    index::{Atom, Index},
+    lower::{Body, Coords, Definition, Expr, ExprId, TensorId, TensorInfo},
+    scalar::BinaryOp,
+    shape::Shape,
+    target::{Place, Target},
+};
+
+/// Changes `kernels`, and `outputs` where an output has to be a copy.
+pub fn settle(
+    kernels: &mut Vec<Kernel>,
+    tensors: &mut SlotMap<TensorId, TensorInfo>,
+    outputs: &mut [TensorId],
+    states: &[State],
+    target: &Target,
+) -> Vec<Kept> {
+    let olds: Vec<TensorId> = states.iter().map(|it| entering(tensors, it, outputs)).collect();
+    // What leaves, or becomes another state, is as it was when the run began.
+    for (number, output) in outputs.iter_mut().enumerate() {
+        let own = states.iter().zip(&olds).any(|(it, old)| it.output as usize == number && old == output);
+        if olds.contains(output) && !own {
+            *output = copy(kernels, tensors, *output, target);
+        }
+    }
+    let mut kept: Vec<Kept> = Vec::new();
+    for (&State { input, output }, &old) in states.iter().zip(&olds) {
+        let new = outputs[output as usize];
+        let taken = kept.iter().any(|it| outputs[it.output as usize] == new);
+        kept.push(Kept { input, output, old });
+        if new == old {
+            continue;
+        }
+        let flow = Flow::of(kernels, outputs, &kept[..kept.len() - 1]);
+        let writer = flow.writer(new).filter(|_| !taken);
+        let first = |at: usize| {
+            let others =
+                kernels.iter().enumerate().filter(|(it, kernel)| *it != at && kernel.tensors.contains(&old));
+            others.into_iter().all(|(it, _)| !flow.waits(it, at))
+        };
+        let in_place = writer.filter(|&at| first(at)).and_then(|at| {
+            let kernel = &kernels[at];
+            match kernel.tensors.contains(&old) {
+                true => Some((at, element_by_element(kernel, old, new, tensors)?)),
+                false => Some((at, kernel.clone())),
+            }
+        });
+        match in_place {
+            Some((at, kernel)) => kernels[at] = slice_alone(&kernel, new, tensors, target).unwrap_or(kernel),
+            None => outputs[output as usize] = copy(kernels, tensors, new, target),
+        }
+    }
+    kept
+}
+
+/// The tensor that a state is when the run begins.
+fn entering(tensors: &mut SlotMap<TensorId, TensorInfo>, state: &State, outputs: &[TensorId]) -> TensorId {
+    let definition = Definition::Input(state.input);
+    let found = tensors.iter().find(|(_, it)| it.definition == definition).map(|(id, _)| id);
+    found.unwrap_or_else(|| {
+        let ty = tensors[outputs[state.output as usize]].ty.clone();
+        tensors.insert(TensorInfo { ty, definition, origin: "".into() })
+    })
+}
+
+/// A further kernel, which copies `tensor`; gives what it writes.
+fn copy(
+    kernels: &mut Vec<Kernel>,
+    tensors: &mut SlotMap<TensorId, TensorInfo>,
+    tensor: TensorId,
+    target: &Target,
+) -> TensorId {
+    let TensorInfo { ty, definition, origin } = tensors[tensor].clone();
+    let nest = match definition {
+        Definition::Nest(at) => at,
+        Definition::Input(_) | Definition::Constant(_) => 0,
+    };
+    let maker = kernels.iter().find(|it| it.stores.iter().any(|it| it.tensor == tensor));
+    let place = match maker {
+        Some(it) => it.place,
+        // Values of 64 bits need not fit the device's 32.
+        None if matches!(ty.dtype, DType::F64 | DType::I64 | DType::U64) => Place::Cpu,
+        None => target.place,
+    };
+    let to = TensorInfo { ty: ty.clone(), definition: Definition::Nest(nest), origin: origin.clone() };
+    let to = tensors.insert(to);
+    let at: Coords = ty.shape.iter().enumerate().map(|(axis, &extent)| Index::var(axis, extent)).collect();
+    let mut body = Body::default();
+    let value = body.add(Expr::Load { tensor, at: at.clone(), guard: None }, ty.dtype);
+    let stores = vec![Store { tensor: to, at, value }];
+    let (workgroup, lanes) = tile::map_form(&ty.shape, &body, &stores, tensors, target);
+    kernels.push(Kernel {
+        name: "map_state".into(),
+        place,
+        origins: vec![origin],
+        ops: vec!["input"],
+        tensors: vec![tensor, to],
+        body,
+        skeleton: Skeleton::Map { space: ty.shape, workgroup, lanes },
+        stores,
+    });
+    to
+}
+
+/// The kernel with `new` in place of `old`, if it is a map which reads of `old` only the element that it writes to `new`, and
+/// for that alone: whatever order its invocations run in, each finds its element as it was.
+fn element_by_element(
+    kernel: &Kernel,
+    old: TensorId,
+    new: TensorId,
+    tensors: &SlotMap<TensorId, TensorInfo>,
+) -> Option<Kernel> {
+    let Skeleton::Map { .. } = kernel.skeleton else { return None };
+    let own = kernel.stores.iter().find(|it| it.tensor == new)?;
+    if kernel.stores.iter().any(|it| it.at.iter().any(reads_data)) {
+        return None;
+    }
+    let others: Vec<ExprId> = kernel.stores.iter().filter(|it| it.tensor != new).map(|it| it.value).collect();
+    if loads(&kernel.body, &others).iter().any(|it| it.0 == old) {
+        return None;
+    }
+    let needed = kernel.body.needed([own.value]);
+    let same = kernel.body.iter().filter(|(id, ..)| needed[id.0 as usize]).all(|(_, expr, _)| match expr {
+        Expr::Load { tensor, at, guard } if *tensor == old => *at == own.at && guard.is_none(),
+        _ => true,
+    });
+    let roots: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
+    let mut body = Body::default();
+    let values = splice(&mut body, &kernel.body, &roots, None, None, &mut |out, tensor, at, guard| {
+        let tensor = if tensor == old { new } else { tensor };
+        let dtype = tensors[tensor].ty.dtype;
+        out.add(Expr::Load { tensor, at, guard }, dtype)
+    });
+    let stores: Vec<Store> =
+        kernel.stores.iter().zip(&values).map(|(it, &value)| Store { value, ..it.clone() }).collect();
+    let tensors = kernel_tensors(&body, &values, &stores);
+    same.then(|| Kernel { body, stores, tensors, ..kernel.clone() })
+}
+
+/// Where the kernel writes `new`, and nothing else, as `select(number along an axis == place, value, what is there)`: the
+/// kernel that writes the elements of that number alone. A place outside the axis writes what is there to the nearest one.
+fn slice_alone(
+    kernel: &Kernel,
+    new: TensorId,
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Option<Kernel> {
+    let (Skeleton::Map { space, .. }, [store]) = (&kernel.skeleton, &kernel.stores[..]) else { return None };
+    let body = &kernel.body;
+    let Expr::Select(cond, value, there) = *body.expr(store.value) else { return None };
+    let Expr::Load { tensor, .. } = body.expr(there) else { return None };
+    let Expr::Binary(BinaryOp::Eq, left, right) = *body.expr(cond) else { return None };
+    if *tensor != new || loads(body, &[cond, value]).iter().any(|it| it.0 == new) {
+        return None;
+    }
+    let along = |it: ExprId| match number(body, it) {
+        Some(at) => at.as_var().filter(|axis| space[*axis] > 1 && store.at.contains(at)),
+        None => None,
+    };
+    let (axis, place) = match (along(left), along(right)) {
+        (Some(axis), _) if !changes(body, right, axis) => (axis, right),
+        (_, Some(axis)) if !changes(body, left, axis) => (axis, left),
+        _ => return None,
+    };
+    let mut to = Body::default();
+    let mut read = |out: &mut Body, tensor: TensorId, at: Coords, guard: Option<ExprId>| {
+        out.add(Expr::Load { tensor, at, guard }, tensors[tensor].ty.dtype)
+    };
+    let slice: Shape =
+        space.iter().enumerate().map(|(it, &extent)| if it == axis { 1 } else { extent }).collect();
+    let mut point: Vec<Index> =
+        slice.iter().enumerate().map(|(it, &extent)| Index::var(it, extent)).collect();
+    let place = splice(&mut to, body, &[place], Some(&point), None, &mut read)[0];
+    let dtype = to.dtype(place);
+    let (zero, last) = (to.constant(dtype, 0.0), to.constant(dtype, space[axis] as f64 - 1.0));
+    let (above, below) = (to.binary(BinaryOp::Ge, place, zero), to.binary(BinaryOp::Le, place, last));
+    let inside = to.and(Some(above), Some(below)).expect("two");
+    let least = to.binary(BinaryOp::Max, place, zero);
+    let near = to.binary(BinaryOp::Min, least, last);
+    point[axis] = Index::data(near.0, 0, space[axis] as i64 - 1);
+    let made = splice(&mut to, body, &[value, there], Some(&point), None, &mut read);
+    let value = to.select(inside, made[0], made[1]);
+    let at: Coords = (store.at.iter())
+        .map(|it| match it.as_var() {
+            Some(var) => point[var].clone(),
+            None => it.clone(),
+        })
+        .collect();
+    let plain = |it: &Index| it.as_var().is_some() || it.as_constant().is_some();
+    let stores = vec![Store { tensor: new, at, value }];
+    let (workgroup, lanes) = tile::map_form(&slice, &to, &stores, tensors, target);
+    let written = kernel_tensors(&to, &[value], &stores);
+    let skeleton = Skeleton::Map { space: slice, workgroup, lanes };
+    store.at.iter().all(plain).then(|| Kernel {
+        body: to,
+        stores,
+        skeleton,
+        tensors: written,
+        ..kernel.clone()
+    })
+}
+
+/// The coordinate that an integer is.
+fn number(body: &Body, value: ExprId) -> Option<&Index> {
+    match body.expr(value) {
+        Expr::Coord(at) => Some(at),
+        Expr::Cast(x) if body.dtype(value).is_int() => number(body, *x),
+        _ => None,
+    }
+}
+
+/// Whether `value` may differ along variable `axis`.
+fn changes(body: &Body, value: ExprId, axis: usize) -> bool {
+    let needed = body.needed([value]);
+    let mut found = false;
+    let mut see = |it: &Index| {
+        it.leaves(&mut |leaf| found |= matches!(leaf, Atom::Var { axis: own, .. } if *own as usize == axis));
+    };
+    for (id, expr, _) in body.iter() {
+        match expr {
+            _ if !needed[id.0 as usize] => {}
+            Expr::Coord(at) => see(at),
+            Expr::Load { at, .. } => at.iter().for_each(&mut see),
+            Expr::Const(_)
+            | Expr::Param(_)
+            | Expr::Unary(..)
+            | Expr::Binary(..)
+            | Expr::Select(..)
+            | Expr::Cast(_) => {}
+        }
+    }
+    found
+}
+
+fn reads_data(index: &Index) -> bool {
+    let mut found = false;
+    index.leaves(&mut |leaf| found |= matches!(leaf, Atom::Data { .. }));
+    found
+}
