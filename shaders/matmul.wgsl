@@ -1,7 +1,8 @@
 // Matrix products by tiles: for every batch, store(row, col, sum over k of load_a(row, k) load_b(k, col)).
 //
 // Holes, whose bodies are replaced: batches, rows, cols, depth (equal for all invocations), load_a, load_b, store. They are
-// called only with batch < batches(), row < rows(), col < cols(), k < depth(). Elements come in fours, neighbours along one
+// called only with batch < batches(), row < rows(), col < cols(), k < depth(), k being slab * TILE_DEPTH + within, with
+// within < TILE_DEPTH. Elements come in fours, neighbours along one
 // axis; the first has a number divisible by 4 there, and is in range. Of those out of range, a load gives 0 along the
 // depth and anything along the others, and store leaves them out. Each result is stored once. General convolutions run here
 // too, their load holes reading windows of the image.
@@ -79,12 +80,12 @@ fn depth() -> u32 {
 }
 
 // Rows row.. of one k, or k.. of one row.
-fn load_a(batch: u32, row: u32, k: u32) -> vec4<f32> {
+fn load_a(batch: u32, row: u32, slab: u32, within: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
 // Columns col.. of one k, or k.. of one column.
-fn load_b(batch: u32, k: u32, col: u32) -> vec4<f32> {
+fn load_b(batch: u32, slab: u32, within: u32, col: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
@@ -149,30 +150,32 @@ fn put_scalars(first: u32, stride: u32, at: vec2<u32>, along_depth: bool, values
     }
 }
 
-// What member number `member` of a group loads of the slab that begins at `first_k`. Places out of range are moved into it.
+// What member number `member` of a group loads of slab number `wanted`. Places out of range are moved into it.
 // Without a branch, and without looking at what was loaded, so that drivers can put it between the arithmetic.
 fn load(
     batch: u32,
     first_row: u32,
     first_col: u32,
-    first_k: u32,
+    wanted: u32,
     member: u32,
     a: ptr<function, array<vec4<f32>, A_EACH>>,
     b: ptr<function, array<vec4<f32>, B_EACH>>,
 ) {
-    let last = vec3<u32>(rows(), depth(), cols()) - vec3<u32>(1u);
+    let slab = min(wanted, (depth() - 1u) / TILE_DEPTH);
+    let rest = select(depth() - 1u - slab * TILE_DEPTH, TILE_DEPTH - 1u, DEPTH_WHOLE);
+    let last = vec3<u32>(rows() - 1u, min(rest, TILE_DEPTH - 1u), cols() - 1u);
     let four = last / 4u * 4u;
     let a_last = select(vec2<u32>(last.x, four.y), vec2<u32>(four.x, last.y), A_ALONG_ROWS);
     let b_last = select(vec2<u32>(last.z, four.y), vec2<u32>(four.z, last.y), B_ALONG_COLS);
     for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
-        let at = vec2<u32>(first_row, first_k) + place(member + n * GROUP, TILE_ROW_FOURS, !A_ALONG_ROWS);
+        let at = vec2<u32>(first_row, 0u) + place(member + n * GROUP, TILE_ROW_FOURS, !A_ALONG_ROWS);
         let near = min(at, a_last);
-        (*a)[n] = load_a(batch, near.x, near.y);
+        (*a)[n] = load_a(batch, near.x, slab, near.y);
     }
     for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
-        let at = vec2<u32>(first_col, first_k) + place(member + n * GROUP, TILE_COL_FOURS, !B_ALONG_COLS);
+        let at = vec2<u32>(first_col, 0u) + place(member + n * GROUP, TILE_COL_FOURS, !B_ALONG_COLS);
         let near = min(at, b_last);
-        (*b)[n] = load_b(batch, near.y, near.x);
+        (*b)[n] = load_b(batch, slab, near.y, near.x);
     }
 }
 
@@ -205,7 +208,7 @@ fn main(
     var sums: array<vec4<f32>, ROWS_EACH * COL_FOURS>;
     var a_next: array<vec4<f32>, A_EACH>;
     var b_next: array<vec4<f32>, B_EACH>;
-    load(batch, first_row, first_col, part * TILE_DEPTH, member, &a_next, &b_next);
+    load(batch, first_row, first_col, part, member, &a_next, &b_next);
     for (var step = 0u; step < steps; step += 1u) {
         let a_memory = (part * BUFFERS + step % BUFFERS) * SLAB;
         let b_memory = a_memory + TILE_DEPTH * A_STRIDE;
@@ -230,7 +233,7 @@ fn main(
         }
         workgroupBarrier();
         // The last turn loads what nobody uses: a branch would keep the loads apart from the arithmetic.
-        load(batch, first_row, first_col, first_k + SPLIT * TILE_DEPTH, member, &a_next, &b_next);
+        load(batch, first_row, first_col, (step + 1u) * SPLIT + part, member, &a_next, &b_next);
         for (var k = 0u; k < TILE_DEPTH; k += 1u) { // unrolled
             let a_at = a_memory + k * A_STRIDE + down;
             let b_at = b_memory + k * B_STRIDE + across;

@@ -120,7 +120,7 @@ fn cooperative_matrices_are_for_halves_where_the_target_has_them() {
         assert!(!cooperative(DType::F16, &without), "{without:?}");
     }
     // Too small to share among so few.
-    assert!(!matches!(tile(DType::F16, [1, 64, 64, 4096], &large()), Tile::Cooperative { .. }));
+    assert!(!matches!(tile(DType::F16, [1, 64, 64, 512], &large()), Tile::Cooperative { .. }));
 }
 
 /// Sizes that are whole tiles and that are not, every layout, with something fused before and after.

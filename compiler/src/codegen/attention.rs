@@ -45,6 +45,7 @@ pub fn write(
         extents: space.iter().chain([keys, channels]).copied().collect(),
         groups: (0..6).map(|it| [it].into_iter().collect()).collect(),
         names: &NAMES,
+        slab: None,
     };
     if *channels == 0 {
         let node = kernel.origins.first().map_or("", |it| it);

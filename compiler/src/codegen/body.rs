@@ -402,9 +402,10 @@ impl<'k> Scope<'k> {
             return found;
         }
         let mut sum: Option<Handle> = None;
-        // Positive terms first: then no sum begins with a negation unless it must.
-        let ordered =
-            index.terms().iter().filter(|it| it.1 > 0).chain(index.terms().iter().filter(|it| it.1 < 0));
+        // Positive terms first: then no sum begins with a negation unless it must. Among those, by the last leaf that they need:
+        // what is given first changes least often, and drivers then find a part of the sum that stays.
+        let mut ordered: Vec<&(Atom, i64)> = index.terms().iter().collect();
+        ordered.sort_by_key(|(atom, by)| (*by < 0, last_leaf(atom)));
         for (atom, by) in ordered {
             let mut term = self.atom(code, atom);
             if by.unsigned_abs() != 1 {
@@ -504,5 +505,16 @@ impl<'k> Scope<'k> {
         // In a block of its own, nothing outlives the block.
         let at = if still && self.lane == Some(last) { last - 1 } else { last };
         &mut self.frames[at]
+    }
+}
+
+/// The last of the leaves that an atom needs, by number.
+fn last_leaf(atom: &Atom) -> u32 {
+    match atom {
+        Atom::Var { axis, .. } => *axis,
+        Atom::Data { .. } => u32::MAX,
+        Atom::Div(inner, _) | Atom::Mod(inner, _) => {
+            inner.terms().iter().map(|it| last_leaf(&it.0)).max().unwrap_or(0)
+        }
     }
 }

@@ -58,6 +58,10 @@ pub fn write(
             (space.rank()..space.rank() + depth.rank()).collect(),
         ],
         names: &NAMES,
+        slab: match *tile {
+            Tile::Matmul { depth, .. } => Some((DEPTH, depth)),
+            Tile::Cooperative { .. } | Tile::Few(_) | Tile::Direct { .. } => None,
+        },
     };
     let [batches, row_count, col_count, _] = [0, 1, 2, 3].map(|it| holes.count(it));
     let (file, constants, per_group) = match *tile {

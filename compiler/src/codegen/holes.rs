@@ -29,6 +29,20 @@ pub struct Holes<'k> {
     pub groups: Vec<Vars>,
     /// Of the groups.
     pub names: &'static [&'static str],
+    /// A group of which functions are told the slab of so many numbers, and the place in it.
+    pub slab: Option<(usize, u32)>,
+}
+
+/// A number of a group, as a function is told it.
+#[derive(Clone, Copy)]
+enum Number {
+    Whole(Handle),
+    /// In slabs that the group is a whole number of: what is the same throughout a slab is seen to be.
+    InSlab {
+        slab: Handle,
+        within: Handle,
+        size: usize,
+    },
 }
 
 impl Holes<'_> {
@@ -54,14 +68,41 @@ impl Holes<'_> {
         code.function()
     }
 
-    /// An argument for each of `groups`.
-    fn arguments(&self, code: &mut Code, groups: &[usize]) -> Vec<(usize, Handle)> {
-        groups.iter().map(|&group| (group, code.argument(self.names[group], Word::U32))).collect()
+    /// An argument for each of `groups`, two for that of slabs.
+    fn arguments(&self, code: &mut Code, groups: &[usize]) -> Vec<(usize, Number)> {
+        let mut number = |group: usize| match self.slab {
+            Some((own, size)) if own == group => {
+                let slab = code.argument("slab", Word::U32);
+                let within = code.argument("within", Word::U32);
+                let size = size as usize;
+                match self.count(group).is_multiple_of(size) {
+                    true => Number::InSlab { slab, within, size },
+                    false => {
+                        let size = code.u32(size as u32);
+                        let first = code.binary(BinaryOperator::Multiply, slab, size);
+                        Number::Whole(code.binary(BinaryOperator::Add, first, within))
+                    }
+                }
+            }
+            _ => Number::Whole(code.argument(self.names[group], Word::U32)),
+        };
+        groups.iter().map(|&group| (group, number(group))).collect()
+    }
+
+    /// A number of a group as an index.
+    fn number(&self, scope: &mut Scope, group: usize, number: Number) -> Index {
+        match number {
+            Number::Whole(it) => scope.leaf(it, self.count(group)),
+            Number::InSlab { slab, within, size } => {
+                let slab = scope.leaf(slab, self.count(group) / size);
+                slab.mul(size as i64).add(&scope.leaf(within, size))
+            }
+        }
     }
 
     /// The variables of a group follow from its number.
-    fn bind(&self, scope: &mut Scope, group: usize, number: Handle) {
-        let number = scope.leaf(number, self.count(group));
+    fn bind(&self, scope: &mut Scope, group: usize, number: Number) {
+        let number = self.number(scope, group, number);
         scope.bind(self.groups[group].iter().copied(), delinearise(&number, &self.shape(group)));
     }
 
@@ -122,7 +163,7 @@ impl Holes<'_> {
                 for lane in 0..4 {
                     let (number, inside) = self.near(&mut code, along, first, lane);
                     scope.enter(Frame::default());
-                    self.bind(&mut scope, along, number);
+                    self.bind(&mut scope, along, Number::Whole(number));
                     let found = scope.value(&mut code, value);
                     scope.leave();
                     let zero = code.f32(0.0);
@@ -162,7 +203,7 @@ impl Holes<'_> {
                     let sum = code.component(sums, lane);
                     code.open();
                     scope.enter(Frame::default());
-                    self.bind(&mut scope, along, number);
+                    self.bind(&mut scope, along, Number::Whole(number));
                     scope.sum(sum);
                     stores.iter().for_each(|it| scope.store(&mut code, it));
                     scope.leave();
@@ -183,7 +224,7 @@ impl Holes<'_> {
         &self,
         code: &mut Code,
         scope: &mut Scope,
-        numbers: Vec<(usize, Handle)>,
+        numbers: Vec<(usize, Number)>,
         along: usize,
     ) -> Result<Lanes, Handle> {
         let mut here: Coords = self.extents.iter().map(|_| Index::constant(0)).collect();
@@ -193,19 +234,27 @@ impl Holes<'_> {
                 first = Some(number);
                 continue;
             }
-            let number = scope.leaf(number, self.count(group));
+            let number = self.number(scope, group, number);
             let values = delinearise(&number, &self.shape(group));
             self.groups[group].iter().zip(values).for_each(|(&var, value)| here[var] = value);
         }
         scope.bind(0.., here.iter().cloned());
         let Some(first) = first else { bug!("{}: fours along what is no argument", self.kernel.name) };
         let count = self.count(along);
-        if !count.is_multiple_of(4) {
-            return Err(first);
-        }
         let two = code.u32(2);
-        let four = code.binary(BinaryOperator::ShiftRight, first, two);
-        let four = scope.leaf(four, count / 4);
+        let four = match first {
+            // Slabs are of whole fours.
+            Number::InSlab { slab, within, size } => {
+                let slab = scope.leaf(slab, count / size);
+                let four = code.binary(BinaryOperator::ShiftRight, within, two);
+                slab.mul(size as i64 / 4).add(&scope.leaf(four, size / 4))
+            }
+            Number::Whole(first) if !count.is_multiple_of(4) => return Err(first),
+            Number::Whole(first) => {
+                let four = code.binary(BinaryOperator::ShiftRight, first, two);
+                scope.leaf(four, count / 4)
+            }
+        };
         Ok(Lanes::along(&here, &self.extents, &self.groups[along], 4, &four))
     }
 

@@ -1,23 +1,27 @@
 //! What depends on constants alone moves to a graph of its own, whose outputs become inputs of the other.
 //!
 //! Expansions and permutations at the border stay on the side of the runs: they cost nothing where they are read, and
-//! an expansion would only cost memory.
+//! an expansion would only cost memory. Weights of convolutions are held in the order in which those go through them.
 
 use std::collections::HashSet;
 
 use slotmap::SecondaryMap;
 
+use super::weights;
 use crate::{
     error::Error,
     graph::{Graph, Op, Output, Value},
+    shape::Axes,
+    target::Target,
 };
 
 /// The graph of every run, and the graph of the constants.
-pub fn separate(from: &Graph) -> Result<(Graph, Graph), Error> {
+pub fn separate(from: &Graph, target: &Target) -> Result<(Graph, Graph), Error> {
     let fixed = fixed(from);
     let mut cut = Cut {
         from,
         seen_through: seen_through(from),
+        orders: weights::orders(from, &fixed, target),
         to: Graph::new(),
         in_run: SecondaryMap::new(),
         constants: Graph::new(),
@@ -54,6 +58,8 @@ pub fn separate(from: &Graph) -> Result<(Graph, Graph), Error> {
 struct Cut<'a> {
     from: &'a Graph,
     seen_through: SecondaryMap<Value, usize>,
+    /// In which order of their axes some of the constants are held.
+    orders: SecondaryMap<Value, Axes>,
     to: Graph,
     in_run: SecondaryMap<Value, Value>,
     constants: Graph,
@@ -80,8 +86,21 @@ impl Cut<'_> {
                 _ => {
                     let made = self.once(base)?;
                     let name = self.fresh_name(&node.origin);
-                    self.constants.outputs.push(Output { name: name.clone(), value: made });
-                    self.to.add_input(name, node.ty.clone())?
+                    match self.orders.get(base).cloned() {
+                        None => {
+                            self.constants.outputs.push(Output { name: name.clone(), value: made });
+                            self.to.add_input(name, node.ty.clone())?
+                        }
+                        Some(order) => {
+                            let back = inverse(&order);
+                            let made = self.constants.add(Op::Permute { order, x: made })?;
+                            let ty = self.constants.ty(made).clone();
+                            self.constants.outputs.push(Output { name: name.clone(), value: made });
+                            let x = self.to.add_input(name, ty)?;
+                            self.to.set_origin(node.origin.clone());
+                            self.to.add(Op::Permute { order: back, x })?
+                        }
+                    }
                 }
             };
             self.in_run.insert(base, new);
@@ -142,6 +161,13 @@ impl Cut<'_> {
         }
         name
     }
+}
+
+/// The order that undoes `order`.
+fn inverse(order: &Axes) -> Axes {
+    let mut back = order.clone();
+    order.iter().enumerate().for_each(|(place, &axis)| back[axis as usize] = place as _);
+    back
 }
 
 /// For each node the number of elements of what it looks at through a chain of views, itself if it is no view.

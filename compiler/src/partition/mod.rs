@@ -6,6 +6,7 @@ mod place;
 mod range;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ pub fn split(graph: &Graph, target: &Target, options: &Options) -> Result<Partit
     let arguments = graph.inputs().len();
     let apart = siblings::apart(graph, target, options);
     let states = graph.states.clone();
-    let (mut graph, constants) = constants::separate(graph)?;
+    let (mut graph, constants) = constants::separate(graph, target)?;
     graph.states = states;
     let ranges = range::of_parts(&graph, arguments, &constants);
     let (places, reasons) = place::places(&graph, &ranges, target);

@@ -14,11 +14,13 @@ mod fuse;
 mod group;
 pub mod kernel;
 pub mod lanes;
+mod layout;
 mod order;
 mod product;
 mod splice;
 mod split;
 mod split_attention;
+mod split_product;
 mod state;
 pub mod text;
 mod tile;
@@ -33,11 +35,13 @@ pub use lanes::Lanes;
 use crate::{lower::Loops, options::Options, target::Target};
 
 pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
+    let loops = layout::laid_out(loops);
     let fused = fuse::fuse(&loops, target, options);
     let kernels = build::kernels(&loops, &fused, target);
     let Loops { mut tensors, mut outputs, states, .. } = loops;
     let kernels = split::split(kernels, &mut tensors, target);
-    let mut kernels = split_attention::split(kernels, &mut tensors, target);
+    let kernels = split_attention::split(kernels, &mut tensors, target);
+    let mut kernels = split_product::split(kernels, &mut tensors, target);
     let states = state::settle(&mut kernels, &mut tensors, &mut outputs, &states, target);
     if options.fuse {
         kernels = beside::merge(kernels, &tensors, &outputs, &states, target);

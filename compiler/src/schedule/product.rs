@@ -70,6 +70,36 @@ pub fn contract(
     Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, tile }
 }
 
+/// The fewest terms of a piece of a sum, and the most pieces: all are read again by the second kernel.
+const SHORTEST_PIECE: usize = 128;
+const MOST_PIECES: usize = 16;
+
+/// In how many pieces the depth of a product is gone through, by a kernel of its own, if that pays: where even small tiles
+/// would leave a part of the device idle.
+pub fn pieces(skeleton: &Skeleton) -> Option<usize> {
+    let Skeleton::Contract { space, depth, batch, rows, cols, tile, .. } = skeleton else { return None };
+    let Tile::Matmul { rows: tile_rows, cols: tile_cols, .. } = *tile else { return None };
+    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
+    let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
+    if sizes.tiles([tile_rows, tile_cols]) >= BUSY {
+        return None;
+    }
+    let tiles = sizes.tiles(SHARED_TILE);
+    let fits = |pieces: &usize| {
+        sizes.depth.is_multiple_of(pieces * SHARED_DEPTH) && sizes.depth / pieces >= SHORTEST_PIECE
+    };
+    let mut fitting = (2..=MOST_PIECES).filter(fits);
+    let busy = fitting.clone().find(|it| 2 * tiles * it >= 3 * BUSY);
+    busy.or(fitting.next_back().filter(|_| sizes.depth >= LONG_SUM))
+}
+
+/// Sums from here on are worth a second kernel even where all pieces together do not fill the device.
+const LONG_SUM: usize = 1024;
+
+/// The tile that pieces are made for, and what a piece is a multiple of.
+const SHARED_TILE: [u32; 2] = [64, 64];
+const SHARED_DEPTH: usize = 8;
+
 pub struct Sizes {
     pub batch: usize,
     pub rows: usize,
@@ -94,7 +124,8 @@ fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target)
     }
     // A large tile reads least; one that leaves a part of the device idle takes longer than a smaller one.
     let fitting: Vec<&Matmul> = MATMULS.iter().filter(|it| it.fits(sizes, target)).collect();
-    let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last());
+    let most = fitting.iter().rev().max_by_key(|it| it.workgroups(sizes));
+    let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(most);
     busy.map_or(direct, |it| it.tile(along, target))
 }
 
