@@ -23,6 +23,7 @@ pub mod codegen;
 pub mod plan;
 
 use error::Error;
+use graph::Graph;
 use import::Model;
 use options::Options;
 use plan::Plan;
@@ -31,7 +32,11 @@ use target::Target;
 
 /// Everything from a model to a plan, for one shape an input. This function is the architecture.
 pub fn compile(model: &Model, shapes: &[Shape], target: &Target, options: &Options) -> Result<Plan, Error> {
-    let graph = model.graph(shapes)?;
+    compile_graph(model.graph(shapes)?, target, options)
+}
+
+/// As `compile`, of a model's graph.
+pub fn compile_graph(graph: Graph, target: &Target, options: &Options) -> Result<Plan, Error> {
     let graph = passes::optimise(graph, target, options)?;
     let parts = partition::split(&graph, target, options)?;
     let loops = lower::lower(&parts);

@@ -15,7 +15,10 @@ use wgfuse_compiler::{
 use crate::{counters::count, error::DeviceError, gpu::Gpu, poll::wait};
 
 /// Uploads go in pieces of at most this many bytes, so that staging memory stays small.
-pub(crate) const PIECE: usize = 16 << 20;
+pub(crate) const PIECE: usize = 4 << 20;
+
+/// So many are on their way at once.
+pub(crate) const PIECES: usize = 16;
 
 /// How long a thread that waits for real hardware looks again and again before it sleeps: being woken up takes as long as a
 /// small model.

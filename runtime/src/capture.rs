@@ -85,7 +85,7 @@ pub(crate) async fn capture(
     replay: Replay,
     states: &mut States,
 ) -> Result<Tape, Failure> {
-    constants.prepare(plan, gpu.as_ref()).await?;
+    prepare(plan, gpu.as_ref(), constants, checked, replay).await?;
     states.prepare(plan, gpu.as_ref()).await?;
     let mut space = Space::new(plan, gpu.as_deref(), constants, states).await?;
     let mut segments: Vec<Segment> = Vec::new();
@@ -191,6 +191,25 @@ pub(crate) async fn capture(
         _constants: space.constants_kept,
         _states: space.states.into_iter().flatten().collect(),
     })
+}
+
+/// Makes constants ready and, meanwhile, the pipelines of recordings where there are threads and such are wanted.
+async fn prepare(
+    plan: &Plan,
+    gpu: Option<&Arc<Gpu>>,
+    constants: &mut Constants,
+    checked: bool,
+    replay: Replay,
+) -> Result<(), Failure> {
+    #[cfg(not(target_arch = "wasm32"))]
+    if let Some(recorder) = gpu.and_then(|it| it.recorder())
+        && replay != Replay::Portable
+    {
+        // What is wrong with a pipeline is told where it is needed.
+        let pipelines = || drop(recorder.prepare(plan, checked));
+        return rayon::join(pipelines, || pollster::block_on(constants.prepare(plan, gpu))).1;
+    }
+    constants.prepare(plan, gpu).await
 }
 
 /// The launches of each segment, recorded where that is wanted and can be done, else portable with the reason.

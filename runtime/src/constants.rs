@@ -9,10 +9,13 @@ use std::{
 };
 
 use wgfuse_compiler::{
-    graph::{self, Output},
+    dtype::DType,
+    graph::{self, Graph, Value},
     plan::{Constant, Plan, device_bytes, leaves},
     tensor::Tensor,
 };
+
+use slotmap::SecondaryMap;
 
 use crate::{
     buffers::{self, Chunk},
@@ -68,7 +71,7 @@ impl Constants {
         if missing.is_empty() {
             return Ok(());
         }
-        let values = values(plan, &missing)?;
+        let values = values(plan, &missing);
         for ((constant, host, _), value) in missing.iter().zip(&values) {
             if *host {
                 self.host.insert(constant.key, Arc::new(Lines::copy_of(value.data())?));
@@ -94,33 +97,60 @@ impl Constants {
     ) -> Result<(), Failure> {
         let sizes: Vec<u64> = wanted.iter().map(|(_, value)| device_bytes(value.ty())).collect();
         let chunks = buffers::row(gpu, &plan.target, &sizes, "weights", buffers::STORAGE).await?;
-        let mut piece = Vec::new();
-        let mut pending = 0;
+        let mut pieces = Vec::new();
         for ((constant, value), chunk) in wanted.iter().zip(&chunks) {
             let dtype = value.dtype();
             let elements = buffers::PIECE / dtype.size().max(forms::device_size(dtype));
             let mut offset = chunk.offset;
             for part in value.data().chunks(elements * dtype.size()) {
-                piece.clear();
-                forms::to_device(dtype, part, &mut piece).map_err(|_| {
-                    let origin = &plan.constant_graph.node(constant.value).origin;
-                    let name = if origin.is_empty() { &*constant.port.name } else { &**origin };
-                    Failure::Step(DisabledReason::DType { name: name.to_owned() })
-                })?;
-                piece.resize(piece.len().next_multiple_of(4), 0);
-                gpu.scoped("weights", || gpu.queue.write_buffer(&chunk.buffer, offset, &piece)).await?;
-                offset += piece.len() as u64;
-                pending += piece.len();
-                if pending >= 4 * buffers::PIECE {
-                    buffers::settle(gpu).await?;
-                    pending = 0;
-                }
+                pieces.push(Piece { constant, dtype, part, buffer: &chunk.buffer, offset });
+                offset += (part.len() / dtype.size() * forms::device_size(dtype)) as u64;
             }
         }
-        buffers::settle(gpu).await?;
+        for some in pieces.chunks(buffers::PIECES) {
+            #[cfg(not(target_arch = "wasm32"))]
+            {
+                use rayon::prelude::*;
+                let one = |it: &Piece| pollster::block_on(it.write(plan, gpu));
+                some.par_iter().map(one).collect::<Result<(), Failure>>()?;
+            }
+            #[cfg(target_arch = "wasm32")]
+            for it in some {
+                it.write(plan, gpu).await?;
+            }
+            buffers::settle(gpu).await?;
+        }
         // Only what has arrived counts as there.
         self.device.extend(wanted.iter().map(|(it, _)| it.key).zip(chunks));
         Ok(())
+    }
+}
+
+/// A part of a constant, and where it goes.
+struct Piece<'a> {
+    constant: &'a Constant,
+    dtype: DType,
+    part: &'a [u8],
+    buffer: &'a wgpu::Buffer,
+    offset: u64,
+}
+
+impl Piece<'_> {
+    async fn write(&self, plan: &Plan, gpu: &Gpu) -> Result<(), Failure> {
+        let &Piece { constant, dtype, part, buffer, offset } = self;
+        let write = |bytes: &[u8]| gpu.queue.write_buffer(buffer, offset, bytes);
+        // Most are in their device form already.
+        if forms::is_device_form(dtype) && part.len().is_multiple_of(4) {
+            return Ok(gpu.scoped("weights", || write(part)).await?);
+        }
+        let mut bytes = Vec::with_capacity(part.len());
+        forms::to_device(dtype, part, &mut bytes).map_err(|_| {
+            let origin = &plan.constant_graph.node(constant.value).origin;
+            let name = if origin.is_empty() { &*constant.port.name } else { &**origin };
+            Failure::Step(DisabledReason::DType { name: name.to_owned() })
+        })?;
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        Ok(gpu.scoped("weights", || write(&bytes)).await?)
     }
 }
 
@@ -130,19 +160,60 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// The values of these constants, in order.
-fn values(plan: &Plan, missing: &[(&Constant, bool, bool)]) -> Result<Vec<Tensor>, Failure> {
-    let leaf = |it: &Constant| plan.constant_graph.as_constant(it.value).cloned();
-    let computed: Vec<_> = missing.iter().map(|it| it.0).filter(|it| leaf(it).is_none()).collect();
-    let mut computed = if computed.is_empty() {
-        Vec::new()
-    } else {
-        let mut graph = plan.constant_graph.clone();
-        graph.outputs =
-            (computed.iter()).map(|it| Output { name: it.port.name.clone(), value: it.value }).collect();
-        graph::eval::eval(&graph, &[]).map_err(Error::from)?
+/// The values of these constants, in order. Those that share no work are computed in parallel where there are threads.
+fn values(plan: &Plan, missing: &[(&Constant, bool, bool)]) -> Vec<Tensor> {
+    let graph = &plan.constant_graph;
+    let mut values: HashMap<Value, Tensor> = HashMap::new();
+    let mut computed: Vec<Value> = Vec::new();
+    for (constant, ..) in missing {
+        match graph.as_constant(constant.value) {
+            Some(leaf) => _ = values.insert(constant.value, leaf.clone()),
+            None => computed.push(constant.value),
+        }
     }
-    .into_iter();
-    let next = |it: &&Constant| leaf(it).unwrap_or_else(|| computed.next().expect("one a computed constant"));
-    Ok(missing.iter().map(|it| it.0).collect::<Vec<_>>().iter().map(next).collect())
+    let groups = apart(graph, &computed);
+    let one = |group: &Vec<Value>| graph::eval::values(graph, group, &[]);
+    #[cfg(not(target_arch = "wasm32"))]
+    let made: Vec<Vec<Tensor>> = {
+        use rayon::prelude::*;
+        groups.par_iter().map(one).collect()
+    };
+    #[cfg(target_arch = "wasm32")]
+    let made: Vec<Vec<Tensor>> = groups.iter().map(one).collect();
+    values.extend(groups.into_iter().flatten().zip(made.into_iter().flatten()));
+    missing.iter().map(|(constant, ..)| values[&constant.value].clone()).collect()
+}
+
+/// The nodes `wanted` in groups, none of which computes what another does.
+fn apart(graph: &Graph, wanted: &[Value]) -> Vec<Vec<Value>> {
+    // For each wanted node an earlier one of its group, or itself.
+    let mut earlier: Vec<usize> = Vec::new();
+    let first = |earlier: &[usize], mut at: usize| {
+        while earlier[at] != at {
+            at = earlier[at];
+        }
+        at
+    };
+    let mut owner: SecondaryMap<Value, usize> = SecondaryMap::new();
+    for (own, &value) in wanted.iter().enumerate() {
+        earlier.push(own);
+        let mut open = vec![value];
+        while let Some(next) = open.pop() {
+            // What is there already is no work.
+            if graph.as_constant(next).is_some() {
+                continue;
+            }
+            match owner.insert(next, own) {
+                None => open.extend(graph.op(next).operands()),
+                Some(other) => {
+                    let (a, b) = (first(&earlier, own), first(&earlier, other));
+                    earlier[a.max(b)] = a.min(b);
+                }
+            }
+        }
+    }
+    let mut groups: Vec<Vec<Value>> = vec![Vec::new(); wanted.len()];
+    wanted.iter().enumerate().for_each(|(at, &value)| groups[first(&earlier, at)].push(value));
+    groups.retain(|it| !it.is_empty());
+    groups
 }

@@ -1,4 +1,4 @@
-//! How many objects of the graphics API were made: after the first run of a shape the numbers stand still.
+//! How many objects of the graphics API, and how many plans, were made: after the first run of a shape the numbers stand still.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,15 +8,18 @@ pub(crate) struct Counters {
     pub pipelines: AtomicU64,
     pub bind_groups: AtomicU64,
     pub buffers: AtomicU64,
+    pub plans: AtomicU64,
 }
 
-/// Objects that a device has made so far.
+/// What was made for a device so far.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counts {
     pub shader_modules: u64,
     pub pipelines: u64,
     pub bind_groups: u64,
     pub buffers: u64,
+    /// Plans compiled, not those that were read from disk.
+    pub plans: u64,
 }
 
 impl Counters {
@@ -27,6 +30,7 @@ impl Counters {
             pipelines: read(&self.pipelines),
             bind_groups: read(&self.bind_groups),
             buffers: read(&self.buffers),
+            plans: read(&self.plans),
         }
     }
 }

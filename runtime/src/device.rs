@@ -144,7 +144,7 @@ impl Device {
         self.like(inner.target.limited_to(limits), inner.store.clone(), gpu)
     }
 
-    /// The same device, keeping what is slow to make (pipelines) in this folder between processes, or nowhere. Without this call
+    /// The same device, keeping what is slow to make (plans, pipelines) in this folder between processes, or nowhere. Without this call
     /// the environment variable `WGFUSE_CACHE` names the folder, `off` for none; else it is `wgfuse` in the user's cache folder.
     pub fn cache_in(&self, folder: Option<&Path>) -> Device {
         let inner = &self.inner;
@@ -186,9 +186,19 @@ impl Device {
         self.inner.reason.as_ref()
     }
 
-    /// Objects of the graphics API made so far.
+    /// Objects of the graphics API, and plans, made so far.
     pub fn counts(&self) -> Counts {
         self.inner.counters.counts()
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// What is kept on disk for it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.inner.store.as_ref()
     }
 
     /// The wgpu device and queue in use, for an application that shares them. `None` for the processor.

@@ -20,6 +20,11 @@ pub(crate) fn device_size(dtype: DType) -> usize {
     }
 }
 
+/// Whether the host's bytes of whole elements are those of the device form, but for padding.
+pub(crate) fn is_device_form(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::I32 | DType::U32 | DType::F16 | DType::BF16)
+}
+
 /// Appends the device form of whole elements to `out`, without padding. `Err` is the number of an integer that does not
 /// fit 32 bits.
 pub(crate) fn to_device(dtype: DType, host: &[u8], out: &mut Vec<u8>) -> Result<(), usize> {

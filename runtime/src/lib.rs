@@ -41,6 +41,7 @@ mod readback;
 mod state;
 mod capture;
 mod replay;
+mod kept_plan;
 mod profile;
 #[cfg(not(target_arch = "wasm32"))]
 mod ceilings;

@@ -24,6 +24,7 @@ use crate::{
     disabled::{Disabled, DisabledLog, DisabledReason},
     error::{DeviceError, Error, Result},
     inputs::{self, Outputs},
+    kept_plan,
     launch::Replay,
     model::Model,
     profile::{Effort, KernelTime, ONCE, Profile, profile},
@@ -324,7 +325,8 @@ impl Session {
     }
 
     fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
-        Ok(Arc::new(wgfuse_compiler::compile(&self.model, &entry.shapes, target, &self.options)?))
+        let graph = self.model.graph(&entry.shapes)?;
+        Ok(Arc::new(kept_plan::plan(graph, target, &self.options, &self.device)?))
     }
 
     /// The plan for the processor, or the reason as an error where that is not wanted.

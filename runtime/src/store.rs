@@ -3,6 +3,9 @@
 //! In: a kind, a key, bytes. Out: the same bytes or nothing. What always holds: a blob that comes back was written whole, by this version,
 //! under this very key; one that is damaged or foreign counts as absent. Files appear by renaming, so that processes do not
 //! see each other's halves. Not being able to write costs time, never an error.
+//!
+//! Blobs are code: what the device runs. Sums tell damage, not malice, so a folder is used only if nobody but its owner can
+//! write there and that is this user or the system's; one that is made here is for this user alone.
 
 use std::path::{Path, PathBuf};
 
@@ -45,6 +48,7 @@ mod disk {
     use std::{
         fs,
         io::{self, Read, Write},
+        sync::Once,
         time::SystemTime,
     };
 
@@ -56,11 +60,14 @@ mod disk {
     const ENDING: &str = ".wgfuse";
 
     /// Changes with what a blob of the same key means.
-    const MAGIC: &[u8] = concat!("wgfuse ", env!("CARGO_PKG_VERSION"), " 1\n").as_bytes();
+    const MAGIC: &[u8] = concat!("wgfuse ", env!("CARGO_PKG_VERSION"), " 2\n").as_bytes();
 
     impl Store {
         /// What was put under this key.
         pub fn get(&self, kind: &str, key: &[u8]) -> Option<Vec<u8>> {
+            if !self.is_trusted() {
+                return None;
+            }
             let path = self.path(kind, key);
             let mut bytes = Vec::new();
             // A folder that was filled beforehand may be for reading alone.
@@ -91,12 +98,26 @@ mod disk {
             }
         }
 
+        /// Whether what lies in the folder is as this user or the system has written it. Where there is none, nothing does.
+        fn is_trusted(&self) -> bool {
+            let trusted = fs::metadata(&self.folder).map_or(true, |it| is_own(&it));
+            if !trusted {
+                static WARNED: Once = Once::new();
+                let folder = self.folder.display();
+                WARNED.call_once(|| tracing::warn!("{folder} is not used: others may write there"));
+            }
+            trusted
+        }
+
         fn path(&self, kind: &str, key: &[u8]) -> PathBuf {
             self.folder.join(format!("{kind}-{:032x}{ENDING}", xxh3_128(key)))
         }
 
         fn write(&self, path: &Path, key: &[u8], blob: &[u8]) -> io::Result<()> {
-            fs::create_dir_all(&self.folder)?;
+            create(&self.folder)?;
+            if !self.is_trusted() {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others may write there"));
+            }
             let mut file = tempfile::Builder::new().suffix(ENDING).tempfile_in(&self.folder)?;
             for part in [MAGIC, &sum(key, blob), &(key.len() as u64).to_le_bytes(), key, blob] {
                 file.write_all(part)?;
@@ -130,6 +151,26 @@ mod disk {
             }
             Ok(())
         }
+    }
+
+    #[cfg(unix)]
+    fn is_own(folder: &fs::Metadata) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let owner = folder.uid();
+        (owner == 0 || owner == rustix::process::geteuid().as_raw()) && folder.mode() & 0o022 == 0
+    }
+
+    /// Elsewhere a user's folders are that user's own unless the user says otherwise.
+    #[cfg(not(unix))]
+    fn is_own(_folder: &fs::Metadata) -> bool {
+        true
+    }
+
+    fn create(folder: &Path) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.recursive(true).create(folder)
     }
 
     fn sum(key: &[u8], blob: &[u8]) -> [u8; 16] {
@@ -188,6 +229,22 @@ mod disk {
             }
             fs::write(&path, &whole).expect("written");
             assert_eq!(store.get("a", b"key").as_deref(), Some(&b"some blob"[..]));
+        }
+
+        #[test]
+        #[cfg(unix)]
+        fn a_folder_that_others_may_write_to_is_not_used() {
+            use std::os::unix::fs::PermissionsExt;
+            let (_folder, store) = store(LIMIT);
+            store.put("a", b"key", b"blob");
+            let mode = |mode| fs::set_permissions(&store.folder, fs::Permissions::from_mode(mode));
+            for open in [0o777, 0o770, 0o702] {
+                mode(open).expect("its owner's");
+                assert_eq!(store.get("a", b"key"), None, "{open:o}");
+                store.put("a", b"key", b"another");
+            }
+            mode(0o755).expect("its owner's");
+            assert_eq!(store.get("a", b"key").as_deref(), Some(&b"blob"[..]));
         }
 
         #[test]

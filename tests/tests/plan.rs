@@ -1,7 +1,5 @@
 //! Plans of random graphs: their memory, run step by step on bytes, gives the graph's values; a broken plan is noticed.
 
-use std::sync::Arc;
-
 use wgfuse_compiler::{
     codegen::{Binding, Shader},
     dtype::DType,
@@ -70,7 +68,7 @@ fn bindings_only(schedule: &Schedule) -> Vec<Option<Shader>> {
     let whole =
         |tensor: TensorId| Binding { tensor, offset: 0, len: device_bytes(&schedule.tensors[tensor].ty) };
     let shader = |kernel: &schedule::Kernel| Shader {
-        module: Arc::default(),
+        module: naga::Module::default().into(),
         workgroup_size: [1; 3],
         groups: [1; 3],
         bindings: kernel.tensors.iter().map(|&it| whole(it)).collect(),

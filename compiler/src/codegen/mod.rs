@@ -19,11 +19,11 @@ pub mod shader;
 mod types;
 mod writer;
 
-use std::{collections::HashMap, fmt::Write, sync::Arc};
+use std::{collections::HashMap, fmt::Write};
 
 use slotmap::SlotMap;
 
-pub use shader::{Binding, Shader};
+pub use shader::{Binding, LateModule, Shader};
 pub use types::device_bytes;
 
 use crate::{
@@ -91,7 +91,8 @@ fn nothing(writer: &mut Writer) -> [u32; 3] {
     [0, 1, 1]
 }
 
-fn shader(
+/// The shader of one kernel.
+pub fn shader(
     kernel: &Kernel,
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
@@ -119,5 +120,5 @@ fn shader(
     if let Some(space) = shader::torn(&module, &info, target.components_apart) {
         bug!("kernel '{}' writes single components of vectors in {space:?}", kernel.name);
     }
-    Ok(Shader { module: Arc::new(module), workgroup_size, groups, bindings: memory.bindings, key })
+    Ok(Shader { module: module.into(), workgroup_size, groups, bindings: memory.bindings, key })
 }

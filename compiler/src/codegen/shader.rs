@@ -2,7 +2,8 @@
 
 use std::{
     fmt::{self, Write},
-    sync::Arc,
+    ops::Deref,
+    sync::{Arc, OnceLock},
 };
 
 use naga::{
@@ -12,10 +13,49 @@ use naga::{
 
 use crate::{bug, lower::TensorId};
 
+/// A validated module. One that was read from a file may be made only when it is first looked at.
+#[derive(Clone)]
+pub struct LateModule(Arc<Late>);
+
+struct Late {
+    made: OnceLock<Module>,
+    make: Box<dyn Fn() -> Module + Send + Sync>,
+}
+
+impl LateModule {
+    pub fn new(make: impl Fn() -> Module + Send + Sync + 'static) -> LateModule {
+        LateModule(Arc::new(Late { made: OnceLock::new(), make: Box::new(make) }))
+    }
+
+    pub fn is_made(&self) -> bool {
+        self.0.made.get().is_some()
+    }
+}
+
+impl From<Module> for LateModule {
+    fn from(module: Module) -> LateModule {
+        LateModule(Arc::new(Late { made: OnceLock::from(module), make: Box::new(Module::default) }))
+    }
+}
+
+impl Deref for LateModule {
+    type Target = Module;
+
+    fn deref(&self) -> &Module {
+        self.0.made.get_or_init(|| (self.0.make)())
+    }
+}
+
+impl fmt::Debug for LateModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LateModule").field(&self.0.made).finish()
+    }
+}
+
 /// A validated module with one entry point, `main`.
 #[derive(Clone, Debug)]
 pub struct Shader {
-    pub module: Arc<naga::Module>,
+    pub module: LateModule,
     pub workgroup_size: [u32; 3],
     /// Workgroups to dispatch.
     pub groups: [u32; 3],

@@ -56,6 +56,9 @@ pub struct State {
     pub output: u32,
 }
 
+/// Floats of more elements are weights.
+pub const KNOWN: usize = 1 << 14;
+
 /// Constants of at most so many bytes are compared by their bytes.
 const SMALL: usize = 16;
 
@@ -135,6 +138,12 @@ impl Graph {
             }
         };
         self.add(Op::Constant(id)).expect("the constant exists")
+    }
+
+    /// The tensor that `value` is, if it is a constant whose values may decide what is compiled: not one of many floats.
+    pub fn known(&self, value: Value) -> Option<&Tensor> {
+        let known = |it: &&Tensor| !it.dtype().is_float() || it.shape().count() <= KNOWN;
+        self.as_constant(value).filter(known)
     }
 
     pub fn inputs(&self) -> &[Input] {

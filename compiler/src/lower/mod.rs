@@ -199,7 +199,7 @@ impl Lowering<'_> {
     /// The element of `value` at `at`, or 0 where `guard` is false.
     fn read_if(&self, body: &mut Body, value: Value, at: Coords, guard: Option<ExprId>) -> ExprId {
         let dtype = self.dtype(value);
-        match (self.graph.as_constant(value), guard) {
+        match (self.graph.known(value), guard) {
             (Some(tensor), None) => body.add(Expr::Const(tensor.get(0)), dtype),
             (Some(tensor), Some(guard)) => {
                 let held = body.add(Expr::Const(tensor.get(0)), dtype);

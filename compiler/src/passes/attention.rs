@@ -9,10 +9,12 @@ use super::{
     },
 };
 use crate::{
+    dtype::DType,
     error::Error,
     graph::{Graph, Op, Real, Value},
     scalar::{BinaryOp, UnaryOp},
     shape::Shape,
+    tensor::Tensor,
 };
 
 pub const RULES: &[Rule] = &[
@@ -197,22 +199,22 @@ fn causal_mask(site: &mut Site, value: Value) -> Better {
     };
     let (s, t) = (site.graph.ty(q).shape[2], site.graph.ty(k).shape[2]);
     let Some(tensor) = site.graph.as_constant(mask) else { return Ok(None) };
-    let shape = tensor.shape();
-    let outer = shape.rank().saturating_sub(2);
-    // With fewer keys than queries some query would see none, where only -inf and not a large number gives NaN.
-    if t < s
-        || outer + 2 != shape.rank()
-        || shape[outer..] != [s, t]
-        || shape[..outer].iter().any(|&it| it != 1)
-    {
-        return Ok(None);
-    }
-    let expected = |(at, it): (usize, f64)| {
-        let seen = at % t <= at / t + t - s;
-        if seen { it == 0.0 } else { it <= NOTHING }
-    };
-    if causal || s * t == 0 || !tensor.to_f64().into_iter().enumerate().all(expected) {
+    if causal || !tensor.shape().ends_with(&[s, t]) || !is_causal_mask(tensor) {
         return Ok(None);
     }
     site.add(Op::Attention { scale, causal: true, zero_masked, q, k, v, mask: None }).map(Some)
+}
+
+/// Whether a tensor lets the last query see all keys, and each query before it one less than the next.
+pub fn is_causal_mask(tensor: &Tensor) -> bool {
+    let [ref outer @ .., s, t] = tensor.shape()[..] else { return false };
+    // With fewer keys than queries some query would see none, where only -inf and not a large number gives NaN.
+    if t < s || s * t == 0 || outer.iter().any(|&it| it != 1) {
+        return false;
+    }
+    let dtype = tensor.dtype();
+    tensor.scalars().enumerate().all(|(at, it)| {
+        let (seen, it) = (at % t <= at / t + t - s, it.cast(dtype, DType::F64).as_f64());
+        if seen { it == 0.0 } else { it <= NOTHING }
+    })
 }

@@ -5,7 +5,7 @@ use super::{
     rewrite::{Better, Licence::Exact, Rule, Site},
 };
 use crate::{
-    graph::{Op, Value, eval::eval_op},
+    graph::{KNOWN, Op, Value, eval::eval_op},
     shape::Type,
     tensor::Tensor,
 };
@@ -20,7 +20,7 @@ pub const RULES: &[Rule] = &[
 /// Most elements of a tensor that is computed here; weights are left to the graph of constants. Integers decide what is
 /// read where, so more of them are worth knowing.
 fn small(ty: &Type) -> bool {
-    let limit = if ty.dtype.is_float() { 1 << 14 } else { 1 << 16 };
+    let limit = if ty.dtype.is_float() { KNOWN } else { 1 << 16 };
     ty.shape.count() <= limit
 }
 
@@ -61,9 +61,9 @@ fn known(site: &Site, value: Value) -> Option<Tensor> {
         return None;
     }
     match node.op {
-        Op::Constant(id) => Some(site.graph.constant(id).clone()),
+        Op::Constant(_) => site.graph.known(value).cloned(),
         Op::Expand { x, .. } => {
-            let x = site.graph.as_constant(x)?;
+            let x = site.graph.known(x)?;
             Some(eval_op(&node.op, &node.ty, &[x]))
         }
         _ => None,

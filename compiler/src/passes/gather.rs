@@ -11,6 +11,8 @@ use crate::{
 pub const RULES: &[Rule] = &[
     // gather x [3, 4, 5] => slice x
     Rule { name: "gather-range", licence: Exact, apply: gather_range },
+    // gather (cast x) i => cast (gather x i)
+    Rule { name: "gather-cast", licence: Exact, apply: gather_cast },
     // Every coordinate follows one axis of the indices in equal steps, or none.
     Rule { name: "gather-nd-grid", licence: Exact, apply: gather_nd_grid },
 ];
@@ -20,7 +22,7 @@ const SEARCHED: usize = 1 << 17;
 
 /// The values of constant indices into an axis of `size`, if all lie inside. Negative ones count from the end.
 fn places(graph: &Graph, indices: Value, size: impl Fn(usize) -> usize) -> Option<Vec<i64>> {
-    let tensor = graph.as_constant(indices)?;
+    let tensor = graph.known(indices)?;
     if tensor.shape().count() > SEARCHED {
         return None;
     }
@@ -49,6 +51,19 @@ fn gather_range(site: &mut Site, value: Value) -> Better {
     (starts[axis], steps[axis], sizes.0[axis]) = (first as usize, step, places.len());
     let x = site.add(Op::Slice { starts, sizes, steps, x })?;
     site.add(Op::Reshape { shape, x }).map(Some)
+}
+
+/// Of a table that is kept in halves only what is read is widened.
+fn gather_cast(site: &mut Site, value: Value) -> Better {
+    let Op::Gather { axis, x, indices } = *site.graph.op(value) else { return Ok(None) };
+    let Op::Cast { to, x: table } = *site.graph.op(x) else { return Ok(None) };
+    let from = site.graph.ty(table);
+    let widens = from.dtype.is_float() && to.is_float() && from.dtype.size() < to.size();
+    if !widens || site.uses(x) > 1 || site.graph.ty(value).shape.count() >= from.shape.count() {
+        return Ok(None);
+    }
+    let x = site.add(Op::Gather { axis, x: table, indices })?;
+    site.add(Op::Cast { to, x }).map(Some)
 }
 
 /// How one coordinate depends on the place in the result: `start + step * place[axis]`.

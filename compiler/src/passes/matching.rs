@@ -26,8 +26,8 @@ pub fn uniform(graph: &Graph, mut value: Value) -> Option<Scalar> {
     loop {
         match graph.op(value) {
             Op::Expand { x, .. } | Op::Reshape { x, .. } | Op::Permute { x, .. } => value = *x,
-            Op::Constant(id) if graph.ty(value).shape.count() <= SEARCHED => {
-                return only(graph.constant(*id));
+            Op::Constant(_) if graph.ty(value).shape.count() <= SEARCHED => {
+                return only(graph.known(value)?);
             }
             _ => return None,
         }

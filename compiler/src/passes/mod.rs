@@ -13,6 +13,7 @@ pub mod siblings;
 mod tests;
 mod view;
 
+pub use attention::is_causal_mask;
 #[cfg(test)]
 use rewrite::rewrite_named;
 pub use rewrite::{Licence, Rule, rewrite};

@@ -11,7 +11,7 @@ use crate::{
 
 /// Tensors up to this size are told apart by their bytes, larger ones by where their bytes lie. The latter holds as long
 /// as the bytes are kept: whoever stores values by key keeps the leaves with them.
-const BY_CONTENT: usize = 1 << 16;
+pub const BY_CONTENT: usize = 1 << 16;
 
 /// The key of every node.
 pub fn keys(graph: &Graph) -> SecondaryMap<Value, u128> {

@@ -5,6 +5,7 @@
 //! have states, in which lies what enters and then what it becomes; all else that kernels write shares the arenas. What always holds is listed in `verify`.
 
 mod keys;
+pub mod kept;
 pub mod memory;
 pub mod step;
 pub mod text;
@@ -95,6 +96,7 @@ pub fn plan(
     let steps = steps(&order, &kernels, &layout);
     let plan = Plan {
         target: target.clone(),
+        tensors: tensors.clone(),
         buffers: layout.buffers,
         inputs,
         outputs,

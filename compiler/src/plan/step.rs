@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
+use slotmap::SlotMap;
+
 pub use crate::codegen::device_bytes;
 use crate::{
     codegen::Shader,
     graph::{Graph, Value},
-    lower::TensorId,
+    lower::{TensorId, TensorInfo},
     schedule::Kernel,
     shape::Type,
     target::{Place, Target},
@@ -99,6 +101,8 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub target: Target,
+    /// What kernels name.
+    pub tensors: SlotMap<TensorId, TensorInfo>,
     pub buffers: Vec<Buffer>,
     /// One an input of the model that is no state, in order.
     pub inputs: Vec<Port>,

@@ -41,6 +41,7 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
         let keys = keys(&of.constant_graph);
         let mut plan = Plan {
             target: of.target.clone(),
+            tensors: of.tensors.clone(),
             buffers: statements(from, "buffer")?,
             inputs: statements(from, "input")?,
             constants: Vec::new(),

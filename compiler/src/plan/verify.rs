@@ -224,8 +224,11 @@ impl Check<'_> {
                         continue;
                     }
                     let (mut reads, mut writes) = (Vec::new(), Vec::new());
-                    for (slice, &tensor) in tensors.iter().zip(&it.kernel.tensors) {
+                    for (at, (slice, &tensor)) in tensors.iter().zip(&it.kernel.tensors).enumerate() {
                         self.slice(slice, Place::Cpu);
+                        if it.types.get(at).is_none_or(|ty| slice.len != bytes_on(Place::Cpu, ty)) {
+                            self.fault(format!("{slice:?} is not as long as {tensor:?}"));
+                        }
                         let piece = Piece { slice: *slice, tensor: Some(tensor), offset: 0 };
                         let written = it.kernel.stores.iter().any(|it| it.tensor == tensor);
                         if written { writes.push(piece) } else { reads.push(piece) }

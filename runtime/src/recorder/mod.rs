@@ -4,6 +4,8 @@
 #[cfg(any(target_arch = "wasm32", target_vendor = "apple"))]
 mod absent;
 #[cfg(all(not(target_arch = "wasm32"), not(target_vendor = "apple")))]
+mod kept;
+#[cfg(all(not(target_arch = "wasm32"), not(target_vendor = "apple")))]
 mod vulkan;
 
 #[cfg(any(target_arch = "wasm32", target_vendor = "apple"))]

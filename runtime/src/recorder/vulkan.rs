@@ -15,9 +15,13 @@ use naga::{
     valid::{Capabilities, ValidationFlags, Validator},
 };
 use rayon::prelude::*;
-use wgfuse_compiler::{codegen::Shader, plan::Plan};
+use wgfuse_compiler::{
+    codegen::Shader,
+    plan::{Plan, kept::SOURCES},
+};
 use wgpu::hal::api::Vulkan;
 
+use super::kept::Kept;
 use crate::{
     counters::{Counters, count},
     error::DeviceError,
@@ -105,12 +109,22 @@ impl Recorder {
             return Ok(());
         }
         let mut key = self.identity.clone();
+        key.extend(SOURCES.as_bytes());
         key.extend(missing.iter().flat_map(|(shader, _)| shader.key.to_le_bytes()));
         key.push(checked as u8);
         let known = self.store.as_ref().and_then(|it| it.get("pipelines", &key));
-        let cache = self.cache(known.as_deref())?;
-        let one = |(shader, name): &(&Shader, &str)| self.make(shader, name, checked, cache);
-        let new: Vec<_> = missing.par_iter().map(one).collect();
+        let known = known.as_deref().and_then(|it| Kept::read(it, missing.len())).unwrap_or_default();
+        let cache = self.cache(known.driver)?;
+        let one = |(at, (shader, name)): (usize, &(&Shader, &str))| {
+            let refused = |what: String| DeviceError::Refused { at: format!("kernel {name}"), what };
+            let words = match known.shaders.get(at) {
+                Some(words) => words.clone(),
+                None => self.words(shader, checked).map_err(refused)?,
+            };
+            let pipeline = self.make(&words, shader.bindings.len(), name, cache)?;
+            Ok((pipeline, words))
+        };
+        let new: Vec<Result<_, DeviceError>> = missing.par_iter().enumerate().map(one).collect();
         // SAFETY: the cache is this function's own, and nothing is being made with it any more.
         let data = unsafe {
             let data = self.raw.get_pipeline_cache_data(cache);
@@ -118,16 +132,17 @@ impl Recorder {
             data
         };
         if let (Some(store), Ok(data)) = (&self.store, data)
-            && known.as_ref().is_none_or(|it| it.len() != data.len())
+            && (known.shaders.is_empty() || known.driver.len() != data.len())
+            && let Some(shaders) = new.iter().map(|it| Some(it.as_ref().ok()?.1.clone())).collect()
         {
-            store.put("pipelines", &key, &data);
+            store.put("pipelines", &key, &Kept { shaders, driver: &data }.bytes());
         }
         let mut made = self.pipelines.lock().expect("nothing panics inside");
         let mut failure = Ok(());
         for ((shader, _), pipeline) in missing.into_iter().zip(new) {
             match pipeline {
                 // Another thread may have made the same one meanwhile.
-                Ok(pipeline) => {
+                Ok((pipeline, _)) => {
                     if let Some(earlier) = made.insert((shader.key, checked), pipeline) {
                         made.insert((shader.key, checked), earlier);
                         // SAFETY: nobody else has seen this one.
@@ -141,16 +156,13 @@ impl Recorder {
     }
 
     /// A driver's cache that starts with `known`, if it takes that.
-    fn cache(&self, known: Option<&[u8]>) -> Result<vk::PipelineCache, DeviceError> {
+    fn cache(&self, known: &[u8]) -> Result<vk::PipelineCache, DeviceError> {
         // SAFETY: the device is alive. The driver checks that the data are its own; the store, that they are whole.
         let new = |data: &[u8]| unsafe {
             let info = vk::PipelineCacheCreateInfo::default().initial_data(data);
             self.raw.create_pipeline_cache(&info, None)
         };
-        known
-            .and_then(|it| new(it).ok())
-            .map_or_else(|| new(&[]), Ok)
-            .map_err(|it| fault("the pipelines", it))
+        new(known).or_else(|_| new(&[])).map_err(|it| fault("the pipelines", it))
     }
 
     /// One that `prepare` has made.
@@ -160,17 +172,15 @@ impl Recorder {
 
     fn make(
         &self,
-        shader: &Shader,
+        words: &[u32],
+        bindings: usize,
         name: &str,
-        checked: bool,
         cache: vk::PipelineCache,
     ) -> Result<vk::Pipeline, DeviceError> {
-        let refused = |what: String| DeviceError::Refused { at: format!("kernel {name}"), what };
-        let words = self.words(shader, checked).map_err(refused)?;
-        let layout = self.layout(shader.bindings.len())?;
+        let layout = self.layout(bindings)?;
         count(&self.counters.shader_modules);
-        let info = vk::ShaderModuleCreateInfo::default().code(&words);
-        // SAFETY: the words are a valid module, as the validator found.
+        let info = vk::ShaderModuleCreateInfo::default().code(words);
+        // SAFETY: the words are a valid module, as the validator found, in this process or in the one that kept them.
         let module = unsafe { self.raw.create_shader_module(&info, None) }.map_err(|it| fault(name, it))?;
         let stage = vk::PipelineShaderStageCreateInfo::default()
             .flags(self.stage)

@@ -77,7 +77,7 @@ fn plan(device: &Device, weight: Tensor) -> Plan {
             }),
             types: vec![ty.clone(); tensors.len()],
             shader: Some(Shader {
-                module: Arc::new(module),
+                module: module.into(),
                 workgroup_size: [64, 1, 1],
                 groups: [COUNT.div_ceil(64) as u32, 1, 1],
                 bindings: tensors.iter().map(|&tensor| Binding { tensor, offset: 0, len }).collect(),
@@ -97,6 +97,7 @@ fn plan(device: &Device, weight: Tensor) -> Plan {
     let groups = [COUNT.div_ceil(64) as u32, 1, 1];
     Plan {
         target: device.target().clone(),
+        tensors: SlotMap::default(),
         buffers: vec![
             buffer(BufferRole::Inputs),
             buffer(BufferRole::Weights),
@@ -224,7 +225,7 @@ fn a_refused_shader_is_an_error_that_names_its_kernel() {
     let device = noop();
     let mut plan = plan(&device, integers(0..COUNT as i64));
     let shader = plan.kernels[1].shader.as_mut().expect("it has one");
-    shader.module = Arc::default();
+    shader.module = naga::Module::default().into();
     shader.key = 77;
     let failure = pollster::block_on(async {
         let gpu = device.gpu_now().await.expect("open");

@@ -33,12 +33,18 @@ pub fn eval(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
         return Err(Error::input("", what));
     }
 
+    let wanted: Vec<Value> = graph.outputs.iter().map(|it| it.value).collect();
+    Ok(values(graph, &wanted, inputs))
+}
+
+/// The values of these nodes, for inputs of the graph's types.
+pub fn values(graph: &Graph, wanted: &[Value], inputs: &[Tensor]) -> Vec<Tensor> {
     let mut uses: SecondaryMap<Value, usize> = SecondaryMap::new();
     let mut live = Vec::new();
     let count = |uses: &mut SecondaryMap<Value, usize>, value| {
         *uses.entry(value).expect("nothing is removed").or_insert(0) += 1;
     };
-    graph.outputs.iter().for_each(|it| count(&mut uses, it.value));
+    wanted.iter().for_each(|it| count(&mut uses, *it));
     for (value, node) in graph.nodes().rev() {
         if uses.contains_key(value) {
             live.push((value, node));
@@ -64,7 +70,7 @@ pub fn eval(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
             }
         }
     }
-    Ok(graph.outputs.iter().map(|it| values[it.value].clone()).collect())
+    wanted.iter().map(|it| values[*it].clone()).collect()
 }
 
 /// The value of `op`, of type `ty`, for the values of its operands in the order of `Op::operands`. Inputs and constants

@@ -136,6 +136,16 @@ pub const CASES: &[Case] = &[
         "slice reshape",
     ),
     (
+        "gather-cast",
+        |b| {
+            let table = b.constant(Random(1).tensor(DType::F16, [600, 40]));
+            let table = b.cast(table, F)?;
+            let rows = b.input("rows", DType::I64, [3])?;
+            b.gather(table, 0, rows)
+        },
+        "gather cast",
+    ),
+    (
         "gather-nd-grid",
         |b| {
             // As models read the mask of row i at key l: [b, 1, 1, s, 2].

@@ -1,0 +1,35 @@
+//! A graph to a plan: by reading what an earlier process has kept, or by compiling.
+
+use wgfuse_compiler::{
+    compile_graph,
+    error::Error,
+    graph::Graph,
+    options::Options,
+    plan::Plan,
+    target::{Place, Target},
+};
+
+use crate::{counters::count, device::Device};
+
+/// The plan of `graph` on `target`, which is `device`'s or the processor's. Kept are those for GPUs, whose kernels take long
+/// to write.
+pub(crate) fn plan(graph: Graph, target: &Target, options: &Options, device: &Device) -> Result<Plan, Error> {
+    #[cfg(not(target_arch = "wasm32"))]
+    if let (Some(store), Place::Gpu) = (device.store(), target.place)
+        && let Some(key) = wgfuse_compiler::plan::kept::key(&graph, target, options)
+    {
+        use wgfuse_compiler::plan::kept;
+        if let Some(bytes) = store.get("plan", &key) {
+            match kept::read(&bytes, &graph, target) {
+                Ok(plan) => return Ok(plan),
+                Err(why) => tracing::warn!("a kept plan is left out: {why}"),
+            }
+        }
+        count(&device.counters().plans);
+        let plan = compile_graph(graph.clone(), target, options)?;
+        store.put("plan", &key, &kept::write(&plan, &graph));
+        return Ok(plan);
+    }
+    count(&device.counters().plans);
+    compile_graph(graph, target, options)
+}
