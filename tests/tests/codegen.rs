@@ -501,7 +501,18 @@ fn target(tile: Tile) -> Target {
 
 /// The depth shared by `deep` of `size` invocations, element by element.
 const fn few(size: u32, deep: u32, along_cols: bool, ahead: u32, held: u32) -> Tile {
-    Tile::Few(Few { size, deep, depth: 1, cols: 1, along_cols, ahead, subgroup: None, held, stored: 1 })
+    Tile::Few(Few {
+        size,
+        deep,
+        depth: 1,
+        cols: 1,
+        along_cols,
+        ahead,
+        early: true,
+        subgroup: None,
+        held,
+        stored: 1,
+    })
 }
 
 const TILES: [Tile; 12] = [

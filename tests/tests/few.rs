@@ -17,7 +17,7 @@ fn var(axis: usize, extent: usize) -> Index {
 
 /// A workgroup of `size`, `deep` for the depth of a column, and blocks of `depth` x `cols`.
 fn few([size, deep, depth, cols, ahead, held, stored]: [u32; 7], along_cols: bool) -> Few {
-    Few { size, deep, depth, cols, along_cols, ahead, subgroup: None, held, stored }
+    Few { size, deep, depth, cols, along_cols, ahead, early: ahead == 2, subgroup: None, held, stored }
 }
 
 /// The product of [batch, rows, depth] in f32 by a matrix of `dtype`, of which something of `out` is stored.
@@ -69,7 +69,7 @@ fn matrices_along_the_depth() {
         // Rounds that are whole and not, columns that are and are not.
         for (sizes, depth) in [
             ([1, 1, 5, 1000], 4),
-            ([2, 3, 7, 4096], 4),
+            ([2, 3, 7, 2048], 4),
             ([1, 8, 6, 264], 4),
             ([1, 4, 9, 77], 1),
             ([1, 2, 4, 2048], 8),

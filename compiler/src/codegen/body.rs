@@ -9,7 +9,7 @@
 //! Indices are computed in u32 modulo 2^32. That is right because the result is in range even where a part is
 //! negative; quotients and remainders of what may be negative are moved up by a multiple of the divisor first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use naga::{BinaryOperator as B, MathFunction, ScalarKind};
 
@@ -49,12 +49,14 @@ pub struct Step {
     pub inside: Option<Handle>,
     /// All `Param`s at each point, where they are not the same at all.
     params: Vec<Vec<(Handle, Word)>>,
+    /// What `Scope::read_units` has read, each unit once.
+    units: Vec<((TensorId, Index), Handle)>,
 }
 
 impl Step {
     pub fn new(lanes: Lanes, inside: Option<Handle>) -> Step {
         let each = lanes.points.iter().map(|_| Frame::default()).collect();
-        Step { lanes, shared: Frame::default(), each, inside, params: Vec::new() }
+        Step { lanes, shared: Frame::default(), each, inside, params: Vec::new(), units: Vec::new() }
     }
 
     /// Neighbouring results of a product: `sums` has one `Param(0)` a point.
@@ -70,6 +72,18 @@ impl Step {
     pub fn lanes(&self) -> usize {
         self.each.len()
     }
+
+    /// Units that were read, with the tensors that they are of.
+    pub fn units(&self) -> impl Iterator<Item = (TensorId, Handle)> {
+        self.units.iter().map(|it| (it.0.0, it.1))
+    }
+
+    /// The same points, of which nothing is known but that their units are `units`.
+    pub fn with_units(&self, units: &[Handle]) -> Step {
+        let mut step = Step::new(self.lanes.clone(), self.inside);
+        step.shared.units = self.units.iter().map(|it| it.0.clone()).zip(units.iter().copied()).collect();
+        step
+    }
 }
 
 pub struct Scope<'k> {
@@ -84,13 +98,15 @@ pub struct Scope<'k> {
     /// whether it is the same at all of them.
     lane: Option<usize>,
     still: Vec<bool>,
+    /// Units being read.
+    read: Vec<((TensorId, Index), Handle)>,
 }
 
 impl<'k> Scope<'k> {
     pub fn new(body: &'k Body, memory: &'k Memory) -> Scope<'k> {
         let frames = vec![Frame::default()];
         let (vars, leaves, params) = (Vec::new(), Vec::new(), Vec::new());
-        Scope { body, memory, vars, leaves, params, frames, lane: None, still: Vec::new() }
+        Scope { body, memory, vars, leaves, params, frames, lane: None, still: Vec::new(), read: Vec::new() }
     }
 
     /// `value`, a u32 below `extent`, as an index.
@@ -98,6 +114,12 @@ impl<'k> Scope<'k> {
         let axis = FIRST_LEAF + self.leaves.len() as u32;
         self.leaves.push(value);
         Index::var(axis as usize, extent)
+    }
+
+    /// From here on a leaf that `leaf` gave stands for `value`. What was computed of it is forgotten with its frames only.
+    pub fn put_leaf(&mut self, leaf: &Index, value: Handle) {
+        let Some(axis) = leaf.as_var() else { bug!("{leaf} is no leaf") };
+        self.leaves[axis - FIRST_LEAF as usize] = value;
     }
 
     /// Each of the loop variables `vars` is the value beside it.
@@ -336,6 +358,35 @@ impl<'k> Scope<'k> {
         let linear = self.linear(&store.at, shape);
         let at = self.clamped(code, &linear, shape.count());
         self.memory.store(code, store.tensor, at, value);
+    }
+
+    /// Reads the units of all that `root` reads at the points of `step`, where those are known to lie in units.
+    pub fn read_units(&mut self, code: &mut Code, root: ExprId, step: &mut Step) {
+        let reads = self.reads(&[root]);
+        for lane in 0..step.lanes() {
+            self.at_lane(step, lane, |scope| {
+                for &id in &reads {
+                    if let Some((tensor, at)) = scope.unit_of(id) {
+                        let unit = scope.unit(code, tensor, at.clone());
+                        scope.read.push(((tensor, at), unit));
+                    }
+                }
+            });
+        }
+        let mut seen = HashSet::new();
+        step.units = std::mem::take(&mut self.read);
+        step.units.retain(|it| seen.insert(it.1));
+    }
+
+    /// The unit in which the load `id` lies here, if it always lies at the same place of one and nothing but loop variables says where.
+    fn unit_of(&self, id: ExprId) -> Option<(TensorId, Index)> {
+        let Expr::Load { tensor, at, .. } = self.body.expr(id) else { return None };
+        let held = self.memory.held(*tensor);
+        let linear = self.linear(at, &held.shape);
+        let mut data = false;
+        linear.leaves(&mut |leaf| data |= matches!(leaf, Atom::Data { .. }));
+        let unit = held.unit as i64;
+        (!data && linear.modulo(unit).as_constant().is_some()).then(|| (*tensor, linear.div(unit)))
     }
 
     /// `store` at every point of `step`.

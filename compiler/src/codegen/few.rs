@@ -71,6 +71,7 @@ pub fn write(
     let mut here: Coords = extents.iter().map(|_| Index::constant(0)).collect();
     put(&mut here, batch, &extents, &group.div(tiles as i64));
     let product = Product {
+        memory,
         few,
         a: *a,
         factors,
@@ -102,6 +103,7 @@ fn put(point: &mut Coords, vars: &[usize], extents: &Shape, number: &Index) {
 }
 
 struct Product<'k> {
+    memory: &'k Memory,
     few: Few,
     a: ExprId,
     /// Second factors; each has sums of its own.
@@ -164,20 +166,63 @@ impl Product<'_> {
             scope.hoist(code, &[self.a], self.extents.rank() - self.steps.len());
             frames.push(scope.leave());
         }
-        let Few { deep, ahead, .. } = self.few;
+        let Few { deep, ahead, early, .. } = self.few;
         let (deep, ahead) = (deep as usize, ahead as usize);
-        let rounds = self.vectors / (deep * ahead);
-        let whole = rounds * deep * ahead;
-        if rounds > 1 {
-            let (start, end) = (scope.index(code, &self.share), code.u32(whole as u32));
-            let counter = code.open_loop(start, end);
-            let number = scope.leaf(counter.1, whole - (ahead - 1) * deep);
+        let round = deep * ahead;
+        let rounds = self.vectors / round;
+        let whole = rounds * round;
+        let parts = |number: &Index| -> Vec<Part> {
             let part = |it: usize| Part { number: number.offset_by((it * deep) as i64), inside: None };
-            let parts: Vec<Part> = (0..ahead).map(part).collect();
+            (0..ahead).map(part).collect()
+        };
+        if rounds > 1 {
+            // Of what is read early, the last round is multiplied after the loop.
+            let end = if early { whole - round } else { whole };
+            let start = scope.index(code, &self.share);
+            let number = scope.leaf(start, whole - (ahead - 1) * deep);
+            let parts = parts(&number);
+            let mut held: Vec<(Step, Vec<Handle>)> = Vec::new();
+            if early {
+                scope.enter(Frame::default());
+                for step in self.read(code, scope, columns, &parts) {
+                    let mut keep = |(tensor, unit)| {
+                        let kept = self.memory.local_unit(code, tensor);
+                        code.store(kept, unit);
+                        kept
+                    };
+                    let kept = step.units().map(&mut keep).collect();
+                    held.push((step, kept));
+                }
+                scope.leave();
+            }
+            let end = code.u32(end as u32);
+            let counter = code.open_loop(start, end);
             scope.enter(Frame::default());
-            self.multiply(code, scope, columns, &parts, &mut frames, &sums);
+            let mut after: Vec<Handle> = Vec::new();
+            if early {
+                let round = code.u32(round as u32);
+                let next = code.binary(B::Add, counter.1, round);
+                scope.put_leaf(&number, next);
+                for step in self.read(code, scope, columns, &parts) {
+                    after.extend(step.units().map(|it| it.1));
+                }
+                scope.leave();
+                scope.enter(Frame::default());
+            }
+            scope.put_leaf(&number, counter.1);
+            self.multiply(code, scope, columns, &parts, &held, &mut frames, &sums);
+            for (kept, next) in held.iter().flat_map(|it| &it.1).zip(after) {
+                code.store(*kept, next);
+            }
             scope.leave();
-            code.close_loop(counter, (ahead * deep) as u32);
+            code.close_loop(counter, round as u32);
+            if early {
+                let last = scope.index(code, &self.share.offset_by((whole - round) as i64));
+                scope.put_leaf(&number, last);
+                scope.enter(Frame::default());
+                self.multiply(code, scope, columns, &parts, &held, &mut frames, &sums);
+                scope.leave();
+            }
         }
         // The last blocks; a single round needs no loop.
         let mut first = if rounds > 1 { whole } else { 0 };
@@ -197,7 +242,7 @@ impl Product<'_> {
                     }
                 });
             }
-            self.multiply(code, scope, columns, &parts, &mut frames, &sums);
+            self.multiply(code, scope, columns, &parts, &[], &mut frames, &sums);
         }
         sums.into_iter().map(|it| code.load(it)).collect()
     }
@@ -208,58 +253,87 @@ impl Product<'_> {
         point
     }
 
-    /// Adds the products of some blocks to the sums: everything is read first.
+    /// A point of each number of a block's depth.
+    fn along(&self, point: &Coords, part: &Part) -> Vec<Coords> {
+        let each = self.few.depth as i64;
+        let at = |step: i64| {
+            let mut point = point.clone();
+            put(&mut point, self.steps, self.extents, &part.number.mul(each).offset_by(step));
+            point
+        };
+        (0..each).map(at).collect()
+    }
+
+    /// For each block and factor: its points, those of the depth and of each of these those of the columns.
+    fn blocks(&self, scope: &mut Scope, columns: &[Index], parts: &[Part]) -> Vec<(ExprId, Step)> {
+        let mut blocks = Vec::new();
+        for part in parts {
+            let mut points = Vec::new();
+            for point in self.along(&self.here, part) {
+                for column in columns {
+                    let mut point = point.clone();
+                    put(&mut point, self.cols, self.extents, column);
+                    points.push(point);
+                }
+            }
+            let lanes = Lanes { first: 0, points };
+            scope.step_through(&lanes);
+            blocks.extend(self.factors.iter().map(|&it| (it, Step::new(lanes.clone(), None))));
+        }
+        blocks
+    }
+
+    /// Reads the units of some blocks.
+    fn read(&self, code: &mut Code, scope: &mut Scope, columns: &[Index], parts: &[Part]) -> Vec<Step> {
+        let blocks = self.blocks(scope, columns, parts);
+        let read = |(factor, mut step)| {
+            scope.read_units(code, factor, &mut step);
+            step
+        };
+        blocks.into_iter().map(read).collect()
+    }
+
+    /// Adds the products of some blocks to the sums: everything is read first. `held` has variables of what was read before,
+    /// if anything was.
+    #[expect(clippy::too_many_arguments, reason = "a round is this much")]
     fn multiply(
         &self,
         code: &mut Code,
         scope: &mut Scope,
         columns: &[Index],
         parts: &[Part],
+        held: &[(Step, Vec<Handle>)],
         frames: &mut [Frame],
         sums: &[Handle],
     ) {
-        let each = self.few.depth as i64;
-        let along = |point: &Coords, part: &Part, step: i64| {
-            let mut point = point.clone();
-            put(&mut point, self.steps, self.extents, &part.number.mul(each).offset_by(step));
-            point
-        };
-        let values = |code: &mut Code, scope: &mut Scope, root: ExprId, points: Vec<Coords>| {
-            let count = points.len();
-            let lanes = Lanes { first: 0, points };
-            scope.step_through(&lanes);
-            let mut step = Step::new(lanes, None);
+        let each = self.few.depth as usize;
+        let all = |code: &mut Code, scope: &mut Scope, root: ExprId, mut step: Step| {
+            let count = step.lanes();
             let value = |lane| scope.at_lane(&mut step, lane, |scope| scope.value(code, root));
             (0..count).map(value).collect::<Vec<_>>()
         };
-        // For each block and factor: those of the depth, of each those of the columns.
         let mut factors: Vec<Vec<Handle>> = Vec::new();
-        for part in parts {
-            for &factor in &self.factors {
-                let mut points = Vec::new();
-                for step in 0..each {
-                    for column in columns {
-                        let mut point = along(&self.here, part, step);
-                        put(&mut point, self.cols, self.extents, column);
-                        points.push(point);
-                    }
-                }
-                factors.push(values(code, scope, factor, points));
+        for (number, (factor, mut step)) in self.blocks(scope, columns, parts).into_iter().enumerate() {
+            if let Some((read, kept)) = held.get(number) {
+                let units: Vec<Handle> = kept.iter().map(|it| code.load(*it)).collect();
+                step = read.with_units(&units);
             }
+            factors.push(all(code, scope, factor, step));
         }
         let mut rows: Vec<Vec<Handle>> = Vec::new();
         for part in parts {
             for (row, frame) in frames.iter_mut().enumerate() {
                 let row = self.row(row);
                 scope.enter(std::mem::take(frame));
-                let points = (0..each).map(|step| along(&row, part, step)).collect();
-                rows.push(values(code, scope, self.a, points));
+                let lanes = Lanes { first: 0, points: self.along(&row, part) };
+                scope.step_through(&lanes);
+                rows.push(all(code, scope, self.a, Step::new(lanes, None)));
                 *frame = scope.leave();
             }
         }
         let (factor_count, row_count) = (self.factors.len(), self.row_count);
         let add = |code: &mut Code, held: &mut [Handle], number: usize| {
-            for step in 0..each as usize {
+            for step in 0..each {
                 for (at, sum) in held.iter_mut().enumerate() {
                     let (column, of) = (at % columns.len(), at / columns.len());
                     let a = rows[number * row_count + of % row_count][step];

@@ -161,6 +161,15 @@ impl Memory {
         self.held(tensor).load_unit(code, at, &mut |code, pointer| code.load(pointer))
     }
 
+    /// A variable of the function for a unit of `tensor`, which is read in words.
+    pub fn local_unit(&self, code: &mut Code, tensor: TensorId) -> Handle {
+        let held = self.held(tensor);
+        if held.halves {
+            bug!("a unit of halves is kept");
+        }
+        code.locals("unit", Word::stored(held.dtype), held.width)
+    }
+
     /// Element number `number` of a unit.
     pub fn element(&self, code: &mut Code, tensor: TensorId, unit: Handle, number: u64) -> Handle {
         let held = self.held(tensor);

@@ -200,7 +200,12 @@ impl<'w> Code<'w> {
 
     /// A variable of the function; its value is not defined until it is stored to.
     pub fn local(&mut self, name: &str, word: Word) -> Handle {
-        let ty = self.writer.word(word);
+        self.locals(name, word, 1)
+    }
+
+    /// A variable of 1, 2 or 4 words.
+    pub fn locals(&mut self, name: &str, word: Word, width: u32) -> Handle {
+        let ty = self.writer.words(word, width);
         self.declare(LocalVariable { name: Some(name.to_owned()), ty, init: None })
     }
 

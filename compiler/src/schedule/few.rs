@@ -33,6 +33,8 @@ pub struct Few {
     pub cols: u32,
     pub along_cols: bool,
     pub ahead: u32,
+    /// Before a round of blocks is multiplied, what the next reads of b is on its way.
+    pub early: bool,
     /// The size of all subgroups of the target, a divisor of `deep`, where subgroups put sums together before workgroup
     /// memory does. They are neighbours, so b lies along the depth.
     pub subgroup: Option<u32>,
@@ -60,7 +62,8 @@ impl Few {
 
     /// What of the above does not hold.
     pub fn fault(&self, cols: usize, depth: usize, factors: usize, target: &Target) -> Option<&'static str> {
-        let &Few { size, deep, depth: each, cols: own, along_cols, ahead, subgroup, held, stored } = self;
+        let &Few { size, deep, depth: each, cols: own, along_cols, ahead, early: _, subgroup, held, stored } =
+            self;
         let divides = |part: u32, whole: usize| part > 0 && whole.is_multiple_of(part as usize);
         let checks = [
             (divides(deep, size as usize), "the depth is shared by a part of a workgroup"),
@@ -161,6 +164,7 @@ pub fn few(
         cols: 1,
         along_cols: b_along_cols,
         ahead: 1,
+        early: false,
         subgroup: None,
         held: 1,
         stored: 1,

@@ -180,7 +180,7 @@ spelled!(enum Tile {
     Direct "direct" { workgroup };
 });
 
-spelled!(struct Few { size, deep, depth, cols, along_cols, ahead, subgroup, held, stored });
+spelled!(struct Few { size, deep, depth, cols, along_cols, ahead, early, subgroup, held, stored });
 
 spelled!(struct LastKey { each, first });
 

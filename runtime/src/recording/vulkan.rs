@@ -154,9 +154,10 @@ impl Recording {
                 raw.cmd_pipeline_barrier(commands, from, to, Default::default(), &memory, &[], &[]);
             }
         };
-        let any = Access::MEMORY_READ | Access::MEMORY_WRITE;
         let shader = Access::SHADER_READ | Access::SHADER_WRITE;
-        barrier(Stage::ALL_COMMANDS, Stage::ALL_COMMANDS, Access::MEMORY_WRITE, any);
+        // What ran before anything else but a recording, wgpu has waited for: to it, each recording writes to all of its buffers
+        // as shaders do, and whoever uses them next waits for that.
+        barrier(Stage::COMPUTE_SHADER, Stage::COMPUTE_SHADER, Access::SHADER_WRITE, shader);
         let (mut pipeline, mut stamp) = (vk::Pipeline::null(), 0);
         for it in &self.launches {
             if it.barrier || stamps.is_some() {
@@ -183,7 +184,6 @@ impl Recording {
             }
             clock();
         }
-        barrier(Stage::ALL_COMMANDS, Stage::ALL_COMMANDS, Access::MEMORY_WRITE, any);
     }
 
     /// `Plan::kernels` numbers, a launch each.
