@@ -9,7 +9,7 @@ use super::{
     kernel::{Store, Vars},
     lanes::Lanes,
     product::{SHORT_SUM, Sizes},
-    tile::{BUSY, limited},
+    tile::limited,
 };
 use crate::{
     dtype::DType,
@@ -93,39 +93,48 @@ impl Few {
 const ROWS: usize = 8;
 const ROWS_OF_SINGLES: usize = 4;
 
-/// Workgroup memory in which sums are put together, where there is more too.
-const MEMORY: u32 = 16_384;
-
-/// Where b lies along the depth: invocations and those that share a column; columns and blocks of an invocation.
+/// Where b lies along the depth: columns of an invocation, and blocks that are read together, up to so many rows; from so
+/// many blocks of the depth on, all of a workgroup share a column.
 struct Along {
     rows: usize,
-    size: u32,
-    deep: u32,
     cols: u32,
     ahead: u32,
+    all_from: usize,
 }
 
 /// The first that has at least as many rows, as measured on a large GPU with subgroups of 32.
 const ALONG_DEPTH: [Along; 3] = [
-    Along { rows: 1, size: 128, deep: 32, cols: 2, ahead: 4 },
-    Along { rows: 4, size: 128, deep: 32, cols: 2, ahead: 2 },
-    Along { rows: 8, size: 128, deep: 32, cols: 4, ahead: 1 },
+    Along { rows: 1, cols: 1, ahead: 4, all_from: 1024 },
+    Along { rows: 2, cols: 2, ahead: 2, all_from: 1024 },
+    Along { rows: 8, cols: 4, ahead: 1, all_from: usize::MAX },
 ];
 
-/// Where b lies along the columns: invocations, and those next to each other.
+/// Invocations of a workgroup there, and how many share a column if not all.
+const SIZE: u32 = 128;
+const SHARING: u32 = 32;
+
+/// Rows from which on elements of a word are read a round early there. Those of 16 bits would leave too few registers.
+const EARLY: usize = 3;
+
+/// Where b lies along the columns: up to so many sums of an invocation, how many invocations there are, and how many of them
+/// are next to each other at most and at least.
 struct Across {
+    sums: usize,
     size: u32,
-    across: u32,
+    most: u32,
+    early: bool,
 }
 
-/// The first that keeps the device busy.
-const ALONG_COLS: [Across; 5] = [
-    Across { size: 512, across: 64 },
-    Across { size: 512, across: 32 },
-    Across { size: 512, across: 16 },
-    Across { size: 512, across: 8 },
-    Across { size: 512, across: 4 },
+/// The first that has at least as many sums, measured like the above.
+const ALONG_COLS: [Across; 3] = [
+    Across { sums: 8, size: 1024, most: 32, early: true },
+    Across { sums: 16, size: 1024, most: 32, early: false },
+    Across { sums: 64, size: 512, most: 16, early: true },
 ];
+
+/// Fewer next to each other read too little of a line of memory; workgroups there that keep a large GPU busy.
+const LEAST_ACROSS: u32 = 4;
+const WORKGROUPS: usize = 100;
 
 /// How the product of few rows runs on the target. `b_along_cols`: b's longer runs in memory are those along the columns.
 #[expect(clippy::too_many_arguments, reason = "a product is this much")]
@@ -152,12 +161,11 @@ pub fn few(
     let pairs = pairs(extents, cols, stores, tensors);
     let finish = |mut it: Few| {
         it.stored = if pairs && it.across().is_multiple_of(2) { 2 } else { 1 };
-        let each = it.memory(1).max(1);
-        let memory = MEMORY.min(target.max_workgroup_memory);
-        it.held = (memory / each).clamp(1, sizes.rows as u32);
+        it.held = (target.max_workgroup_memory / it.memory(1).max(1)).clamp(1, sizes.rows as u32);
         it
     };
-    let empty = Few {
+    let fits = |it: &Few| it.memory(1) <= target.max_workgroup_memory;
+    let one = Few {
         size: 1,
         deep: 1,
         depth: 1,
@@ -171,32 +179,29 @@ pub fn few(
     };
     if b_along_cols {
         let depth = [4, 2, 1].into_iter().find(|it| sizes.depth.is_multiple_of(*it))? as u32;
-        let vectors = sizes.cols / run as usize;
-        let form = |it: &Across| {
-            // Few columns leave invocations for the depth.
-            let across = it.across.min(vectors.next_power_of_two() as u32);
-            let size = it.size.min(1 << most.ilog2()).max(across);
+        let it = ALONG_COLS.iter().find(|it| it.sums >= sizes.rows * run as usize)?;
+        let size = it.size.min(1 << most.ilog2());
+        // Few columns leave invocations for the depth.
+        let vectors = (sizes.cols / run as usize).next_power_of_two().min(it.most.min(size) as usize) as u32;
+        let form = |across: u32| {
             let deep = size / across;
-            finish(Few { size, deep, depth, cols: run, ..empty })
+            finish(Few { size, deep, depth, cols: run, early: it.early, ..one })
         };
-        let fitting = ALONG_COLS.iter().map(form).filter(|it| it.memory(1) <= target.max_workgroup_memory);
-        let mut last = None;
-        for it in fitting {
-            last = Some(it);
-            if sizes.batch * sizes.cols.div_ceil(it.across() as usize) >= 2 * BUSY {
-                break;
-            }
-        }
-        return last;
+        let halved = std::iter::successors(Some(vectors), |it| Some(it / 2).filter(|it| *it >= LEAST_ACROSS));
+        let fitting: Vec<Few> = halved.map(form).filter(fits).collect();
+        let busy = |it: &&Few| sizes.batch * sizes.cols.div_ceil(it.across() as usize) >= WORKGROUPS;
+        return fitting.iter().find(busy).or(fitting.last()).copied();
     }
     let along = ALONG_DEPTH.iter().find(|it| it.rows >= sizes.rows)?;
-    let size = along.size.min(1 << most.ilog2());
+    let size = SIZE.min(1 << most.ilog2());
     let subgroup =
         (target.subgroup).filter(|(least, most)| least == most && size.is_multiple_of(*least)).map(|it| it.0);
-    let deep = along.deep.max(subgroup.unwrap_or(1)).min(size);
-    let (cols, ahead) = (along.cols.min(sizes.cols.next_power_of_two() as u32), along.ahead);
-    let fits = |it: &Few| it.memory(1) <= target.max_workgroup_memory;
-    Some(finish(Few { size, deep, depth: run, cols, ahead, subgroup, ..empty })).filter(fits)
+    let sharing = if sizes.depth / run as usize >= along.all_from { SIZE } else { SHARING };
+    let deep = sharing.max(subgroup.unwrap_or(1)).min(size);
+    let cols = along.cols.min(sizes.cols.next_power_of_two() as u32);
+    let early = run <= 4 && sizes.rows >= EARLY;
+    let form = Few { size, deep, depth: run, cols, ahead: along.ahead, early, subgroup, ..one };
+    Some(finish(form)).filter(fits)
 }
 
 /// How many neighbours along `vars` of the largest tensor that `operand` reads are one access: 8 of 16 bits, or 4, 2, 1.
