@@ -232,6 +232,11 @@ pub fn form(skeleton: &Skeleton) -> String {
             Tile::Cooperative { rows, cols, depth: step, .. } => {
                 format!("product {space} over {depth}, tiles of {rows}x{cols}x{step} on cooperative matrices")
             }
+            Tile::Pairs { rows, cols, depth: step, .. } => {
+                format!(
+                    "product {space} over {depth}, tiles of {rows}x{cols}x{step} on cooperative matrices, numbers as pairs of f16"
+                )
+            }
             Tile::Matmul { rows, cols, depth: step, .. } => {
                 format!("product {space} over {depth}, tiles of {rows}x{cols}x{step}")
             }

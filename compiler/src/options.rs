@@ -25,6 +25,9 @@ pub struct Options {
     pub without_passes: Vec<String>,
     /// Only rewrites that keep every bit of the result. For finding faults.
     pub exact: bool,
+    /// Products of f32 may run on cooperative matrices of f16, each number as a pair of them, where the target has such matrices:
+    /// about as exact as f32, and faster. Off: in f32 alone.
+    pub pairs: bool,
     /// The user's own passes; those at one place run in this order.
     pub passes: Vec<UserPass>,
     /// Largest sum of bytes that one compiled shape may ask for; one that asks for more is an `Error::MemoryLimit`.
@@ -39,6 +42,7 @@ impl Default for Options {
             fuse: true,
             without_passes: Vec::new(),
             exact: false,
+            pairs: true,
             passes: Vec::new(),
             memory_limit: 64 << 30,
         }

@@ -31,6 +31,8 @@ pub struct Target {
     pub f16: bool,
     /// Rows, columns and depth of the matrices of f16 whose products a subgroup adds up in f32.
     pub cooperative: Vec<[u32; 3]>,
+    /// Products of f32 may run on those, each number as a pair of f16.
+    pub pairs: bool,
     /// Invocations may write different components of one vector in workgroup memory at the same time. WGSL lets a write to a
     /// component access the whole vector (<https://github.com/gpuweb/gpuweb/issues/2112>).
     pub components_apart: bool,
@@ -54,6 +56,7 @@ impl Target {
             subgroup: None,
             f16: false,
             cooperative: Vec::new(),
+            pairs: false,
             components_apart: false,
             i64: true,
         }
@@ -74,6 +77,7 @@ impl Target {
             subgroup: None,
             f16: false,
             cooperative: Vec::new(),
+            pairs: false,
             components_apart: false,
             i64: false,
         }
@@ -99,6 +103,7 @@ impl Target {
             cooperative: (self.cooperative.iter().copied())
                 .filter(|it| other.cooperative.contains(it))
                 .collect(),
+            pairs: self.pairs && other.pairs,
             components_apart: self.components_apart && other.components_apart,
             i64: self.i64 && other.i64,
         }

@@ -149,6 +149,7 @@ pub(crate) fn target(
             true => cooperative,
             false => Vec::new(),
         },
+        pairs: true,
         // In SPIR-V a component is memory of its own. On Apple's systems Vulkan is made of Metal, where it need not be.
         components_apart: info.backend == wgpu::Backend::Vulkan && !cfg!(target_vendor = "apple"),
         i64: false,

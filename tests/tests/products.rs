@@ -8,6 +8,7 @@ use wgfuse_compiler::{
     dtype::DType,
     graph::builder::GraphBuilder,
     index::Index,
+    lower::ExprId,
     options::Options,
     scalar::BinaryOp,
     schedule::{Skeleton, Tile, Vars, verify::verify},
@@ -25,6 +26,7 @@ fn large() -> Target {
         subgroup: Some((32, 32)),
         f16: true,
         cooperative: vec![[16, 8, 16], [16, 16, 16]],
+        pairs: true,
         components_apart: true,
         ..Target::webgpu_minimum()
     }
@@ -109,6 +111,10 @@ fn cooperative_matrices_are_for_halves_where_the_target_has_them() {
     let cooperative = |dtype, target: &Target| matches!(tile(dtype, sizes, target), Tile::Cooperative { .. });
     assert!(cooperative(DType::F16, &large()));
     assert!(!cooperative(DType::F32, &large()) && !cooperative(DType::BF16, &large()));
+    let pairs = |sizes, target: &Target| matches!(tile(DType::F32, sizes, target), Tile::Pairs { .. });
+    assert!(pairs(sizes, &large()) && pairs([1, 4096, 768, 768], &large()));
+    // So few tiles that f32 itself is faster.
+    assert!(!pairs([1, 128, 768, 768], &large()));
     for without in [
         Target { cooperative: vec![[16, 8, 16]], ..large() },
         Target { subgroup: Some((16, 32)), ..large() },
@@ -118,74 +124,146 @@ fn cooperative_matrices_are_for_halves_where_the_target_has_them() {
         large().limited_to(&Target::webgpu_minimum()),
     ] {
         assert!(!cooperative(DType::F16, &without), "{without:?}");
+        assert!(!pairs(sizes, &without), "{without:?}");
     }
+    assert!(!pairs(sizes, &Target { pairs: false, ..large() }));
     // Too small to share among so few.
     assert!(!matches!(tile(DType::F16, [1, 64, 64, 512], &large()), Tile::Cooperative { .. }));
 }
 
-/// Sizes that are whole tiles and that are not, every layout, with something fused before and after.
-#[test]
-fn products_on_cooperative_matrices() {
-    let gpu = gpu();
-    if !gpu.cooperative {
+/// Whether the adapter has cooperative matrices of f16; if not, says loudly what was not run.
+fn cooperates() -> bool {
+    if !gpu().cooperative {
         // Not by `eprintln!`, which the test harness would swallow.
         let text =
             "\nNOT RUN: the adapter has no cooperative matrices of f16; their kernels were only validated\n";
         std::io::stderr().write_all(text.as_bytes()).expect("a standard error");
     }
-    let tiles = [([64, 64], [32, 32], 32), ([32, 32], [16, 16], 64), ([128, 64], [64, 32], 32)];
-    let layouts =
-        [([false, true], false), ([false, false], true), ([true, true], false), ([true, false], true)];
-    for (case, ([rows_of, cols_of], each, step)) in tiles.into_iter().enumerate() {
+    gpu().cooperative
+}
+
+/// The shader of a product is valid, and right where the adapter can run it.
+fn validated(case: &Case, skeleton: Skeleton, cooperates: bool, tolerance: f64) {
+    let shader = case.shader(skeleton.clone());
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), CAPABILITIES);
+    let info = validator.validate(&shader.module).expect("a valid module");
+    naga::back::spv::write_vec(&shader.module, &info, &Default::default(), None).expect("SPIR-V");
+    if cooperates {
+        case.compare(&shader, skeleton, tolerance);
+    }
+}
+
+fn space([batch, rows, cols, depth]: [usize; 4], (a, b): (ExprId, ExprId), tile: Tile) -> Skeleton {
+    let [n, i, j] = [0, 1, 2].map(|it| Vars::from_slice(&[it]));
+    let (space, depth) = ([batch, rows, cols].into(), [depth].into());
+    Skeleton::Contract { space, depth, batch: n, rows: i, cols: j, a, b, tile }
+}
+
+/// Sizes that are whole tiles and that are not, every layout, with something fused before and after.
+fn every_layout(dtype: DType, tolerance: f64, tiles: &[([bool; 2], Tile)]) {
+    let cooperates = cooperates();
+    for (case, &(along, tile)) in tiles.iter().enumerate() {
         for (batch, rows, cols, depth) in [(1, 128, 128, 128), (2, 70, 36, 52), (1, 33, 65, 7)] {
-            for (along, transposed) in layouts {
-                let mut case = Case::new(31 + case as u64);
-                let left = if along[0] { [batch, depth, rows] } else { [batch, rows, depth] };
-                let right = if transposed { [cols, depth] } else { [depth, cols] };
-                let (x, w) = (case.input(DType::F16, left), case.input(DType::F16, right));
-                let bias = case.input(DType::F32, [cols]);
-                let [n, i, j, k] = [batch, rows, cols, depth].map(|it| it as i64);
-                let at = |axis: u32, extent: i64| Index::var(axis as usize, extent as usize);
-                let (n, i, j, k) = (at(0, n), at(1, i), at(2, j), at(3, k));
-                let first = [n.clone(), i.clone(), k.clone()];
-                let second = [n.clone(), k.clone(), i.clone()];
-                let a = case.load(x, if along[0] { second } else { first });
-                let a = case.body.binary(BinaryOp::Max, a, a);
-                let b = case.load(w, if transposed { [j.clone(), k] } else { [k, j.clone()] });
-                let (a, b) = (case.body.cast(DType::F32, a), case.body.cast(DType::F32, b));
-                let (sum, shift) = (case.param(0), case.load(bias, [j.clone()]));
-                let value = case.body.binary(BinaryOp::Add, sum, shift);
-                let half = case.body.cast(DType::F16, value);
-                case.store([batch, rows, cols], [n.clone(), i.clone(), j.clone()], value);
+            let mut case = Case::new(31 + case as u64);
+            let left = if along[0] { [batch, depth, rows] } else { [batch, rows, depth] };
+            let right = if along[1] { [depth, cols] } else { [cols, depth] };
+            let (x, w) = (case.input(dtype, left), case.input(dtype, right));
+            let bias = case.input(DType::F32, [cols]);
+            let [n, i, j, k] = [0, 1, 2, 3].map(|it| Index::var(it, [batch, rows, cols, depth][it]));
+            let first = [n.clone(), i.clone(), k.clone()];
+            let second = [n.clone(), k.clone(), i.clone()];
+            let a = case.load(x, if along[0] { second } else { first });
+            let a = case.body.binary(BinaryOp::Max, a, a);
+            let b = case.load(w, if along[1] { [k, j.clone()] } else { [j.clone(), k] });
+            let (a, b) = (case.body.cast(DType::F32, a), case.body.cast(DType::F32, b));
+            let (sum, shift) = (case.param(0), case.load(bias, [j.clone()]));
+            let value = case.body.binary(BinaryOp::Add, sum, shift);
+            let half = case.body.cast(DType::F16, value);
+            case.store([batch, rows, cols], [n.clone(), i.clone(), j.clone()], value);
+            if dtype == DType::F16 {
                 case.store([batch, rows, cols], [n, i, j], half);
-                let skeleton = Skeleton::Contract {
-                    space: [batch, rows, cols].into(),
-                    depth: [depth].into(),
-                    batch: Vars::from_slice(&[0]),
-                    rows: Vars::from_slice(&[1]),
-                    cols: Vars::from_slice(&[2]),
-                    a,
-                    b,
-                    tile: Tile::Cooperative {
-                        rows: rows_of,
-                        cols: cols_of,
-                        depth: step,
-                        rows_each: each[0],
-                        cols_each: each[1],
-                        subgroup: gpu.subgroup.unwrap_or(32).max(16),
-                        a_along_rows: along[0],
-                        b_along_cols: along[1],
-                    },
-                };
-                let shader = case.shader(skeleton.clone());
-                let mut validator =
-                    naga::valid::Validator::new(naga::valid::ValidationFlags::all(), CAPABILITIES);
-                let info = validator.validate(&shader.module).expect("a valid module");
-                naga::back::spv::write_vec(&shader.module, &info, &Default::default(), None).expect("SPIR-V");
-                if gpu.cooperative {
-                    case.compare(&shader, skeleton, 2e-3);
+            }
+            let skeleton = space([batch, rows, cols, depth], (a, b), tile);
+            validated(&case, skeleton, cooperates, tolerance);
+        }
+    }
+}
+
+const LAYOUTS: [[bool; 2]; 4] = [[false, true], [false, false], [true, false], [true, true]];
+
+#[test]
+fn products_on_cooperative_matrices() {
+    let subgroup = gpu().subgroup.unwrap_or(32).max(16);
+    let sizes = [([64, 64], [32, 32], 32), ([32, 32], [16, 16], 64), ([128, 64], [64, 32], 32)];
+    type Sizes = ([u32; 2], [u32; 2], u32);
+    let tile = |([rows, cols], [rows_each, cols_each], depth): Sizes,
+                [a_along_rows, b_along_cols]: [bool; 2]| {
+        Tile::Cooperative { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols }
+    };
+    let tiles: Vec<_> =
+        sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, tile(size, along)))).collect();
+    every_layout(DType::F16, 2e-3, &tiles);
+}
+
+fn pairs([rows, cols]: [u32; 2], each: [u32; 2], depth: u32, [a, b]: [bool; 2]) -> Tile {
+    let subgroup = gpu().subgroup.unwrap_or(32).max(16);
+    let [rows_each, cols_each] = each;
+    Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows: a, b_along_cols: b }
+}
+
+#[test]
+fn products_of_pairs() {
+    let sizes = [([64, 64], [32, 32]), ([64, 128], [32, 32])];
+    let tiles = sizes.iter().flat_map(|&(of, each)| LAYOUTS.map(|it| (it, pairs(of, each, 32, it))));
+    let large = pairs([128, 128], [64, 32], 32, [false, true]);
+    every_layout(DType::F32, 4e-6, &tiles.chain([([false, true], large)]).collect::<Vec<_>>());
+}
+
+/// Rows and columns of very different magnitudes, beside each other, are as exact as others; what is infinite or
+/// not a number is so in its row and column alone.
+#[test]
+fn pairs_keep_every_magnitude() {
+    let cooperates = cooperates();
+    let mut random = Random::new(61);
+    let [rows, cols, depth] = [70, 68, 100];
+    let of_rows = [1.0, 1e-20, 3e-6, 4e-4, 6e-4, 300.0, 520.0, 1e6, 1e25, 0.0, f64::INFINITY, f64::NAN];
+    let of_cols = [1.0, 2e-4, 1e-5, 700.0, 0.03];
+    for along in LAYOUTS {
+        let mut case = Case::new(7);
+        let row = |it: usize| of_rows[it % of_rows.len()];
+        let col = |it: usize| of_cols[it % of_cols.len()];
+        let mut given = |case: &mut Case, count: usize, across: bool, size: &dyn Fn(usize) -> f64| {
+            let mut values = vec![0.0; count * depth];
+            for it in 0..count {
+                for k in 0..depth {
+                    // Few of a row are infinite or no number, and all sizes are in a row.
+                    let finite = random.unit() * 2f64.powi(-((k % 13) as i32));
+                    let value = match size(it) {
+                        scale if scale.is_finite() => finite * scale,
+                        scale if k == it => scale,
+                        _ => finite,
+                    };
+                    values[if across { k * count + it } else { it * depth + k }] = value;
                 }
             }
-        }
+            case.given(DType::F32, if across { [depth, count] } else { [count, depth] }, &values)
+        };
+        let x = given(&mut case, rows, along[0], &row);
+        let w = given(&mut case, cols, along[1], &col);
+        let inverse = |it: f64| if it.is_finite() && it != 0.0 { 1.0 / it } else { 1.0 };
+        let undo: Vec<f64> = (0..rows).map(|it| inverse(row(it))).collect();
+        let rows_undone = case.given(DType::F32, [rows], &undo);
+        let undo: Vec<f64> = (0..cols).map(|it| inverse(col(it))).collect();
+        let cols_undone = case.given(DType::F32, [cols], &undo);
+        let [n, i, j, k] = [0, 1, 2, 3].map(|it| Index::var(it, [1, rows, cols, depth][it]));
+        let a = case.load(x, if along[0] { [k.clone(), i.clone()] } else { [i.clone(), k.clone()] });
+        let b = case.load(w, if along[1] { [k, j.clone()] } else { [j.clone(), k] });
+        let (by_row, by_col) = (case.load(rows_undone, [i.clone()]), case.load(cols_undone, [j.clone()]));
+        let sum = case.param(0);
+        let value = case.body.binary(BinaryOp::Mul, sum, by_row);
+        let value = case.body.binary(BinaryOp::Mul, value, by_col);
+        case.store([1, rows, cols], [n, i, j], value);
+        let skeleton = space([1, rows, cols, depth], (a, b), pairs([64, 64], [32, 32], 32, along));
+        validated(&case, skeleton, cooperates, 4e-6);
     }
 }

@@ -1,4 +1,4 @@
-//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matmul_coop.wgsl`, `conv.wgsl`), with
+//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matmul_coop.wgsl`, `matmul_pairs.wgsl`, `conv.wgsl`), with
 //! everything that was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each
 //! result is a row of its own: sums of integers, and sums so short that they are written out. Few rows are `few.rs`'s.
 
@@ -60,7 +60,7 @@ pub fn write(
         names: &NAMES,
         slab: match *tile {
             Tile::Matmul { depth, .. } => Some((DEPTH, depth)),
-            Tile::Cooperative { .. } | Tile::Few(_) | Tile::Direct { .. } => None,
+            Tile::Cooperative { .. } | Tile::Pairs { .. } | Tile::Few(_) | Tile::Direct { .. } => None,
         },
     };
     let [batches, row_count, col_count, _] = [0, 1, 2, 3].map(|it| holes.count(it));
@@ -105,8 +105,9 @@ pub fn write(
             subgroup,
             a_along_rows,
             b_along_cols,
-        } => (
-            File::MatmulCoop,
+        }
+        | Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols } => (
+            if let Tile::Pairs { .. } = tile { File::MatmulPairs } else { File::MatmulCoop },
             vec![
                 ("TILE_ROWS", rows),
                 ("TILE_COLS", cols),
@@ -134,7 +135,8 @@ pub fn write(
     let (in_a, in_b, out) = ([BATCH, ROW, DEPTH], [BATCH, DEPTH, COL], [BATCH, ROW, COL]);
     let [load_a, load_b, store] = match *tile {
         Tile::Matmul { a_along_rows, b_along_cols, .. }
-        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [
+        | Tile::Cooperative { a_along_rows, b_along_cols, .. }
+        | Tile::Pairs { a_along_rows, b_along_cols, .. } => [
             holes.load_four(writer, "load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a),
             holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b),
             holes.store_four(writer, &out, COL, &stores),
@@ -160,7 +162,7 @@ pub fn write(
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);
     let workgroups = match tile {
-        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Few(_) => {
+        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Pairs { .. } | Tile::Few(_) => {
             batches as u64 * tiles(row_count, per_group.0) * tiles(col_count, per_group.1)
         }
         Tile::Direct { .. } => tiles(batches * row_count * col_count, per_group.1),

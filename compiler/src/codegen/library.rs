@@ -26,6 +26,7 @@ pub enum File {
     Reduce,
     Matmul,
     MatmulCoop,
+    MatmulPairs,
     Conv,
     Attention,
 }
@@ -37,6 +38,7 @@ impl File {
             File::Reduce => include_str!("../../../shaders/reduce.wgsl"),
             File::Matmul => include_str!("../../../shaders/matmul.wgsl"),
             File::MatmulCoop => include_str!("../../../shaders/matmul_coop.wgsl"),
+            File::MatmulPairs => include_str!("../../../shaders/matmul_pairs.wgsl"),
             File::Conv => include_str!("../../../shaders/conv.wgsl"),
             File::Attention => include_str!("../../../shaders/attention.wgsl"),
         }
@@ -263,13 +265,15 @@ mod tests {
 
     #[test]
     fn files_parse_and_their_functions_can_be_copied() {
-        for file in [File::Math, File::Reduce, File::Matmul, File::MatmulCoop, File::Attention] {
+        for file in
+            [File::Math, File::Reduce, File::Matmul, File::MatmulCoop, File::MatmulPairs, File::Attention]
+        {
             let library = library(file, &[]);
             let mut writer = Writer::default();
             for name in library.functions.keys() {
                 library.copy(&mut writer, name);
             }
-            let cooperates = matches!(file, File::MatmulCoop);
+            let cooperates = matches!(file, File::MatmulCoop | File::MatmulPairs);
             let capabilities = if cooperates { CAPABILITIES } else { naga::valid::Capabilities::empty() };
             naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
                 .validate(&writer.module)

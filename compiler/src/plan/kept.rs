@@ -44,14 +44,14 @@ pub const SOURCES: &str = env!("WGFUSE_SOURCES");
 /// The key of compiling `graph`; none if a pass of the user's own decides about it, nor for one with states, whose schedule
 /// a plan does not tell.
 pub fn key(graph: &Graph, target: &Target, options: &Options) -> Option<[u8; 32]> {
-    let Options { fallback, checked, fuse, without_passes, exact, passes, memory_limit } = options;
+    let Options { fallback, checked, fuse, without_passes, exact, pairs, passes, memory_limit } = options;
     if !passes.is_empty() || !graph.states.is_empty() {
         return None;
     }
     let mut feed = Feed(blake3::Hasher::new());
     SOURCES.hash(&mut feed);
     target.hash(&mut feed);
-    (fallback, checked, fuse, without_passes, exact, memory_limit).hash(&mut feed);
+    (fallback, checked, fuse, without_passes, exact, pairs, memory_limit).hash(&mut feed);
     for Input { name, ty } in graph.inputs() {
         (name, ty).hash(&mut feed);
     }

@@ -170,6 +170,17 @@ pub enum Tile {
         a_along_rows: bool,
         b_along_cols: bool,
     },
+    /// The template `matmul_pairs.wgsl`, for operands of f32, each number as a pair of f16. The rest as above.
+    Pairs {
+        rows: u32,
+        cols: u32,
+        depth: u32,
+        rows_each: u32,
+        cols_each: u32,
+        subgroup: u32,
+        a_along_rows: bool,
+        b_along_cols: bool,
+    },
     /// All rows of a column by the same invocations, which share its depth: few rows by a matrix.
     Few(Few),
     /// One invocation a result, the sum in a loop: depthwise and other small sums.

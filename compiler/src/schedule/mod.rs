@@ -36,6 +36,7 @@ use crate::{lower::Loops, options::Options, target::Target};
 
 pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
     let loops = layout::laid_out(loops);
+    let target = &Target { pairs: target.pairs && options.pairs, ..target.clone() };
     let fused = fuse::fuse(&loops, target, options);
     let kernels = build::kernels(&loops, &fused, target);
     let Loops { mut tensors, mut outputs, states, .. } = loops;

@@ -58,11 +58,10 @@ pub fn contract(
             > run_along(body, operand, &extents, &steps, tensors)
     };
     let along = [longer(a, &rows), longer(b, &cols)];
-    let halves = [a, b].iter().all(|it| is_half(body, *it));
     let few = few(&sizes, along[1], (a, b), body, &extents, (&cols, &steps), stores, tensors, target);
     let tile = match few {
         Some(form) => Tile::Few(form),
-        None => match cooperative(&sizes, target).filter(|_| halves) {
+        None => match matrices(&sizes, along, (a, b), body, target) {
             Some(it) => it.tile(along, target),
             None => contract_tile(&sizes, along, body.dtype(a), target),
         },
@@ -134,31 +133,66 @@ fn is_half(body: &Body, operand: ExprId) -> bool {
     matches!(body.expr(operand), Expr::Cast(from) if body.dtype(*from) == DType::F16)
 }
 
-/// Sizes of the template `matmul_coop.wgsl`.
+/// Whether what an operand reads may lie outside of a tensor, as a window's elements do.
+fn is_guarded(body: &Body, operand: ExprId) -> bool {
+    let needed = body.needed([operand]);
+    body.iter()
+        .any(|(id, expr, _)| needed[id.0 as usize] && matches!(expr, Expr::Load { guard: Some(_), .. }))
+}
+
+/// Sizes of the templates `matmul_coop.wgsl` and `matmul_pairs.wgsl`.
 struct Cooperative {
+    /// Of f16 that an element is made of: 1 or 2.
+    parts: u32,
     /// Of the results of a workgroup and of a subgroup.
     tile: [u32; 2],
     each: [u32; 2],
     depth: u32,
 }
 
-/// Largest first, as measured on a large GPU with subgroups of 32.
+const fn cooperative(parts: u32, tile: [u32; 2], each: [u32; 2], depth: u32) -> Cooperative {
+    Cooperative { parts, tile, each, depth }
+}
+
+/// For operands of f16. Largest first, as measured on a large GPU with subgroups of 32.
 const COOPERATIVES: [Cooperative; 4] = [
-    Cooperative { tile: [128, 256], each: [64, 64], depth: 32 },
-    Cooperative { tile: [128, 128], each: [64, 64], depth: 32 },
-    Cooperative { tile: [64, 64], each: [32, 32], depth: 64 },
-    Cooperative { tile: [32, 32], each: [16, 16], depth: 64 },
+    cooperative(1, [128, 256], [64, 64], 32),
+    cooperative(1, [128, 128], [64, 64], 32),
+    cooperative(1, [64, 64], [32, 32], 64),
+    cooperative(1, [32, 32], [16, 16], 64),
 ];
 
-/// Fewer of the smallest tiles of cooperative matrices than this take longer than invocations that share the depth.
+/// Fewer of the smallest of them than this take longer than invocations that share the depth.
 const FEW_TILES: usize = 32;
 
-/// The largest tile of cooperative matrices that keeps the device busy or else the smallest, where it has such matrices.
-fn cooperative(sizes: &Sizes, target: &Target) -> Option<&'static Cooperative> {
+/// For operands of f32; likewise. Smaller tiles are no faster than f32 itself.
+const PAIRS: [Cooperative; 2] =
+    [cooperative(2, [128, 128], [64, 32], 32), cooperative(2, [64, 128], [32, 32], 32)];
+
+/// Fewer of the smaller of them leave so much of a device idle that f32 is faster.
+const FEW_PAIRS: usize = 96;
+
+/// The largest tile of cooperative matrices that keeps the device busy or else the smallest, where it has such matrices and
+/// they are faster.
+fn matrices(
+    sizes: &Sizes,
+    along: [bool; 2],
+    (a, b): (ExprId, ExprId),
+    body: &Body,
+    target: &Target,
+) -> Option<&'static Cooperative> {
     let size = subgroup(target)?;
-    let fitting: Vec<&Cooperative> = COOPERATIVES.iter().filter(|it| it.fits(sizes, size, target)).collect();
+    let both = |holds: fn(&Body, ExprId) -> bool| holds(body, a) && holds(body, b);
+    let (table, few): (&[Cooperative], usize) = if both(is_half) {
+        (&COOPERATIVES, FEW_TILES)
+    } else if target.pairs && both(|body, it| body.dtype(it) == DType::F32 && !is_guarded(body, it)) {
+        (&PAIRS, FEW_PAIRS)
+    } else {
+        return None;
+    };
+    let fitting: Vec<&Cooperative> = table.iter().filter(|it| it.fits(sizes, along, size, target)).collect();
     let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last())?;
-    (busy.workgroups(sizes) >= FEW_TILES).then_some(*busy)
+    (busy.workgroups(sizes) >= few).then_some(*busy)
 }
 
 /// The size of all subgroups of a target whose subgroups multiply matrices of 16 x 16.
@@ -178,25 +212,40 @@ impl Cooperative {
     }
 
     /// Whether the target, with subgroups of `size`, can run it: every invocation loads as much as any other.
-    fn fits(&self, sizes: &Sizes, size: u32, target: &Target) -> bool {
+    fn fits(&self, sizes: &Sizes, along: [bool; 2], size: u32, target: &Target) -> bool {
         let invocations = self.subgroups() * size;
         self.tile.iter().all(|it| (self.depth / 4 * it).is_multiple_of(invocations))
             && sizes.depth >= self.depth as usize
             && invocations <= limited(u32::MAX, target)
-            && self.memory() <= target.max_workgroup_memory
+            && self.memory(along) <= target.max_workgroup_memory
     }
 
-    /// Bytes of workgroup memory at most, as `matmul_coop.wgsl` counts them.
-    fn memory(&self) -> u32 {
-        let padded = |size: u32| size * self.depth + 8 * size.max(self.depth);
-        let halves: u32 = self.tile.iter().map(|&it| padded(it)).sum();
-        2 * halves + 1024 * self.subgroups()
+    /// Bytes of workgroup memory, as the templates count them.
+    fn memory(&self, along: [bool; 2]) -> u32 {
+        let padded = |size: u32, along| size * self.depth + 8 * if along { self.depth } else { size };
+        let halves: u32 = self.tile.iter().zip(along).map(|(&size, along)| padded(size, along)).sum();
+        let largest = if self.parts > 1 { 4 * (self.tile[0] + self.tile[1]) } else { 0 };
+        2 * self.parts * halves + 1024 * self.subgroups() + largest
     }
 
     fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
-        let &Cooperative { tile: [rows, cols], each: [rows_each, cols_each], depth } = self;
+        let &Cooperative { parts, tile: [rows, cols], each: [rows_each, cols_each], depth } = self;
         let subgroup = subgroup(target).unwrap_or_else(|| crate::bug!("no subgroups of one size"));
-        Tile::Cooperative { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols }
+        match parts {
+            1 => Tile::Cooperative {
+                rows,
+                cols,
+                depth,
+                rows_each,
+                cols_each,
+                subgroup,
+                a_along_rows,
+                b_along_cols,
+            },
+            _ => {
+                Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols }
+            }
+        }
     }
 }
 
