@@ -2,7 +2,7 @@
 // these are, for operands that f16 holds exactly.
 //
 // All subgroups have SUBGROUP invocations. Each makes SUB_ROWS x SUB_COLS of a workgroup's results.
-// Invocations: SIZE. Workgroup memory: 8 (A_MEMORY + B_MEMORY) + 1024 SUBGROUPS bytes.
+// Invocations: SIZE. Workgroup memory: 8 BUFFERS (A_MEMORY + B_MEMORY) + 16 SUBGROUPS OWN bytes.
 enable f16;
 enable wgpu_cooperative_matrix;
 
@@ -13,12 +13,19 @@ const TILE_DEPTH: u32 = 32u;
 const SUB_ROWS: u32 = 32u;
 const SUB_COLS: u32 = 32u;
 const SUBGROUP: u32 = 32u;
+// Slabs of the tiles in memory: with 2, one is written while the other is read.
+const BUFFERS: u32 = 1u;
+// How many matrices of results, neighbours along the columns, a subgroup stores together: a divisor of ACROSS.
+const STRIP: u32 = 1u;
 // Fours of a are neighbours along the rows, not along the depth.
 const A_ALONG_ROWS: bool = false;
 // Fours of b are neighbours along the columns, not along the depth.
 const B_ALONG_COLS: bool = true;
 // The depth is a whole number of slabs.
 const DEPTH_WHOLE: bool = false;
+// The rows and columns are whole numbers of tiles.
+const ROWS_WHOLE: bool = false;
+const COLS_WHOLE: bool = false;
 
 const SUBS_ACROSS: u32 = TILE_COLS / SUB_COLS;
 const SUBGROUPS: u32 = TILE_ROWS / SUB_ROWS * SUBS_ACROSS;
@@ -39,10 +46,15 @@ const B_STRIDE: u32 = B_LINE + 2u;
 const A_MEMORY: u32 = A_FOURS / A_LINE * A_STRIDE;
 const B_MEMORY: u32 = B_FOURS / B_LINE * B_STRIDE;
 
-var<workgroup> a_tile: array<vec4<f16>, A_MEMORY>;
-var<workgroup> b_tile: array<vec4<f16>, B_MEMORY>;
-// One matrix of results a subgroup.
-var<workgroup> results: array<vec4<f32>, SUBGROUPS * 64u>;
+const STRIPS: u32 = ACROSS / STRIP;
+const RESULT_STRIDE: u32 = 4u * STRIP + 1u;
+const OWN: u32 = 16u * RESULT_STRIDE;
+const RESULTS_EACH: u32 = 64u * STRIP / SUBGROUP;
+
+var<workgroup> a_tile: array<vec4<f16>, BUFFERS * A_MEMORY>;
+var<workgroup> b_tile: array<vec4<f16>, BUFFERS * B_MEMORY>;
+// A strip of results for each subgroup.
+var<workgroup> results: array<vec4<f32>, SUBGROUPS * OWN>;
 
 fn batches() -> u32 {
     return 1u;
@@ -141,57 +153,75 @@ fn main(
     var a_next: array<vec4<f16>, A_EACH>;
     var b_next: array<vec4<f16>, B_EACH>;
     load(batch, first_row, first_col, 0u, invocation, &a_next, &b_next);
-    for (var step = 0u; step < steps; step += 1u) {
-        let first_k = step * TILE_DEPTH;
-        for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
-            let at = place(invocation + n * SIZE, A_LINE);
-            let k = first_k + within(invocation + n * SIZE, A_LINE, A_ALONG_ROWS).y;
-            a_tile[at.x * A_STRIDE + at.y] = select(vec4<f16>(), a_next[n], DEPTH_WHOLE || k < depth());
-        }
-        for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
-            let at = place(invocation + n * SIZE, B_LINE);
-            let k = first_k + within(invocation + n * SIZE, B_LINE, B_ALONG_COLS).y;
-            b_tile[at.x * B_STRIDE + at.y] = select(vec4<f16>(), b_next[n], DEPTH_WHOLE || k < depth());
-        }
-        workgroupBarrier();
-        // The last turn loads what nobody uses.
-        load(batch, first_row, first_col, first_k + TILE_DEPTH, invocation, &a_next, &b_next);
-        for (var s = 0u; s < STEPS; s += 1u) { // unrolled
-            var b: array<coop_mat16x16<f16, B>, ACROSS>;
-            for (var j = 0u; j < ACROSS; j += 1u) { // unrolled
-                if B_ALONG_COLS {
-                    b[j] = coopLoadT<coop_mat16x16<f16, B>>(&b_tile[b_first + 16u * s * B_STRIDE + 4u * j], B_STRIDE);
-                } else {
-                    b[j] = coopLoad<coop_mat16x16<f16, B>>(&b_tile[b_first + 16u * j * B_STRIDE + 4u * s], B_STRIDE);
-                }
+    var step = 0u;
+    while step < steps {
+        for (var slab = 0u; slab < BUFFERS; slab += 1u) { // unrolled
+            if step >= steps {
+                break;
             }
-            for (var i = 0u; i < DOWN; i += 1u) { // unrolled
-                var a: coop_mat16x16<f16, A>;
-                if A_ALONG_ROWS {
-                    a = coopLoad<coop_mat16x16<f16, A>>(&a_tile[a_first + 16u * s * A_STRIDE + 4u * i], A_STRIDE);
-                } else {
-                    a = coopLoadT<coop_mat16x16<f16, A>>(&a_tile[a_first + 16u * i * A_STRIDE + 4u * s], A_STRIDE);
-                }
+            let first_k = step * TILE_DEPTH;
+            for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
+                let at = place(invocation + n * SIZE, A_LINE);
+                let k = first_k + within(invocation + n * SIZE, A_LINE, A_ALONG_ROWS).y;
+                a_tile[slab * A_MEMORY + at.x * A_STRIDE + at.y] = select(vec4<f16>(), a_next[n], DEPTH_WHOLE || k < depth());
+            }
+            for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
+                let at = place(invocation + n * SIZE, B_LINE);
+                let k = first_k + within(invocation + n * SIZE, B_LINE, B_ALONG_COLS).y;
+                b_tile[slab * B_MEMORY + at.x * B_STRIDE + at.y] = select(vec4<f16>(), b_next[n], DEPTH_WHOLE || k < depth());
+            }
+            workgroupBarrier();
+            // The last turn loads what nobody uses.
+            load(batch, first_row, first_col, first_k + TILE_DEPTH, invocation, &a_next, &b_next);
+            let a_slab = slab * A_MEMORY + a_first;
+            let b_slab = slab * B_MEMORY + b_first;
+            for (var s = 0u; s < STEPS; s += 1u) { // unrolled
+                var b: array<coop_mat16x16<f16, B>, ACROSS>;
                 for (var j = 0u; j < ACROSS; j += 1u) { // unrolled
-                    sums[i * ACROSS + j] = coopMultiplyAdd(a, b[j], sums[i * ACROSS + j]);
+                    if B_ALONG_COLS {
+                        b[j] = coopLoadT<coop_mat16x16<f16, B>>(&b_tile[b_slab + 16u * s * B_STRIDE + 4u * j], B_STRIDE);
+                    } else {
+                        b[j] = coopLoad<coop_mat16x16<f16, B>>(&b_tile[b_slab + 16u * j * B_STRIDE + 4u * s], B_STRIDE);
+                    }
+                }
+                for (var i = 0u; i < DOWN; i += 1u) { // unrolled
+                    var a: coop_mat16x16<f16, A>;
+                    if A_ALONG_ROWS {
+                        a = coopLoad<coop_mat16x16<f16, A>>(&a_tile[a_slab + 16u * s * A_STRIDE + 4u * i], A_STRIDE);
+                    } else {
+                        a = coopLoadT<coop_mat16x16<f16, A>>(&a_tile[a_slab + 16u * i * A_STRIDE + 4u * s], A_STRIDE);
+                    }
+                    for (var j = 0u; j < ACROSS; j += 1u) { // unrolled
+                        sums[i * ACROSS + j] = coopMultiplyAdd(a, b[j], sums[i * ACROSS + j]);
+                    }
                 }
             }
+            // Of two slabs, nobody writes this one again before everybody has passed the barrier of the other.
+            if BUFFERS == 1u {
+                workgroupBarrier();
+            }
+            step += 1u;
         }
-        workgroupBarrier();
     }
 
+    let own = subgroup * OWN;
     for (var i = 0u; i < DOWN; i += 1u) { // unrolled
-        for (var j = 0u; j < ACROSS; j += 1u) { // unrolled
-            coopStoreT(sums[i * ACROSS + j], &results[subgroup * 64u], 4u);
-            workgroupBarrier();
-            for (var at = lane; at < 64u; at += SUBGROUP) {
-                let row = first_row + sub_row + 16u * i + at / 4u;
-                let col = first_col + sub_col + 16u * j + at % 4u * 4u;
-                if row < rows() && col < cols() {
-                    store(batch, row, col, results[subgroup * 64u + at]);
+        for (var strip = 0u; strip < STRIPS; strip += 1u) { // unrolled
+            for (var j = 0u; j < STRIP; j += 1u) { // unrolled
+                coopStoreT(sums[i * ACROSS + strip * STRIP + j], &results[own + 4u * j], RESULT_STRIDE);
+            }
+            subgroupBarrier();
+            for (var n = 0u; n < RESULTS_EACH; n += 1u) { // unrolled
+                let at = lane + n * SUBGROUP;
+                let line = at / (4u * STRIP);
+                let four = at % (4u * STRIP);
+                let row = first_row + sub_row + 16u * i + line;
+                let col = first_col + sub_col + 16u * STRIP * strip + 4u * four;
+                if (ROWS_WHOLE || row < rows()) && (COLS_WHOLE || col < cols()) {
+                    store(batch, row, col, results[own + line * RESULT_STRIDE + four]);
                 }
             }
-            workgroupBarrier();
+            subgroupBarrier();
         }
     }
 }

@@ -12,7 +12,7 @@ use wgfuse::compiler::{
     options::Options,
     partition, passes,
     plan::{self, BufferRole, Plan, PlanKernel, Slice, Step},
-    schedule::{self, Skeleton, Team, Tile},
+    schedule::{self, AttentionTile, Skeleton, Team, Tile},
     shape::Shape,
     target::{Place, Target},
 };
@@ -244,7 +244,11 @@ pub fn form(skeleton: &Skeleton) -> String {
             Tile::Direct { .. } => format!("product {space} over {depth}, one an invocation"),
         },
         Skeleton::Attention { space, keys, tile, .. } => {
-            format!("attention {space} over {keys} keys, {} rows a workgroup", tile.rows)
+            let on = match tile {
+                AttentionTile::Plain(_) => "",
+                AttentionTile::Cooperative(_) => " on cooperative matrices",
+            };
+            format!("attention {space} over {keys} keys, {} rows a workgroup{on}", tile.rows())
         }
     }
 }

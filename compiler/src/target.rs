@@ -29,7 +29,8 @@ pub struct Target {
     pub subgroup: Option<(u32, u32)>,
     /// 16-bit floats in shaders.
     pub f16: bool,
-    /// Rows, columns and depth of the matrices of f16 whose products a subgroup adds up in f32.
+    /// Rows, columns and depth of the matrices of f16 whose products a subgroup adds up in f32. Subgroups then have barriers of
+    /// their own.
     pub cooperative: Vec<[u32; 3]>,
     /// Products of f32 may run on those, each number as a pair of f16.
     pub pairs: bool,

@@ -56,6 +56,7 @@ pub(crate) async fn open(
 
 pub(crate) fn wanted() -> wgpu::Features {
     wgpu::Features::SUBGROUP
+        | wgpu::Features::SUBGROUP_BARRIER
         | wgpu::Features::SHADER_F16
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
@@ -145,7 +146,9 @@ pub(crate) fn target(
         subgroup: (features.contains(wgpu::Features::SUBGROUP) && !cfg!(target_arch = "wasm32"))
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         f16: features.contains(wgpu::Features::SHADER_F16),
-        cooperative: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        cooperative: match features
+            .contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP_BARRIER)
+        {
             true => cooperative,
             false => Vec::new(),
         },

@@ -31,6 +31,7 @@ pub fn gpu() -> &'static Gpu {
         limits.max_bind_groups = limits.max_bind_groups.min(8);
         let required_features = adapter.features()
             & (wgpu::Features::SUBGROUP
+                | wgpu::Features::SUBGROUP_BARRIER
                 | wgpu::Features::SHADER_F16
                 | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let describe = wgpu::DeviceDescriptor {
@@ -53,7 +54,9 @@ pub fn gpu() -> &'static Gpu {
             device,
             queue,
             subgroup: one_size.then_some(info.subgroup_min_size),
-            cooperative: one_size && multiplies && required_features.contains(wgpu::Features::SHADER_F16),
+            cooperative: one_size
+                && multiplies
+                && required_features.contains(wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP_BARRIER),
         }
     })
 }

@@ -5,7 +5,7 @@ use wgfuse_compiler::{
     index::{Index, delinearise, linearise},
     lower::{Expr, ExprId},
     scalar::{BinaryOp, ReduceOp, UnaryOp},
-    schedule::{AttentionTile, Few, LastKey, RowForm, Skeleton, Stage, Team, Tile, Vars},
+    schedule::{AttentionTile, Few, LastKey, PlainAttention, RowForm, Skeleton, Stage, Team, Tile, Vars},
     shape::Shape,
     target::Target,
 };
@@ -657,7 +657,7 @@ enum Hidden {
 /// batch, heads, heads that share keys and values, queries, keys, channels, value channels
 type Sizes = [usize; 7];
 
-fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: AttentionTile) {
+fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: PlainAttention) {
     let [batch, heads, share, queries, keys, channels, values] = sizes;
     let mut case = Case::new(24);
     let q = case.input(DType::F32, [batch, queries, heads, channels]);
@@ -714,14 +714,14 @@ fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: Attenti
         v: value,
         mask,
         last_key,
-        tile: AttentionTile { heads: share as u32, parts, ..tile },
+        tile: AttentionTile::Plain(PlainAttention { heads: share as u32, parts, ..tile }),
     };
     case.check(skeleton, 1e-4);
 }
 
 /// `parts` 0: one; otherwise as many as there may be.
-const fn attention_tile(size: u32, rows: u32, across: u32, parts: u32, hold: [bool; 2]) -> AttentionTile {
-    AttentionTile { size, rows, across, heads: 1, parts, hold_keys: hold[0], hold_values: hold[1] }
+const fn attention_tile(size: u32, rows: u32, across: u32, parts: u32, hold: [bool; 2]) -> PlainAttention {
+    PlainAttention { size, rows, across, heads: 1, parts, hold_keys: hold[0], hold_values: hold[1] }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use wgfuse_compiler::{
     options::Options,
     partition, passes,
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
-    schedule::{self, AttentionTile, Kernel, RowForm, Skeleton, Stage, Store, Team, Tile},
+    schedule::{self, AttentionTile, Kernel, PlainAttention, RowForm, Skeleton, Stage, Store, Team, Tile},
     shape::{Shape, Type},
     target::{Place, Target},
     tensor::Tensor,
@@ -570,7 +570,7 @@ fn attention_of_every_float() {
                 v,
                 mask,
                 last_key: None,
-                tile: AttentionTile {
+                tile: AttentionTile::Plain(PlainAttention {
                     size: 64,
                     rows: 8,
                     across: 8,
@@ -578,7 +578,7 @@ fn attention_of_every_float() {
                     parts: 1,
                     hold_keys: true,
                     hold_values: true,
-                },
+                }),
             };
             case.check(&format!("{dtype} masked {masked} {zero_masked}"), skeleton, 1e-5);
         }

@@ -8,14 +8,19 @@ use wgfuse_compiler::{
     dtype::DType,
     graph::builder::GraphBuilder,
     index::Index,
-    lower::ExprId,
+    lower::{ExprId, eval::Memory},
     options::Options,
-    scalar::BinaryOp,
-    schedule::{Skeleton, Tile, Vars, verify::verify},
+    scalar::{BinaryOp, Scalar},
+    schedule::{Skeleton, Tile, Vars, eval::eval_kernel, verify::verify},
     shape::Shape,
     target::Target,
 };
-use wgfuse_tests::{gpu::gpu, kernel_case::Case, random::Random, stages::stages};
+use wgfuse_tests::{
+    gpu::gpu,
+    kernel_case::{Case, run_and_compare},
+    random::Random,
+    stages::stages,
+};
 
 /// A large GPU with cooperative matrices.
 fn large() -> Target {
@@ -143,13 +148,15 @@ fn cooperates() -> bool {
 }
 
 /// The shader of a product is valid, and right where the adapter can run it.
-fn validated(case: &Case, skeleton: Skeleton, cooperates: bool, tolerance: f64) {
+fn validated(case: &Case, skeleton: Skeleton, expected: Option<&Memory>, tolerance: f64) {
     let shader = case.shader(skeleton.clone());
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), CAPABILITIES);
     let info = validator.validate(&shader.module).expect("a valid module");
     naga::back::spv::write_vec(&shader.module, &info, &Default::default(), None).expect("SPIR-V");
-    if cooperates {
-        case.compare(&shader, skeleton, tolerance);
+    if let Some(expected) = expected {
+        let schedule = case.schedule(skeleton);
+        let (kernel, tensors) = (&schedule.kernels[0], &schedule.tensors);
+        run_and_compare(&shader, kernel, tensors, &case.values, expected, false, tolerance);
     }
 }
 
@@ -179,12 +186,30 @@ fn every_layout(dtype: DType, tolerance: f64, tiles: &[([bool; 2], Tile)]) {
             let (sum, shift) = (case.param(0), case.load(bias, [j.clone()]));
             let value = case.body.binary(BinaryOp::Add, sum, shift);
             let half = case.body.cast(DType::F16, value);
-            case.store([batch, rows, cols], [n.clone(), i.clone(), j.clone()], value);
+            // Written out, because the evaluator takes minutes.
+            let floats = |it| -> Vec<f64> { case.values[it].iter().map(|it| it.as_f64()).collect() };
+            let (left, right, shifts) = (floats(x), floats(w), floats(bias));
+            let left = |n: usize, i: usize, k: usize| match along[0] {
+                false => left[(n * rows + i) * depth + k],
+                true => left[(n * depth + k) * rows + i],
+            };
+            let right = |k: usize, j: usize| right[if along[1] { k * cols + j } else { j * depth + k }];
+            let one = |at: usize| {
+                let (n, i, j) = (at / cols / rows, at / cols % rows, at % cols);
+                shifts[j] + (0..depth).map(|k| left(n, i, k) * right(k, j)).sum::<f64>()
+            };
+            let want: Vec<f64> = (0..batch * rows * cols).map(one).collect();
+            let mut expected = Memory::new();
+            let mut store = |dtype: DType, value: ExprId| {
+                let tensor = case.store([batch, rows, cols], [n.clone(), i.clone(), j.clone()], value);
+                expected.insert(tensor, want.iter().map(|it| Scalar::of(dtype, *it)).collect());
+            };
+            store(DType::F32, value);
             if dtype == DType::F16 {
-                case.store([batch, rows, cols], [n, i, j], half);
+                store(DType::F16, half);
             }
             let skeleton = space([batch, rows, cols, depth], (a, b), tile);
-            validated(&case, skeleton, cooperates, tolerance);
+            validated(&case, skeleton, cooperates.then_some(&expected), tolerance);
         }
     }
 }
@@ -194,11 +219,27 @@ const LAYOUTS: [[bool; 2]; 4] = [[false, true], [false, false], [true, false], [
 #[test]
 fn products_on_cooperative_matrices() {
     let subgroup = gpu().subgroup.unwrap_or(32).max(16);
-    let sizes = [([64, 64], [32, 32], 32), ([32, 32], [16, 16], 64), ([128, 64], [64, 32], 32)];
-    type Sizes = ([u32; 2], [u32; 2], u32);
-    let tile = |([rows, cols], [rows_each, cols_each], depth): Sizes,
+    let sizes = [
+        ([64, 64], [32, 32], [32, 2, 2]),
+        ([32, 32], [16, 16], [64, 1, 1]),
+        ([128, 64], [64, 32], [32, 1, 1]),
+        ([128, 96], [64, 48], [32, 1, 3]),
+    ];
+    type Sizes = ([u32; 2], [u32; 2], [u32; 3]);
+    let tile = |([rows, cols], [rows_each, cols_each], [depth, buffers, strip]): Sizes,
                 [a_along_rows, b_along_cols]: [bool; 2]| {
-        Tile::Cooperative { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols }
+        Tile::Cooperative {
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            buffers,
+            strip,
+            subgroup,
+            a_along_rows,
+            b_along_cols,
+        }
     };
     let tiles: Vec<_> =
         sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, tile(size, along)))).collect();
@@ -264,6 +305,9 @@ fn pairs_keep_every_magnitude() {
         let value = case.body.binary(BinaryOp::Mul, value, by_col);
         case.store([1, rows, cols], [n, i, j], value);
         let skeleton = space([1, rows, cols, depth], (a, b), pairs([64, 64], [32, 32], 32, along));
-        validated(&case, skeleton, cooperates, 4e-6);
+        let schedule = case.schedule(skeleton.clone());
+        let mut expected = case.values.clone();
+        eval_kernel(&schedule.kernels[0], &schedule.tensors, &mut expected);
+        validated(&case, skeleton, cooperates.then_some(&expected), 4e-6);
     }
 }

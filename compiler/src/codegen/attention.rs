@@ -1,4 +1,4 @@
-//! Skeleton: attention, by the template `attention.wgsl`, with everything that was fused before it in its loads and
+//! Skeleton: attention, by the template `attention.wgsl` or `attention_coop.wgsl`, with everything that was fused before it in its loads and
 //! everything after it in its store.
 
 use naga::{BinaryOperator, MathFunction};
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     bug,
     error::Error,
-    schedule::{Kernel, LastKey, Skeleton, Store},
+    schedule::{AttentionTile, Kernel, LastKey, Skeleton, Store},
     target::Target,
 };
 
@@ -51,18 +51,38 @@ pub fn write(
         let node = kernel.origins.first().map_or("", |it| it);
         return Err(Error::unsupported("Attention", node, "queries have no channels"));
     }
-    let constants = [
-        ("SIZE", tile.size),
-        ("ROWS", tile.rows),
-        ("ACROSS", tile.across),
-        ("HEADS", tile.heads),
-        ("PARTS", tile.parts),
-        ("HOLD_KEYS", tile.hold_keys as u32),
-        ("HOLD_VALUES", tile.hold_values as u32),
+    let (file, mut constants) = match tile {
+        AttentionTile::Plain(tile) => (
+            File::Attention,
+            vec![
+                ("SIZE", tile.size),
+                ("ROWS", tile.rows),
+                ("ACROSS", tile.across),
+                ("PARTS", tile.parts),
+                ("HOLD_KEYS", tile.hold_keys as u32),
+                ("HOLD_VALUES", tile.hold_values as u32),
+            ],
+        ),
+        AttentionTile::Cooperative(tile) => (
+            File::AttentionCoop,
+            vec![
+                ("SUBGROUP", tile.subgroup),
+                ("TEAMS", tile.teams),
+                ("PARTS", tile.parts),
+                ("SUB_ROWS", tile.sub_rows),
+                ("KEYS", tile.keys),
+                ("SUB_KEYS", tile.sub_keys),
+                ("MASKED", mask.is_some() as u32),
+                ("KEYS_WHOLE", keys.is_multiple_of(tile.sub_keys as usize) as u32),
+            ],
+        ),
+    };
+    constants.extend([
+        ("HEADS", tile.heads()),
         ("CHANNELS", *channels as u32),
         ("VALUE_CHANNELS", space[VALUE_CHANNEL] as u32),
-    ];
-    let template = library::library(File::Attention, &constants);
+    ]);
+    let template = library::library(file, &constants);
     for (name, var) in [("batches", BATCH), ("heads", HEAD), ("queries", QUERY), ("keys", KEY)] {
         let function = holes.size(writer, name, var);
         template.fill(writer, name, function);
@@ -93,7 +113,11 @@ pub fn write(
         template.fill(writer, name, function);
     }
     if let Some(mask) = mask {
-        let function = holes.load(writer, "load_mask", &[BATCH, HEAD, QUERY, KEY], *mask);
+        let of = [BATCH, HEAD, QUERY, KEY];
+        let function = match tile {
+            AttentionTile::Plain(_) => holes.load(writer, "load_mask", &of, *mask),
+            AttentionTile::Cooperative(_) => holes.load_four(writer, "load_mask", &of, KEY, *mask),
+        };
         template.fill(writer, "load_mask", function);
     }
     let (rows, results): (Vec<&Store>, Vec<&Store>) =
@@ -103,10 +127,10 @@ pub fn write(
     let function = holes.store(writer, &[BATCH, HEAD, QUERY], 1, &rows);
     template.fill(writer, "store_log", function);
 
-    template.entry_point(writer);
-    let heads = tile.heads as u64;
-    let tiles = (space[QUERY] as u64 * heads).div_ceil(tile.rows as u64);
-    grid::fold(space[BATCH] as u64 * (space[HEAD] as u64 / heads) * tiles, tile.size, &kernel.name, target)
+    let size = template.entry_point(writer)[0];
+    let heads = tile.heads() as u64;
+    let tiles = (space[QUERY] as u64 * heads).div_ceil(tile.rows() as u64);
+    grid::fold(space[BATCH] as u64 * (space[HEAD] as u64 / heads) * tiles, size, &kernel.name, target)
 }
 
 /// How many keys a query sees at most, of `keys`.

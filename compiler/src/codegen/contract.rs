@@ -64,7 +64,7 @@ pub fn write(
         },
     };
     let [batches, row_count, col_count, _] = [0, 1, 2, 3].map(|it| holes.count(it));
-    let (file, constants, per_group) = match *tile {
+    let (file, mut constants, per_group) = match *tile {
         Tile::Matmul {
             rows,
             cols,
@@ -105,6 +105,7 @@ pub fn write(
             subgroup,
             a_along_rows,
             b_along_cols,
+            ..
         }
         | Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols } => (
             if let Tile::Pairs { .. } = tile { File::MatmulPairs } else { File::MatmulCoop },
@@ -126,6 +127,14 @@ pub fn write(
             (File::Conv, vec![("SIZE", workgroup), ("ALONG_ROWS", 0)], (1, workgroup))
         }
     };
+    if let Tile::Cooperative { rows, cols, buffers, strip, .. } = *tile {
+        constants.extend([
+            ("BUFFERS", buffers),
+            ("STRIP", strip),
+            ("ROWS_WHOLE", row_count.is_multiple_of(rows as usize) as u32),
+            ("COLS_WHOLE", col_count.is_multiple_of(cols as usize) as u32),
+        ]);
+    }
     let template = library::library(file, &constants);
     for (group, name) in ["batches", "rows", "cols", "depth"].into_iter().enumerate() {
         let function = holes.size(writer, name, group);

@@ -10,8 +10,8 @@ use std::{
 };
 
 use naga::{
-    Block, Constant, EntryPoint, Expression, Function, GlobalVariable, Handle, Module, Span, Statement, Type,
-    TypeInner,
+    Barrier, Block, Constant, EntryPoint, Expression, Function, GlobalVariable, Handle, Module, Span,
+    Statement, Type, TypeInner,
 };
 
 use super::{
@@ -29,6 +29,7 @@ pub enum File {
     MatmulPairs,
     Conv,
     Attention,
+    AttentionCoop,
 }
 
 impl File {
@@ -41,6 +42,7 @@ impl File {
             File::MatmulPairs => include_str!("../../../shaders/matmul_pairs.wgsl"),
             File::Conv => include_str!("../../../shaders/conv.wgsl"),
             File::Attention => include_str!("../../../shaders/attention.wgsl"),
+            File::AttentionCoop => include_str!("../../../shaders/attention_coop.wgsl"),
         }
     }
 }
@@ -171,6 +173,10 @@ impl Library {
         for statement in block.iter_mut() {
             match statement {
                 Statement::Call { function, .. } => *function = self.function(writer, *function),
+                // A subgroup's barrier is for what it shares, which WGSL leaves open and naga leaves out.
+                Statement::ControlBarrier(flags) if flags.contains(Barrier::SUB_GROUP) => {
+                    *flags |= Barrier::WORK_GROUP;
+                }
                 Statement::Block(inner) => self.block(writer, inner),
                 Statement::If { accept, reject, .. } => {
                     self.block(writer, accept);
@@ -265,15 +271,22 @@ mod tests {
 
     #[test]
     fn files_parse_and_their_functions_can_be_copied() {
-        for file in
-            [File::Math, File::Reduce, File::Matmul, File::MatmulCoop, File::MatmulPairs, File::Attention]
-        {
+        let files = [
+            File::Math,
+            File::Reduce,
+            File::Matmul,
+            File::MatmulCoop,
+            File::MatmulPairs,
+            File::Attention,
+            File::AttentionCoop,
+        ];
+        for file in files {
             let library = library(file, &[]);
             let mut writer = Writer::default();
             for name in library.functions.keys() {
                 library.copy(&mut writer, name);
             }
-            let cooperates = matches!(file, File::MatmulCoop | File::MatmulPairs);
+            let cooperates = matches!(file, File::MatmulCoop | File::MatmulPairs | File::AttentionCoop);
             let capabilities = if cooperates { CAPABILITIES } else { naga::valid::Capabilities::empty() };
             naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
                 .validate(&writer.module)

@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     lower::{TensorId, TensorInfo},
     schedule::{
-        Kernel, Skeleton, Tile,
+        AttentionTile, Kernel, Skeleton, Tile,
         lanes::{self, Walk},
     },
     target::Target,
@@ -65,8 +65,11 @@ impl Memory {
         let mut memory = Memory::default();
         let walks = lanes::walks(kernel);
         // What goes on to matrices of f16 is never made f32 in between.
-        let cooperative =
-            matches!(kernel.skeleton, Skeleton::Contract { tile: Tile::Cooperative { .. }, .. });
+        let cooperative = matches!(
+            kernel.skeleton,
+            Skeleton::Contract { tile: Tile::Cooperative { .. }, .. }
+                | Skeleton::Attention { tile: AttentionTile::Cooperative(_), .. }
+        );
         for &tensor in &kernel.tensors {
             let info = &tensors[tensor];
             let dtype = info.ty.dtype;

@@ -87,6 +87,7 @@ impl Shader {
 /// kernels have that are scheduled for a target with them.
 pub const CAPABILITIES: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32
     .union(Capabilities::SUBGROUP)
+    .union(Capabilities::SUBGROUP_BARRIER)
     .union(Capabilities::SHADER_FLOAT16)
     .union(Capabilities::COOPERATIVE_MATRIX);
 

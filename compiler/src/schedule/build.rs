@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use slotmap::SecondaryMap;
 
 use super::{
-    attention,
+    attention, attention_coop,
     fuse::{Fused, loads},
     group::{Form, Group, Level},
     kernel::{Kernel, Skeleton, Stage, Store},
@@ -168,7 +168,7 @@ fn kernel(
                 last_key: operands.get(3).and_then(|&mask| attention::last_key(&body, mask)),
                 tile: {
                     let heads = attention::sharing_heads(&body, [operands[1], operands[2]], space[1]);
-                    tile::attention(space, *keys, *channels, heads, target)
+                    attention_coop::attention(space, *keys, *channels, heads, &body, &operands, target)
                 },
             }
         }

@@ -158,14 +158,16 @@ pub enum Tile {
         scalars: bool,
     },
     /// The template `matmul_coop.wgsl`, for operands that f16 holds exactly: a workgroup makes `rows` x `cols` results,
-    /// `rows_each` x `cols_each` a subgroup of `subgroup` invocations, stepping through `depth` at a time; all but
-    /// `subgroup` are multiples of 16. The rest as above.
+    /// `rows_each` x `cols_each` a subgroup of `subgroup` invocations, stepping through `depth` at a time; these are multiples
+    /// of 16. A subgroup stores `strip` matrices of 16 columns together. The rest as above.
     Cooperative {
         rows: u32,
         cols: u32,
         depth: u32,
         rows_each: u32,
         cols_each: u32,
+        buffers: u32,
+        strip: u32,
         subgroup: u32,
         a_along_rows: bool,
         b_along_cols: bool,
@@ -194,12 +196,18 @@ pub struct LastKey {
     pub first: i32,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AttentionTile {
+    Plain(PlainAttention),
+    Cooperative(CooperativeAttention),
+}
+
 /// The template `attention.wgsl`: a workgroup of `size` invocations makes `rows` rows of the result, a row a query of one of
 /// `heads` neighbouring heads, whose keys and values are the same; `across` invocations share a row, going through
 /// 4 `across` keys at a time. In `parts` of them each takes a share of the keys for the same value channels. Queries and keys, and
 /// values, are held in workgroup memory or read where they are used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct AttentionTile {
+pub struct PlainAttention {
     pub size: u32,
     pub rows: u32,
     pub across: u32,
@@ -207,6 +215,38 @@ pub struct AttentionTile {
     pub parts: u32,
     pub hold_keys: bool,
     pub hold_values: bool,
+}
+
+/// The template `attention_coop.wgsl`, for operands that f16 holds exactly: a workgroup makes `teams` times `sub_rows` rows of
+/// the result, holding `keys` keys and values at a time; `parts` subgroups of `subgroup` invocations share the rows of a
+/// team, each with every so many-th `sub_keys` keys. Sizes are multiples of 16. The rest as above.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CooperativeAttention {
+    pub teams: u32,
+    pub parts: u32,
+    pub sub_rows: u32,
+    pub keys: u32,
+    pub sub_keys: u32,
+    pub heads: u32,
+    pub subgroup: u32,
+}
+
+impl AttentionTile {
+    /// Rows of the result that a workgroup makes.
+    pub fn rows(&self) -> u32 {
+        match self {
+            AttentionTile::Plain(it) => it.rows,
+            AttentionTile::Cooperative(it) => it.teams * it.sub_rows,
+        }
+    }
+
+    /// Neighbouring heads with the same keys and values whose queries are rows of one tile.
+    pub fn heads(&self) -> u32 {
+        match self {
+            AttentionTile::Plain(it) => it.heads,
+            AttentionTile::Cooperative(it) => it.heads,
+        }
+    }
 }
 
 /// Two nests that stayed apart, by the names of their origins.

@@ -4,7 +4,7 @@
 //! *runs* if it moves from neighbour to neighbour in steps of one element; then it can be done for several at once.
 
 use super::{
-    kernel::{Kernel, Skeleton, Tile},
+    kernel::{AttentionTile, Kernel, Skeleton, Tile},
     verify::roots,
 };
 use crate::{
@@ -65,7 +65,7 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
             ];
             parts.into_iter().flatten().collect()
         }
-        Skeleton::Attention { space, keys, channels, q, k, v, .. } => {
+        Skeleton::Attention { space, keys, channels, q, k, v, mask, tile, .. } => {
             let extents: Shape = space.iter().chain([keys, channels]).copied().collect();
             let results = kernel.stores.iter().filter(|it| !kernel.stores_param(it, 1));
             let stored: Vec<ExprId> = results.map(|it| it.value).collect();
@@ -73,7 +73,12 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
                 Lanes::fours(&extents, &[var]).map(|lanes| Walk { lanes, roots, writes })
             };
             // Channels are variable 5, value channels 3.
-            let parts = [along(5, vec![*q, *k], false), along(3, vec![*v], false), along(3, stored, true)];
+            let masks = match tile {
+                AttentionTile::Plain(_) => None,
+                AttentionTile::Cooperative(_) => along(4, mask.iter().copied().collect(), false),
+            };
+            let parts =
+                [along(5, vec![*q, *k], false), along(3, vec![*v], false), along(3, stored, true), masks];
             parts.into_iter().flatten().collect()
         }
     }

@@ -4,6 +4,7 @@
 //! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
 mod attention;
+mod attention_coop;
 mod beside;
 mod build;
 mod cost;
@@ -27,8 +28,8 @@ mod tile;
 pub mod verify;
 
 pub use kernel::{
-    AttentionTile, Few, Kept, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team,
-    Tile, Vars, Why,
+    AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal, RowForm,
+    Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
 };
 pub use lanes::Lanes;
 

@@ -129,7 +129,7 @@ fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target)
 }
 
 /// Whether every value of an operand is one of f16.
-fn is_half(body: &Body, operand: ExprId) -> bool {
+pub fn is_half(body: &Body, operand: ExprId) -> bool {
     matches!(body.expr(operand), Expr::Cast(from) if body.dtype(*from) == DType::F16)
 }
 
@@ -148,32 +148,53 @@ struct Cooperative {
     tile: [u32; 2],
     each: [u32; 2],
     depth: u32,
+    buffers: u32,
+    strip: u32,
+    /// Multiply-adds in a unit of time, of many tiles on all cores.
+    speed: usize,
 }
 
-const fn cooperative(parts: u32, tile: [u32; 2], each: [u32; 2], depth: u32) -> Cooperative {
-    Cooperative { parts, tile, each, depth }
+const fn halves(
+    tile: [u32; 2],
+    each: [u32; 2],
+    [depth, buffers, strip]: [u32; 3],
+    speed: usize,
+) -> Cooperative {
+    Cooperative { parts: 1, tile, each, depth, buffers, strip, speed }
 }
 
-/// For operands of f16. Largest first, as measured on a large GPU with subgroups of 32.
-const COOPERATIVES: [Cooperative; 4] = [
-    cooperative(1, [128, 256], [64, 64], 32),
-    cooperative(1, [128, 128], [64, 64], 32),
-    cooperative(1, [64, 64], [32, 32], 64),
-    cooperative(1, [32, 32], [16, 16], 64),
+const fn pairs(tile: [u32; 2], each: [u32; 2], depth: u32) -> Cooperative {
+    Cooperative { parts: 2, tile, each, depth, buffers: 1, strip: 1, speed: 1 }
+}
+
+/// For operands of f16, as measured on a large GPU with subgroups of 32. Of equal cost the first is taken.
+const COOPERATIVES: [Cooperative; 7] = [
+    halves([128, 128], [64, 64], [32, 1, 4], 260),
+    halves([128, 256], [64, 64], [32, 1, 2], 260),
+    halves([128, 96], [64, 48], [32, 1, 3], 230),
+    halves([64, 64], [32, 32], [64, 1, 2], 189),
+    halves([64, 64], [32, 32], [128, 1, 2], 180),
+    halves([32, 32], [16, 16], [256, 1, 1], 80),
+    halves([32, 32], [16, 16], [64, 1, 1], 109),
 ];
 
-/// Fewer of the smallest of them than this take longer than invocations that share the depth.
+/// Cores of the GPU on which these were measured, each of which makes one tile after another: the last ones to be made
+/// leave some of them idle.
+const CORES: usize = 132;
+
+/// How long a slab takes at least, in the same units of time a core: reading it from memory.
+const SLAB: usize = 1600;
+
+/// Fewer of them than this take longer than invocations that share the depth.
 const FEW_TILES: usize = 32;
 
-/// For operands of f32; likewise. Smaller tiles are no faster than f32 itself.
-const PAIRS: [Cooperative; 2] =
-    [cooperative(2, [128, 128], [64, 32], 32), cooperative(2, [64, 128], [32, 32], 32)];
+/// For operands of f32, largest first. Smaller tiles are no faster than f32 itself.
+const PAIRS: [Cooperative; 2] = [pairs([128, 128], [64, 32], 32), pairs([64, 128], [32, 32], 32)];
 
 /// Fewer of the smaller of them leave so much of a device idle that f32 is faster.
 const FEW_PAIRS: usize = 96;
 
-/// The largest tile of cooperative matrices that keeps the device busy or else the smallest, where it has such matrices and
-/// they are faster.
+/// The tile of cooperative matrices that takes least time, where the target has such matrices and they are faster.
 fn matrices(
     sizes: &Sizes,
     along: [bool; 2],
@@ -183,20 +204,20 @@ fn matrices(
 ) -> Option<&'static Cooperative> {
     let size = subgroup(target)?;
     let both = |holds: fn(&Body, ExprId) -> bool| holds(body, a) && holds(body, b);
-    let (table, few): (&[Cooperative], usize) = if both(is_half) {
-        (&COOPERATIVES, FEW_TILES)
-    } else if target.pairs && both(|body, it| body.dtype(it) == DType::F32 && !is_guarded(body, it)) {
-        (&PAIRS, FEW_PAIRS)
-    } else {
+    if both(is_half) {
+        let fitting = COOPERATIVES.iter().filter(|it| it.fits(sizes, along, size, target));
+        return fitting.filter(|it| it.workgroups(sizes) >= FEW_TILES).min_by_key(|it| it.cost(sizes));
+    }
+    if !target.pairs || !both(|body, it| body.dtype(it) == DType::F32 && !is_guarded(body, it)) {
         return None;
-    };
-    let fitting: Vec<&Cooperative> = table.iter().filter(|it| it.fits(sizes, along, size, target)).collect();
+    }
+    let fitting: Vec<&Cooperative> = PAIRS.iter().filter(|it| it.fits(sizes, along, size, target)).collect();
     let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last())?;
-    (busy.workgroups(sizes) >= few).then_some(*busy)
+    (busy.workgroups(sizes) >= FEW_PAIRS).then_some(*busy)
 }
 
 /// The size of all subgroups of a target whose subgroups multiply matrices of 16 x 16.
-fn subgroup(target: &Target) -> Option<u32> {
+pub fn subgroup(target: &Target) -> Option<u32> {
     let (least, most) = target.subgroup?;
     let multiplies = target.f16 && target.cooperative.contains(&[16, 16, 16]);
     (multiplies && least == most).then_some(most)
@@ -209,6 +230,13 @@ impl Cooperative {
 
     fn workgroups(&self, sizes: &Sizes) -> usize {
         sizes.tiles(self.tile)
+    }
+
+    /// Time for a thousand steps along the depth.
+    fn cost(&self, sizes: &Sizes) -> usize {
+        let [rows, cols] = self.tile.map(|it| it as usize);
+        let turns = self.workgroups(sizes).div_ceil(CORES);
+        (1000 * turns * rows * cols / self.speed).max(1000 * SLAB / self.depth as usize)
     }
 
     /// Whether the target, with subgroups of `size`, can run it: every invocation loads as much as any other.
@@ -224,12 +252,15 @@ impl Cooperative {
     fn memory(&self, along: [bool; 2]) -> u32 {
         let padded = |size: u32, along| size * self.depth + 8 * if along { self.depth } else { size };
         let halves: u32 = self.tile.iter().zip(along).map(|(&size, along)| padded(size, along)).sum();
-        let largest = if self.parts > 1 { 4 * (self.tile[0] + self.tile[1]) } else { 0 };
-        2 * self.parts * halves + 1024 * self.subgroups() + largest
+        match self.parts {
+            1 => 2 * self.buffers * halves + 256 * (4 * self.strip + 1) * self.subgroups(),
+            _ => 2 * self.parts * halves + 1024 * self.subgroups() + 4 * (self.tile[0] + self.tile[1]),
+        }
     }
 
     fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
-        let &Cooperative { parts, tile: [rows, cols], each: [rows_each, cols_each], depth } = self;
+        let &Cooperative { parts, tile: [rows, cols], each: [rows_each, cols_each], depth, .. } = self;
+        let &Cooperative { buffers, strip, .. } = self;
         let subgroup = subgroup(target).unwrap_or_else(|| crate::bug!("no subgroups of one size"));
         match parts {
             1 => Tile::Cooperative {
@@ -238,6 +269,8 @@ impl Cooperative {
                 depth,
                 rows_each,
                 cols_each,
+                buffers,
+                strip,
                 subgroup,
                 a_along_rows,
                 b_along_cols,

@@ -10,7 +10,7 @@ use slotmap::SlotMap;
 use super::{
     attention::sharing_heads,
     build::kernel_tensors,
-    kernel::{Kernel, Skeleton, Stage, Store},
+    kernel::{AttentionTile, Kernel, Skeleton, Stage, Store},
     splice::{splice, splice_with},
     tile,
 };
@@ -32,7 +32,7 @@ pub fn split(
     let mut split = Vec::new();
     for kernel in kernels {
         let pieces = match (&kernel.skeleton, kernel.place) {
-            (Skeleton::Attention { space, keys, q, tile, .. }, Place::Gpu)
+            (Skeleton::Attention { space, keys, q, tile: AttentionTile::Plain(tile), .. }, Place::Gpu)
                 if kernel.body.dtype(*q) == DType::F32 =>
             {
                 tile::attention_pieces(space, *keys, tile.heads as usize)
@@ -95,7 +95,7 @@ fn in_two(
     let stores = vec![part(4, 0, &mut body), part(3, 1, &mut body)];
     let (results, logs) = (stores[0].tensor, stores[1].tensor);
     let heads = sharing_heads(&body, [made[1], made[2]], parts[1]);
-    let tile = tile::attention(&parts, chunk, *channels, heads, target);
+    let tile = AttentionTile::Plain(tile::attention(&parts, chunk, *channels, heads, target));
     let (scale, channels) = (*scale, *channels);
     let [q, k, v] = [made[0], made[1], made[2]];
     let (space_of_parts, last_key) = (parts.clone(), None);

@@ -22,8 +22,8 @@ use slotmap::SlotMap;
 
 use super::{
     kernel::{
-        AttentionTile, Few, Kept, Kernel, LastKey, Refusal, RowForm, Schedule, Skeleton, Stage, Store, Team,
-        Tile, Why,
+        AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal, RowForm,
+        Schedule, Skeleton, Stage, Store, Team, Tile, Why,
     },
     verify::roots,
 };
@@ -175,7 +175,7 @@ spelled!(enum Team {
 
 spelled!(enum Tile {
     Matmul "matmul" { rows, cols, depth, rows_each, cols_each, block_rows, block_cols, a_along_rows, b_along_cols, split, buffers, scalars };
-    Cooperative "cooperative" { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols };
+    Cooperative "cooperative" { rows, cols, depth, rows_each, cols_each, buffers, strip, subgroup, a_along_rows, b_along_cols };
     Pairs "pairs" { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols };
     Few "few" (form);
     Direct "direct" { workgroup };
@@ -185,7 +185,14 @@ spelled!(struct Few { size, deep, depth, cols, along_cols, ahead, early, subgrou
 
 spelled!(struct LastKey { each, first });
 
-spelled!(struct AttentionTile { size, rows, across, heads, parts, hold_keys, hold_values });
+spelled!(enum AttentionTile {
+    Plain "plain" (tile);
+    Cooperative "cooperative" (tile);
+});
+
+spelled!(struct PlainAttention { size, rows, across, heads, parts, hold_keys, hold_values });
+
+spelled!(struct CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads, subgroup });
 
 spelled!(enum Why {
     Cycle "cycle";

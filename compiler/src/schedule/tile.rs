@@ -4,7 +4,7 @@
 use slotmap::SlotMap;
 
 use super::{
-    kernel::{AttentionTile, RowForm, Stage, Store, Team},
+    kernel::{PlainAttention, RowForm, Stage, Store, Team},
     lanes::Lanes,
 };
 use crate::{
@@ -258,24 +258,24 @@ pub fn attention_pieces(space: &Shape, keys: usize, heads: usize) -> Option<usiz
 /// For channels so many that workgroup memory holds not even a few of them.
 const NOTHING_HELD: Attention = Attention(64, 4, 16, 0);
 
-/// `heads` neighbours have the same keys and values.
+/// The sizes of `attention.wgsl`. `heads` neighbours have the same keys and values.
 pub fn attention(
     space: &Shape,
     keys: usize,
     channels: usize,
     heads: usize,
     target: &Target,
-) -> AttentionTile {
+) -> PlainAttention {
     let fours = |channels: usize| channels.div_ceil(4) as u32;
     let (fours, value_fours) = (fours(channels), fours(space[3]).max(1));
     let tile = |it: &Attention, hold_keys: bool, hold_values: bool| {
         let &Attention(size, rows, across, _) = it;
         let values_across = value_fours.next_power_of_two().min(across);
         let parts = across / values_across;
-        AttentionTile { size, rows, across, heads: heads as u32, parts, hold_keys, hold_values }
+        PlainAttention { size, rows, across, heads: heads as u32, parts, hold_keys, hold_values }
     };
     // Bytes of workgroup memory, as `attention.wgsl` counts them.
-    let memory = |it: &AttentionTile| {
+    let memory = |it: &PlainAttention| {
         let (rows, across, fours) = (it.rows as u64, it.across as u64, fours as u64);
         let (held, keys) = (it.hold_keys as u64, 4 * across);
         let in_turn = (held * keys * (fours | 1)).max(rows * (across | 1));
@@ -289,16 +289,16 @@ pub fn attention(
         let (first, few) = (it.1 as usize <= rows.next_power_of_two().max(4), 4 * it.2 as usize);
         first && few <= keys.next_power_of_two().max(16)
     };
-    let fits = |it: &AttentionTile| {
+    let fits = |it: &PlainAttention| {
         it.size <= limited(u32::MAX, target) && memory(it) <= target.max_workgroup_memory as u64
     };
     for (hold_keys, hold_values) in [(true, true), (true, false)] {
-        let fitting: Vec<(AttentionTile, usize)> = (ATTENTIONS.iter().filter(close))
+        let fitting: Vec<(PlainAttention, usize)> = (ATTENTIONS.iter().filter(close))
             .map(|it| (tile(it, hold_keys, hold_values), it.3))
             .filter(|(it, _)| fits(it))
             .collect();
         let enough =
-            |(it, wanted): &&(AttentionTile, usize)| groups * rows.div_ceil(it.rows as usize) >= *wanted;
+            |(it, wanted): &&(PlainAttention, usize)| groups * rows.div_ceil(it.rows as usize) >= *wanted;
         if let Some((found, _)) = fitting.iter().find(enough).or(fitting.last()) {
             return *found;
         }

@@ -109,8 +109,9 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
                     fault("stores results in a store of a row".to_owned());
                 }
             }
-            if exist && !sharing_heads(&kernel.body, [*k, *v], space[1]).is_multiple_of(tile.heads as usize) {
-                fault(format!("{} heads do not share keys and values", tile.heads));
+            if exist && !sharing_heads(&kernel.body, [*k, *v], space[1]).is_multiple_of(tile.heads() as usize)
+            {
+                fault(format!("{} heads do not share keys and values", tile.heads()));
             }
         }
         for Store { tensor, at, value } in &kernel.stores {

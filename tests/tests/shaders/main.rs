@@ -32,23 +32,25 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// On cooperative matrices, which WGSL has by an extension of naga's alone, and only some back ends.
-const COOPERATIVE: &str = "matmul_coop";
+const COOPERATIVE: [&str; 2] = ["matmul_coop", "attention_coop"];
 
 #[test]
 fn cooperative_matrices_are_valid() {
-    let source = shader(COOPERATIVE);
-    assert!(!source.contains("@group"), "{COOPERATIVE} binds something");
-    let module = naga::front::wgsl::parse_str(&source)
-        .unwrap_or_else(|error| panic!("{COOPERATIVE}: {}", error.emit_to_string(&source)));
-    let capabilities = wgfuse_compiler::codegen::shader::CAPABILITIES;
-    let info = Validator::new(ValidationFlags::all(), capabilities)
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{COOPERATIVE}: {}", error.emit_to_string(&source)));
-    naga::back::spv::write_vec(&module, &info, &Default::default(), None)
-        .unwrap_or_else(|error| panic!("{COOPERATIVE} as SPIR-V: {error}"));
-    let options = naga::back::msl::Options { lang_version: (2, 3), ..Default::default() };
-    naga::back::msl::write_string(&module, &info, &options, &Default::default())
-        .unwrap_or_else(|error| panic!("{COOPERATIVE} as MSL: {error}"));
+    for name in COOPERATIVE {
+        let source = shader(name);
+        assert!(!source.contains("@group"), "{name} binds something");
+        let module = naga::front::wgsl::parse_str(&source)
+            .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
+        let capabilities = wgfuse_compiler::codegen::shader::CAPABILITIES;
+        let info = Validator::new(ValidationFlags::all(), capabilities)
+            .validate(&module)
+            .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
+        naga::back::spv::write_vec(&module, &info, &Default::default(), None)
+            .unwrap_or_else(|error| panic!("{name} as SPIR-V: {error}"));
+        let options = naga::back::msl::Options { lang_version: (2, 3), ..Default::default() };
+        naga::back::msl::write_string(&module, &info, &options, &Default::default())
+            .unwrap_or_else(|error| panic!("{name} as MSL: {error}"));
+    }
 }
 
 fn validated(name: &str, source: &str) -> (naga::Module, ModuleInfo) {
