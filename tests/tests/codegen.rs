@@ -569,6 +569,7 @@ fn products_with_prologue_and_epilogue() {
                 cols: vars(&[2]),
                 a,
                 b: weight,
+                sums: Vec::new(),
                 tile,
             };
             case.check(skeleton, 1e-4);
@@ -603,6 +604,7 @@ fn convolutions_are_products() {
             cols: vars(&[2, 3]),
             a: weight,
             b: pixel,
+            sums: Vec::new(),
             tile,
         };
         // The image is not used by the weights: it may be a column too.
@@ -636,6 +638,7 @@ fn integer_products_wrap() {
             cols: vars(&[1]),
             a,
             b,
+            sums: Vec::new(),
             tile: Tile::Direct { workgroup: 64 },
         };
         if dtype != DType::U8 {
@@ -799,6 +802,7 @@ fn products_move_fours() {
                 cols: vars(&[1]),
                 a,
                 b,
+                sums: Vec::new(),
                 tile,
             };
             let text = case.check(skeleton, if dtype == DType::F16 { 1e-2 } else { 1e-4 }).wgsl();

@@ -53,6 +53,7 @@ fn check(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [usize;
         cols: Vars::from_slice(&[2]),
         a,
         b: weight,
+        sums: Vec::new(),
         tile: Tile::Few(few),
     };
     let shader = case.check(skeleton, if out == DType::F32 { 5e-4 } else { 5e-3 });
@@ -129,7 +130,7 @@ fn halves_are_stored_in_pairs() {
 fn what_a_target_cannot_run_is_a_fault() {
     let target = Target::webgpu_minimum();
     let good = few([64, 16, 4, 2, 1, 4, 2], true);
-    assert_eq!(good.fault(64, 128, 1, &target), None);
+    assert_eq!(good.fault(64, 128, (1, 0), &target), None);
     for bad in [
         Few { deep: 24, ..good },
         Few { depth: 3, ..good },
@@ -141,9 +142,9 @@ fn what_a_target_cannot_run_is_a_fault() {
         Few { subgroup: Some(16), ..good },
         Few { subgroup: Some(16), along_cols: false, ..good },
     ] {
-        assert!(bad.fault(64, 128, 1, &target).is_some(), "{bad:?}");
+        assert!(bad.fault(64, 128, (1, 0), &target).is_some(), "{bad:?}");
     }
-    assert!(good.fault(63, 128, 1, &target).is_some() && good.fault(64, 127, 1, &target).is_some());
+    assert!(good.fault(63, 128, (1, 0), &target).is_some() && good.fault(64, 127, (1, 0), &target).is_some());
 }
 
 /// The form of the product of [rows, depth] by a constant matrix.

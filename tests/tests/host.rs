@@ -521,6 +521,7 @@ fn products_of_every_type() {
                 cols: one(2),
                 a,
                 b: x,
+                sums: Vec::new(),
                 tile: TILE,
             };
             case.check(&format!("{dtype} {batch} {m} {k} {n} way {way}"), skeleton, 1e-4);

@@ -33,7 +33,8 @@ pub fn write(
     few: Few,
     target: &Target,
 ) -> Result<[u32; 3], Error> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, .. } = &kernel.skeleton else {
+    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, sums: alone, .. } = &kernel.skeleton
+    else {
         bug!("{}: not a product", kernel.name)
     };
     let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
@@ -45,7 +46,7 @@ pub fn write(
     let total = (batches * tiles) as u64;
     let folded = grid::fold(total, few.size, &kernel.name, target)?;
     let factors = vec![*b];
-    let held = writer.workgroup(Word::F32, few.memory(factors.len()) / 4);
+    let held = writer.workgroup(Word::F32, few.memory(factors.len(), alone.len()) / 4);
     let mut code = Code::new(writer, "main");
     let mut scope = Scope::new(&kernel.body, memory);
     let local = match few.subgroup {
@@ -75,6 +76,7 @@ pub fn write(
         few,
         a: *a,
         factors,
+        alone,
         rows,
         cols,
         steps: &steps,
@@ -108,6 +110,8 @@ struct Product<'k> {
     a: ExprId,
     /// Second factors; each has sums of its own.
     factors: Vec<ExprId>,
+    /// What is summed along the rows beside the products.
+    alone: &'k [ExprId],
     rows: &'k [usize],
     cols: &'k [usize],
     steps: &'k [usize],
@@ -152,9 +156,10 @@ impl Product<'_> {
         (0..own).map(|it| near(block.mul(own as i64).offset_by(it as i64), self.col_count)).collect()
     }
 
-    /// The invocation's sums over its share of the depth: for each factor, row and column of it.
+    /// The invocation's sums over its share of the depth: for each factor, row and column of it; then, for each row, of what is
+    /// summed alone.
     fn sums(&self, code: &mut Code, scope: &mut Scope, columns: &[Index]) -> Vec<Handle> {
-        let count = self.factors.len() * self.row_count * columns.len();
+        let count = (self.factors.len() * columns.len() + self.alone.len()) * self.row_count;
         let zero = code.f32(0.0);
         let sums: Vec<Handle> = (0..count).map(|_| code.local("sum", Word::F32)).collect();
         sums.iter().for_each(|it| code.store(*it, zero));
@@ -163,7 +168,8 @@ impl Product<'_> {
         for row in 0..self.row_count {
             scope.bind(0.., self.row(row));
             scope.enter(Frame::default());
-            scope.hoist(code, &[self.a], self.extents.rank() - self.steps.len());
+            let roots: Vec<ExprId> = [self.a].into_iter().chain(self.alone.iter().copied()).collect();
+            scope.hoist(code, &roots, self.extents.rank() - self.steps.len());
             frames.push(scope.leave());
         }
         let Few { deep, ahead, early, .. } = self.few;
@@ -307,10 +313,14 @@ impl Product<'_> {
         sums: &[Handle],
     ) {
         let each = self.few.depth as usize;
-        let all = |code: &mut Code, scope: &mut Scope, root: ExprId, mut step: Step| {
+        // Of each root, the values at all points.
+        let all = |code: &mut Code, scope: &mut Scope, roots: &[ExprId], mut step: Step| {
             let count = step.lanes();
-            let value = |lane| scope.at_lane(&mut step, lane, |scope| scope.value(code, root));
-            (0..count).map(value).collect::<Vec<_>>()
+            let mut values = |root| {
+                let value = |lane| scope.at_lane(&mut step, lane, |scope| scope.value(code, root));
+                (0..count).map(value).collect::<Vec<_>>()
+            };
+            roots.iter().map(|it| values(*it)).collect::<Vec<_>>()
         };
         let mut factors: Vec<Vec<Handle>> = Vec::new();
         for (number, (factor, mut step)) in self.blocks(scope, columns, parts).into_iter().enumerate() {
@@ -318,16 +328,21 @@ impl Product<'_> {
                 let units: Vec<Handle> = kept.iter().map(|it| code.load(*it)).collect();
                 step = read.with_units(&units);
             }
-            factors.push(all(code, scope, factor, step));
+            factors.extend(all(code, scope, &[factor], step));
         }
         let mut rows: Vec<Vec<Handle>> = Vec::new();
+        // For each block and row: those of the depth of each that is summed alone.
+        let mut alone: Vec<Vec<Vec<Handle>>> = Vec::new();
+        let roots: Vec<ExprId> = [self.a].into_iter().chain(self.alone.iter().copied()).collect();
         for part in parts {
             for (row, frame) in frames.iter_mut().enumerate() {
                 let row = self.row(row);
                 scope.enter(std::mem::take(frame));
                 let lanes = Lanes { first: 0, points: self.along(&row, part) };
                 scope.step_through(&lanes);
-                rows.push(all(code, scope, self.a, Step::new(lanes, None)));
+                let mut values = all(code, scope, &roots, Step::new(lanes, None)).into_iter();
+                rows.extend(values.next());
+                alone.push(values.collect());
                 *frame = scope.leave();
             }
         }
@@ -335,6 +350,11 @@ impl Product<'_> {
         let add = |code: &mut Code, held: &mut [Handle], number: usize| {
             for step in 0..each {
                 for (at, sum) in held.iter_mut().enumerate() {
+                    if let Some(at) = at.checked_sub(factor_count * row_count * columns.len()) {
+                        let value = alone[number * row_count + at % row_count][at / row_count][step];
+                        *sum = code.binary(B::Add, *sum, value);
+                        continue;
+                    }
                     let (column, of) = (at % columns.len(), at / columns.len());
                     let a = rows[number * row_count + of % row_count][step];
                     let b = factors[number * factor_count + of / row_count][step * columns.len() + column];
@@ -379,7 +399,7 @@ impl Product<'_> {
             first = Some(code.binary(B::Equal, place, zero));
         }
         let memory = code.global(memory);
-        let results = held * across * self.factors.len() as u32;
+        let results = self.few.partial(self.factors.len(), self.alone.len());
         for round in 0..(self.row_count as u32).div_ceil(held) {
             let rows = held.min(self.row_count as u32 - round * held);
             if round > 0 {
@@ -401,6 +421,7 @@ impl Product<'_> {
                     }
                 }
             }
+            self.keep_alone(code, scope, &sums, (round * held, rows), &part.mul(results as i64), memory);
             scope.leave();
             if let Some(first) = first {
                 let body = code.close();
@@ -425,6 +446,43 @@ impl Product<'_> {
                 }
             }
         }
+    }
+
+    /// Puts what was summed alone in memory: it is the same for all columns of a share, whose first invocation writes it.
+    fn keep_alone(
+        &self,
+        code: &mut Code,
+        scope: &mut Scope,
+        sums: &[Handle],
+        (first, rows): (u32, u32),
+        own: &Index,
+        memory: Handle,
+    ) {
+        if self.alone.is_empty() {
+            return;
+        }
+        let (place, zero) = (scope.index(code, &self.place), code.u32(0));
+        let one = code.binary(B::Equal, place, zero);
+        code.open();
+        scope.enter(Frame::default());
+        let before = self.factors.len() as u32 * self.row_count as u32 * self.few.cols;
+        for number in 0..self.alone.len() as u32 {
+            for row in 0..rows {
+                let at = self.alone_at(number) + row;
+                let at = scope.index(code, &own.offset_by(at as i64));
+                let to = code.element(memory, at);
+                code.store(to, sums[(before + number * self.row_count as u32 + first + row) as usize]);
+            }
+        }
+        scope.leave();
+        let body = code.close();
+        code.when(one, body, Block::new());
+    }
+
+    /// Where, among the sums of a share in memory, those stand that are summed alone.
+    fn alone_at(&self, number: u32) -> u32 {
+        let Few { held, .. } = self.few;
+        held * (self.few.across() * self.factors.len() as u32 + number)
     }
 
     /// Finishes and stores the results number `number` of the rows in memory, of which `first` is the first.
@@ -454,14 +512,14 @@ impl Product<'_> {
         );
         scope.enter(Frame::default());
         let column = scope.leaf(column, columns);
-        let results = held * across * self.factors.len() as u32;
+        let results = self.few.partial(self.factors.len(), self.alone.len());
         let at = row.mul(across as i64).add(&group.mul(stored as i64));
         let mut sums: Vec<Vec<(Handle, Word)>> = Vec::new();
         for lane in 0..stored {
-            let total = |factor: u32| {
+            let mut total = |at: &Index| {
                 let mut parts: Vec<Handle> = (0..self.few.parts())
                     .map(|part| {
-                        let at = at.offset_by((part * results + factor * held * across + lane) as i64);
+                        let at = at.offset_by((part * results) as i64);
                         let at = scope.index(code, &at);
                         let from = code.element(memory, at);
                         code.load(from)
@@ -476,7 +534,11 @@ impl Product<'_> {
                 }
                 (parts[0], Word::F32)
             };
-            sums.push((0..self.factors.len() as u32).map(total).collect());
+            let of = |factor: u32| at.offset_by((factor * held * across + lane) as i64);
+            let mut params: Vec<_> = (0..self.factors.len() as u32).map(|it| total(&of(it))).collect();
+            let alone = 0..self.alone.len() as u32;
+            params.extend(alone.map(|it| total(&row.offset_by(self.alone_at(it) as i64))));
+            sums.push(params);
         }
         let mut here = self.here.clone();
         put(&mut here, self.rows, self.extents, &row.offset_by(first as i64));

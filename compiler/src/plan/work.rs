@@ -81,7 +81,9 @@ fn roots(kernel: &Kernel) -> Vec<ExprId> {
     match &kernel.skeleton {
         Skeleton::Map { .. } => {}
         Skeleton::Rows { stages, .. } => roots.extend(stages.iter().map(|it| it.value)),
-        Skeleton::Contract { a, b, .. } => roots.extend([*a, *b]),
+        Skeleton::Contract { a, b, sums, .. } => {
+            roots.extend([*a, *b].into_iter().chain(sums.iter().copied()))
+        }
         Skeleton::Attention { q, k, v, mask, .. } => roots.extend([*q, *k, *v].into_iter().chain(*mask)),
     }
     roots

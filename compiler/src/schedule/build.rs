@@ -16,6 +16,7 @@ use super::{
 use crate::{
     index::Index,
     lower::{Body, Coords, Expr, ExprId, Loops, NestKind, TensorId},
+    scalar::BinaryOp,
     target::Target,
 };
 
@@ -39,11 +40,18 @@ struct Computed {
     stages: Vec<Stage>,
     /// Operands of the anchor, if it is a product or attention.
     operands: Vec<ExprId>,
+    /// What a product's kernel sums beside it.
+    sums: Vec<ExprId>,
 }
 
 fn compute(loops: &Loops, fused: &Fused, group: &Group) -> Computed {
-    let mut part =
-        Computed { body: Body::default(), values: Vec::new(), stages: Vec::new(), operands: Vec::new() };
+    let mut part = Computed {
+        body: Body::default(),
+        values: Vec::new(),
+        stages: Vec::new(),
+        operands: Vec::new(),
+        sums: Vec::new(),
+    };
     let mut held: SecondaryMap<TensorId, (Coords, ExprId)> = SecondaryMap::new();
     for member in &group.members {
         let nest = &loops.nests[member.nest];
@@ -83,6 +91,12 @@ fn compute(loops: &Loops, fused: &Fused, group: &Group) -> Computed {
                 part.stages.push(Stage { op: *op, value: made[0] });
                 part.body.add(Expr::Param(part.stages.len() as u32 - 1), dtype)
             }
+            NestKind::Contract { .. } if expanded.scaled => {
+                part.operands = made[..2].to_vec();
+                part.sums = made[2..made.len() - 1].to_vec();
+                let product = part.body.add(Expr::Param(0), dtype);
+                part.body.binary(BinaryOp::Mul, product, made[made.len() - 1])
+            }
             NestKind::Contract { .. } | NestKind::Attention { .. } => {
                 part.operands = made;
                 part.body.add(Expr::Param(0), dtype)
@@ -99,8 +113,13 @@ fn needed(loops: &Loops, fused: &Fused, parts: &[Computed]) -> BTreeSet<TensorId
     let reads: Vec<BTreeSet<TensorId>> = (fused.groups.iter().zip(parts))
         .map(|(group, part)| {
             let stages = part.stages.iter().map(|it| it.value);
-            let roots: Vec<ExprId> =
-                part.values.iter().copied().chain(stages).chain(part.operands.iter().copied()).collect();
+            let roots: Vec<ExprId> = part
+                .values
+                .iter()
+                .copied()
+                .chain(stages)
+                .chain(part.operands.iter().chain(&part.sums).copied())
+                .collect();
             let all = loads(&part.body, &roots).into_iter().map(|(tensor, _)| tensor);
             all.filter(|it| group.member(*it).is_none()).collect()
         })
@@ -126,12 +145,13 @@ fn kernel(
     needed: &BTreeSet<TensorId>,
     target: &Target,
 ) -> Kernel {
-    let Computed { body, values, stages, operands } = part;
+    let Computed { mut body, values, stages, operands, sums } = part;
     let stores: Vec<Store> = (group.members.iter().zip(&values))
         .filter(|(member, _)| needed.contains(&member.tensor))
         .map(|(member, &value)| Store { tensor: member.tensor, at: member.at.clone(), value })
         .collect();
     let anchor = &loops.nests[group.members[0].nest];
+    let own_sums = sums.clone();
     let skeleton = match (&group.form, &anchor.kind) {
         (Form::Map { space }, _) => {
             let (workgroup, lanes) = tile::map_form(space, &body, &stores, &loops.tensors, target);
@@ -148,8 +168,9 @@ fn kernel(
         (Form::Contract { space }, NestKind::Contract { depth, .. }) => product::contract(
             space,
             depth,
-            &body,
+            &mut body,
             (operands[0], operands[1]),
+            sums,
             &stores,
             &loops.tensors,
             target,
@@ -177,6 +198,7 @@ fn kernel(
     let roots: Vec<ExprId> = (stores.iter().map(|it| it.value))
         .chain(stages.iter().map(|it| it.value))
         .chain(operands.iter().copied())
+        .chain(own_sums)
         .collect();
     let tensors = kernel_tensors(&body, &roots, &stores);
     let ops = ops(loops, group);

@@ -31,5 +31,14 @@ pub const LAUNCHED: usize = 1 << 14;
 /// How often a value may be computed over whatever it costs.
 pub const FEW_TIMES: u64 = 4;
 
+/// Up to this weight a value may be computed where attention of so few queries reads its queries: once for each piece of the
+/// keys.
+pub const CHEAP_IN_QUERIES: u64 = 64;
+pub const FEW_QUERIES: usize = 8;
+
+/// Rows up to which a product computes what scales them itself: it reads a row once for each workgroup, and few rows leave
+/// room for it.
+pub const SCALED_ROWS: usize = 4;
+
 /// Expressions in one kernel; beyond, drivers take long to compile it.
 pub const BODY: usize = 1024;

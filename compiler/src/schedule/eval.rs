@@ -12,7 +12,7 @@ use crate::{
             reduced, taken,
         },
     },
-    scalar::Scalar,
+    scalar::{ReduceOp, Scalar},
     tensor::Tensor,
 };
 
@@ -66,14 +66,18 @@ pub fn eval_kernel(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, mem
                 }
             }
         }
-        Skeleton::Contract { space, depth, a, b, .. } => {
+        Skeleton::Contract { space, depth, a, b, sums, .. } => {
             for point in points(space) {
                 let pairs = points(depth).map(|it| {
                     let it = at(&[*a, *b], &joined(&point, &it), &[], memory);
                     (it[0], it[1])
                 });
-                let sum = product(kernel.body.dtype(*a), pairs);
-                store(&point, &[sum], memory);
+                let mut params = vec![product(kernel.body.dtype(*a), pairs)];
+                for &it in sums {
+                    let along = points(depth).map(|inner| at(&[it], &joined(&point, &inner), &[], memory)[0]);
+                    params.push(reduced(ReduceOp::Sum, kernel.body.dtype(it), along));
+                }
+                store(&point, &params, memory);
             }
         }
         Skeleton::Attention { space, keys, channels, scale, zero_masked, q, k, v, mask, .. } => {

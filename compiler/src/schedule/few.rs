@@ -55,13 +55,25 @@ impl Few {
         self.deep / self.subgroup.unwrap_or(1)
     }
 
-    /// Bytes of workgroup memory where each of `factors` matrices has sums of its own.
-    pub fn memory(&self, factors: usize) -> u32 {
-        4 * self.parts() * self.held * self.across() * factors as u32
+    /// Sums in workgroup memory of one share of the depth: of each row, those of its results with each of `factors` matrices,
+    /// and `sums` of its own.
+    pub fn partial(&self, factors: usize, sums: usize) -> u32 {
+        self.held * (self.across() * factors as u32 + sums as u32)
+    }
+
+    /// Bytes of workgroup memory.
+    pub fn memory(&self, factors: usize, sums: usize) -> u32 {
+        4 * self.parts() * self.partial(factors, sums)
     }
 
     /// What of the above does not hold.
-    pub fn fault(&self, cols: usize, depth: usize, factors: usize, target: &Target) -> Option<&'static str> {
+    pub fn fault(
+        &self,
+        cols: usize,
+        depth: usize,
+        (factors, sums): (usize, usize),
+        target: &Target,
+    ) -> Option<&'static str> {
         let &Few { size, deep, depth: each, cols: own, along_cols, ahead, early: _, subgroup, held, stored } =
             self;
         let divides = |part: u32, whole: usize| part > 0 && whole.is_multiple_of(part as usize);
@@ -83,7 +95,7 @@ impl Few {
         let broken = checks.into_iter().find(|it| !it.0).map(|it| it.1);
         // What follows divides by what was checked.
         broken.or_else(|| {
-            (self.memory(factors) > target.max_workgroup_memory)
+            (self.memory(factors, sums) > target.max_workgroup_memory)
                 .then_some("more workgroup memory than there is")
         })
     }
@@ -142,6 +154,7 @@ pub fn few(
     sizes: &Sizes,
     b_along_cols: bool,
     (a, b): (ExprId, ExprId),
+    sums: usize,
     body: &Body,
     extents: &Shape,
     (cols, steps): (&Vars, &[usize]),
@@ -161,10 +174,10 @@ pub fn few(
     let pairs = pairs(extents, cols, stores, tensors);
     let finish = |mut it: Few| {
         it.stored = if pairs && it.across().is_multiple_of(2) { 2 } else { 1 };
-        it.held = (target.max_workgroup_memory / it.memory(1).max(1)).clamp(1, sizes.rows as u32);
+        it.held = (target.max_workgroup_memory / it.memory(1, sums).max(1)).clamp(1, sizes.rows as u32);
         it
     };
-    let fits = |it: &Few| it.memory(1) <= target.max_workgroup_memory;
+    let fits = |it: &Few| it.memory(1, sums) <= target.max_workgroup_memory;
     let one = Few {
         size: 1,
         deep: 1,

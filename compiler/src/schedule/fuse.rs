@@ -34,6 +34,8 @@ pub struct Pure {
 pub struct Expanded {
     pub body: Body,
     pub roots: Vec<ExprId>,
+    /// The roots are those of `scaled`: operands, sums, and the scale.
+    pub scaled: bool,
 }
 
 #[derive(Debug)]
@@ -60,22 +62,25 @@ pub fn fuse(loops: &Loops, target: &Target, options: &Options) -> Fused {
     }
     if options.fuse {
         fusion.inline_groups();
+        if !options.exact {
+            fusion.scale_products();
+        }
     }
     let groups = fusion.groups.into_iter().flatten().collect();
     Fused { groups, expanded: fusion.expanded, refusals: fusion.refusals }
 }
 
-struct Fusion<'a> {
-    loops: &'a Loops,
-    target: &'a Target,
+pub(super) struct Fusion<'a> {
+    pub(super) loops: &'a Loops,
+    pub(super) target: &'a Target,
     /// `None` where a group was computed inside another.
-    groups: Vec<Option<Group>>,
-    group_of: SecondaryMap<TensorId, usize>,
-    pure: SecondaryMap<TensorId, Pure>,
-    expanded: Vec<Expanded>,
+    pub(super) groups: Vec<Option<Group>>,
+    pub(super) group_of: SecondaryMap<TensorId, usize>,
+    pub(super) pure: SecondaryMap<TensorId, Pure>,
+    pub(super) expanded: Vec<Expanded>,
     /// Nests that read each tensor, before any fusion.
-    users: SecondaryMap<TensorId, Vec<usize>>,
-    refusals: Vec<Refusal>,
+    pub(super) users: SecondaryMap<TensorId, Vec<usize>>,
+    pub(super) refusals: Vec<Refusal>,
 }
 
 impl Fusion<'_> {
@@ -86,7 +91,7 @@ impl Fusion<'_> {
         self.expanded.push(expanded);
         if fuse {
             if self.is_pure(nest) {
-                let Expanded { body, roots } = &self.expanded[nest];
+                let Expanded { body, roots, .. } = &self.expanded[nest];
                 self.pure.insert(it.tensor, Pure { body: body.clone(), value: roots[0] });
                 return;
             }
@@ -106,7 +111,7 @@ impl Fusion<'_> {
         self.groups.push(Some(Group::new(self.loops, nest)));
     }
 
-    fn refuse(&mut self, producer: usize, consumer: usize, why: Why) {
+    pub(super) fn refuse(&mut self, producer: usize, consumer: usize, why: Why) {
         let producer = self.group(producer).origins(self.loops).pop().unwrap_or_default();
         let consumer = self.loops.nests[consumer].origin.clone();
         let refusal = Refusal { producer, consumer, why };
@@ -115,18 +120,18 @@ impl Fusion<'_> {
         }
     }
 
-    fn group(&self, at: usize) -> &Group {
+    pub(super) fn group(&self, at: usize) -> &Group {
         self.groups[at].as_ref().expect("the group stands")
     }
 
-    fn loads(&self, nest: usize) -> Vec<(TensorId, Coords)> {
+    pub(super) fn loads(&self, nest: usize) -> Vec<(TensorId, Coords)> {
         loads(&self.expanded[nest].body, &self.expanded[nest].roots)
     }
 
     /// Whether `nest` is a view, or so cheap that it is computed wherever it is read.
     fn is_pure(&self, nest: usize) -> bool {
         let it = &self.loops.nests[nest];
-        let Expanded { body, roots } = &self.expanded[nest];
+        let Expanded { body, roots, .. } = &self.expanded[nest];
         let NestKind::Map { .. } = it.kind else { return false };
         if self.loops.outputs.contains(&it.tensor) {
             return false;
@@ -256,14 +261,14 @@ impl Fusion<'_> {
     }
 
     /// What the group reads of other groups, of inputs and of constants.
-    fn reads(&self, group: usize) -> BTreeSet<TensorId> {
+    pub(super) fn reads(&self, group: usize) -> BTreeSet<TensorId> {
         let host = self.group(group);
         let all = host.members.iter().flat_map(|it| self.loads(it.nest));
         all.map(|(tensor, _)| tensor).filter(|&it| host.member(it).is_none()).collect()
     }
 
     /// Whether a kernel of `nests` would bind no more buffers than the target allows.
-    fn bindings_fit(&self, nests: &[usize]) -> Result<(), Why> {
+    pub(super) fn bindings_fit(&self, nests: &[usize]) -> Result<(), Why> {
         let made: Vec<TensorId> = nests.iter().map(|&it| self.loops.nests[it].tensor).collect();
         let mut bound: BTreeSet<TensorId> = nests
             .iter()
@@ -352,6 +357,11 @@ impl Fusion<'_> {
                     return Err(Why::Recompute(times));
                 }
             }
+            // A workgroup reads its queries once.
+            Form::Attention { space }
+                if space[2] <= cost::FEW_QUERIES
+                    && weight <= cost::CHEAP_IN_QUERIES
+                    && self.of_queries_alone(host, into) => {}
             Form::Contract { .. } | Form::Attention { .. } => {
                 if weight * read.len() as u64 > cost::CHEAP_IN_PRODUCT {
                     return Err(Why::Recompute(weight));
@@ -368,10 +378,20 @@ impl Fusion<'_> {
         self.bindings_fit(&nests)
     }
 
+    /// Whether the attention `into` reads what `host` makes as its queries, and nowhere else.
+    fn of_queries_alone(&self, host: &Group, into: &Group) -> bool {
+        into.members.iter().enumerate().all(|(at, member)| {
+            let Expanded { body, roots, .. } = &self.expanded[member.nest];
+            let others = if at == 0 { &roots[1..] } else { &roots[..] };
+            loads(body, others).iter().all(|it| host.member(it.0).is_none())
+        })
+    }
+
     fn inline(&mut self, group: usize, reader: usize) {
         let host = self.groups[group].take().expect("the group stands");
         for member in &host.members {
-            let Expanded { body, roots } = expand_again(self.loops, &self.expanded[member.nest], &self.pure);
+            let Expanded { body, roots, .. } =
+                expand_again(self.loops, &self.expanded[member.nest], &self.pure);
             self.pure.insert(member.tensor, Pure { body, value: roots[0] });
             self.group_of.remove(member.tensor);
         }
@@ -419,7 +439,7 @@ fn expand_body(
     let roots = splice(&mut body, from, roots, None, None, &mut |out, tensor, at, guard| {
         read_or_compute(loops, pure, out, tensor, at, guard)
     });
-    Expanded { body, roots }
+    Expanded { body, roots, scaled: false }
 }
 
 /// The element of a tensor: computed on the spot if it is pure, else read. What pure values read is not pure.

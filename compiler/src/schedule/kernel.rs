@@ -74,7 +74,8 @@ pub enum Skeleton {
     /// (the variables that follow); stage `k` gives `Param(k)`. Then the stores: those that mention an inner variable or
     /// an expression over one run for every point of `inner`, the others once.
     Rows { outer: Shape, inner: Shape, stages: Vec<Stage>, form: RowForm },
-    /// `Param(0)` = sum of a*b over variables space.rank()..; each variable of `space` is in exactly one of `batch` (used by
+    /// `Param(0)` = sum of a*b over variables space.rank()..; `Param(1)` and so on are those of `sums`, which change with no
+    /// variable of `cols`. Each variable of `space` is in exactly one of `batch` (used by
     /// a and b), `rows` (by a alone), `cols` (by b alone or by neither). Row number, column number and depth number are
     /// row-major over their variables. Stores run once a point of `space`.
     Contract {
@@ -85,6 +86,7 @@ pub enum Skeleton {
         cols: Vars,
         a: ExprId,
         b: ExprId,
+        sums: Vec<ExprId>,
         tile: Tile,
     },
     /// As `NestKind::Attention`; `Param(0)` is the result at variables 0..4, `Param(1)` the logarithm
@@ -270,6 +272,8 @@ pub enum Why {
     ReadElsewhere,
     /// The fused kernel would bind this many buffers.
     Bindings(u32),
+    /// The rows before the product are not scaled by sums over themselves.
+    NoScale,
     /// The producer would be computed this many times over.
     Recompute(u64),
     /// The fused body would have this many expressions.
@@ -286,6 +290,7 @@ impl std::fmt::Display for Why {
             Why::Spaces => f.write_str("their iteration spaces differ"),
             Why::ReadElsewhere => f.write_str("the result is read at other points than its own"),
             Why::Bindings(count) => write!(f, "{count} buffers would be bound, more than the device allows"),
+            Why::NoScale => f.write_str("the rows are not merely scaled by sums over themselves"),
             Why::Recompute(times) => write!(f, "the producer would be computed {times} times over"),
             Why::Body(size) => write!(f, "the body would have {size} expressions"),
             Why::Siblings(why) => write!(f, "both multiply one input, but {why}"),
@@ -318,7 +323,7 @@ impl Skeleton {
         match self {
             Skeleton::Map { .. } => 0,
             Skeleton::Rows { stages, .. } => stages.len(),
-            Skeleton::Contract { .. } => 1,
+            Skeleton::Contract { sums, .. } => 1 + sums.len(),
             Skeleton::Attention { .. } => 2,
         }
     }

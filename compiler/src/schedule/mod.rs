@@ -18,6 +18,7 @@ pub mod lanes;
 mod layout;
 mod order;
 mod product;
+mod scaled;
 mod splice;
 mod split;
 mod split_attention;

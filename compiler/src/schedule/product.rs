@@ -5,13 +5,14 @@ use slotmap::SlotMap;
 
 use super::{
     few::few,
-    kernel::{Skeleton, Store, Tile, Vars},
-    tile::{BUSY, limited},
+    kernel::{Skeleton, Stage, Store, Tile, Vars},
+    tile::{BUSY, limited, row_form},
 };
 use crate::{
     dtype::DType,
     index::{Atom, Index, linearise},
     lower::{Body, Expr, ExprId, TensorId, TensorInfo},
+    scalar::{BinaryOp, ReduceOp},
     shape::Shape,
     target::Target,
 };
@@ -25,8 +26,9 @@ const BLOCK: [u32; 2] = [4, 8];
 pub fn contract(
     space: &Shape,
     depth: &Shape,
-    body: &Body,
+    body: &mut Body,
     (a, b): (ExprId, ExprId),
+    sums: Vec<ExprId>,
     stores: &[Store],
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
@@ -50,6 +52,12 @@ pub fn contract(
         std::mem::swap(&mut rows, &mut cols);
         std::mem::swap(&mut a, &mut b);
     }
+    if sums.iter().any(|it| {
+        let along = variables(body, *it, space.rank());
+        cols.iter().any(|col| along[*col])
+    }) {
+        return as_rows((space, depth), body, (a, b), &sums, stores, tensors, target);
+    }
     let sizes = Sizes { batch: count(&batch), rows: count(&rows), cols: count(&cols), depth: depth.count() };
     let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
     let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
@@ -58,7 +66,11 @@ pub fn contract(
             > run_along(body, operand, &extents, &steps, tensors)
     };
     let along = [longer(a, &rows), longer(b, &cols)];
-    let few = few(&sizes, along[1], (a, b), body, &extents, (&cols, &steps), stores, tensors, target);
+    let few =
+        few(&sizes, along[1], (a, b), sums.len(), body, &extents, (&cols, &steps), stores, tensors, target);
+    if few.is_none() && !sums.is_empty() {
+        return as_rows((space, depth), body, (a, b), &sums, stores, tensors, target);
+    }
     let tile = match few {
         Some(form) => Tile::Few(form),
         None => match matrices(&sizes, along, (a, b), body, target) {
@@ -66,7 +78,24 @@ pub fn contract(
             None => contract_tile(&sizes, along, body.dtype(a), target),
         },
     };
-    Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, tile }
+    Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, sums, tile }
+}
+
+/// The product and the sums beside it as reductions of rows, one a result.
+fn as_rows(
+    (space, depth): (&Shape, &Shape),
+    body: &mut Body,
+    (a, b): (ExprId, ExprId),
+    sums: &[ExprId],
+    stores: &[Store],
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Skeleton {
+    let product = body.binary(BinaryOp::Mul, a, b);
+    let values = [product].into_iter().chain(sums.iter().copied());
+    let stages: Vec<Stage> = values.map(|value| Stage { op: ReduceOp::Sum, value }).collect();
+    let form = row_form((space, depth), body, &stages, stores, false, tensors, target);
+    Skeleton::Rows { outer: space.clone(), inner: depth.clone(), stages, form }
 }
 
 /// The fewest terms of a piece of a sum, and the most pieces: all are read again by the second kernel.
@@ -399,7 +428,7 @@ fn run_along(
 }
 
 /// Which of the variables 0..rank `root` depends on.
-fn variables(body: &Body, root: ExprId, rank: usize) -> Vec<bool> {
+pub fn variables(body: &Body, root: ExprId, rank: usize) -> Vec<bool> {
     let needed = body.needed([root]);
     let mut found = vec![false; rank];
     let mut see = |index: &Index| {

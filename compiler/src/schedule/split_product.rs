@@ -71,8 +71,9 @@ fn in_two(
     let skeleton = product::contract(
         &of_pieces,
         &[chunk].into(),
-        &body,
+        &mut body,
         (operands[0], operands[1]),
+        Vec::new(),
         std::slice::from_ref(&store),
         tensors,
         target,

@@ -159,7 +159,7 @@ impl Text for Stage {
 spelled!(enum Skeleton {
     Map "map" { space, workgroup, lanes };
     Rows "rows" { outer, inner, stages, form };
-    Contract "contract" { space, depth, batch, rows, cols, a, b, tile };
+    Contract "contract" { space, depth, batch, rows, cols, a, b, sums, tile };
     Attention "attention" { space, keys, channels, scale, zero_masked, q, k, v, mask, last_key, tile };
 });
 
@@ -200,6 +200,7 @@ spelled!(enum Why {
     Spaces "spaces";
     ReadElsewhere "read_elsewhere";
     Bindings "bindings" (count);
+    NoScale "no_scale";
     Recompute "recompute" (times);
     Body "body" (expressions);
     Siblings "siblings" (why);

@@ -5,6 +5,7 @@
 //! - what a state was is not read after what it becomes is written;
 //! - `Kernel::tensors` lists what is only read, then what is written, each once;
 //! - a kernel binds no more buffers than the target allows;
+//! - sums beside a product are of its rows, which are few;
 //! - products write components of vectors only where the target allows it;
 //! - few rows are shared out as `Few` says, in the memory that there is;
 //! - of attention, keys that are left out are hidden, and heads that share keys and values do;
@@ -12,6 +13,7 @@
 
 use std::collections::BTreeSet;
 
+use super::product::variables;
 use super::{
     attention::{last_key as last_key_of, sharing_heads},
     fuse::loads,
@@ -89,10 +91,22 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         {
             fault("writes components of vectors".to_owned());
         }
-        if let Skeleton::Contract { space, depth, cols, tile: Tile::Few(few), .. } = &kernel.skeleton {
+        if let Skeleton::Contract { space, depth, cols, sums, tile: Tile::Few(few), .. } = &kernel.skeleton {
             let cols = cols.iter().filter_map(|&it| space.get(it)).product();
-            if let Some(what) = few.fault(cols, depth.count(), 1, target) {
+            if let Some(what) = few.fault(cols, depth.count(), (1, sums.len()), target) {
                 fault(what.to_owned());
+            }
+        }
+        if let Skeleton::Contract { space, sums, cols, tile, .. } = &kernel.skeleton
+            && !sums.is_empty()
+        {
+            let along = |it: &ExprId| variables(&kernel.body, *it, space.rank());
+            let exist = sums.iter().all(|it| (it.0 as usize) < kernel.body.len());
+            if !matches!(tile, Tile::Few(_)) {
+                fault("sums beside a product of many rows".to_owned());
+            } else if exist && sums.iter().any(|it| cols.iter().any(|col| along(it).get(*col) == Some(&true)))
+            {
+                fault("a sum beside the product changes along the columns".to_owned());
             }
         }
         if let Skeleton::Attention { space, k, v, mask, last_key, tile, .. } = &kernel.skeleton {
@@ -163,7 +177,7 @@ pub fn roots(kernel: &Kernel) -> Vec<ExprId> {
     let own: Vec<ExprId> = match &kernel.skeleton {
         Skeleton::Map { .. } => Vec::new(),
         Skeleton::Rows { stages, .. } => stages.iter().map(|it| it.value).collect(),
-        Skeleton::Contract { a, b, .. } => vec![*a, *b],
+        Skeleton::Contract { a, b, sums, .. } => [*a, *b].into_iter().chain(sums.iter().copied()).collect(),
         Skeleton::Attention { q, k, v, mask, .. } => [*q, *k, *v].into_iter().chain(*mask).collect(),
     };
     stores.chain(own).collect()

@@ -41,7 +41,7 @@ pub struct Contract {
 }
 
 /// The sum of `a * b` as a reduction of rows.
-pub fn as_rows(parts: &Parts, space: &Shape, depth: &Shape, [a, b]: [ExprId; 2]) -> Rows {
+pub fn as_rows(parts: &Parts, space: &Shape, depth: &Shape, [a, b]: [ExprId; 2], sums: &[ExprId]) -> Rows {
     let mut body = parts.body.clone();
     let dtype = result_type(parts, a);
     let [a, b] = [a, b].map(|it| match dtype {
@@ -49,8 +49,11 @@ pub fn as_rows(parts: &Parts, space: &Shape, depth: &Shape, [a, b]: [ExprId; 2])
         _ => body.cast(dtype, it),
     });
     let value = body.binary(BinaryOp::Mul, a, b);
+    let values = [value].into_iter().chain(sums.iter().copied());
+    let stages: Vec<Stage> = values.map(|value| Stage { op: ReduceOp::Sum, value }).collect();
+    let types = [dtype].into_iter().chain(sums.iter().map(|it| body.dtype(*it))).collect();
     let parts = Parts { body: &body, ..*parts };
-    Rows::with_params(&parts, space, depth, &[Stage { op: ReduceOp::Sum, value }], vec![dtype])
+    Rows::with_params(&parts, space, depth, &stages, types)
 }
 
 /// The type of `Param(0)`.
