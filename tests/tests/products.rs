@@ -90,6 +90,21 @@ fn products_keep_to_their_target() {
 }
 
 #[test]
+fn tiles_are_as_wide_as_what_there_is() {
+    let target = Target { cooperative: Vec::new(), ..large() };
+    let of = |sizes: [usize; 4]| match tile(DType::F32, sizes, &target) {
+        Tile::Matmul { rows, cols, .. } => [rows, cols],
+        other => panic!("{sizes:?}: {other:?}"),
+    };
+    assert_eq!(of([1, 4096, 4096, 4096]), [128, 256]);
+    // Columns of a wider tile would be empty.
+    assert_eq!(of([1, 25_088, 64, 576])[1], 64);
+    // Larger ones would leave most of the device idle.
+    let [rows, cols] = of([1, 196, 256, 640]);
+    assert!(rows * cols <= 1024, "{rows} x {cols}");
+}
+
+#[test]
 fn components_that_are_not_apart_are_noticed() {
     let mut builder = GraphBuilder::new();
     let x = builder.input("x", DType::F32, [100, 200]).expect("an input");
@@ -133,7 +148,7 @@ fn cooperative_matrices_are_for_halves_where_the_target_has_them() {
     }
     assert!(!pairs(sizes, &Target { pairs: false, ..large() }));
     // Too small to share among so few.
-    assert!(!matches!(tile(DType::F16, [1, 64, 64, 512], &large()), Tile::Cooperative { .. }));
+    assert!(!matches!(tile(DType::F16, [1, 64, 64, 256], &large()), Tile::Cooperative { .. }));
 }
 
 /// Whether the adapter has cooperative matrices of f16; if not, says loudly what was not run.

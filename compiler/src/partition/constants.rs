@@ -166,7 +166,7 @@ impl Cut<'_> {
 /// The order that undoes `order`.
 fn inverse(order: &Axes) -> Axes {
     let mut back = order.clone();
-    order.iter().enumerate().for_each(|(place, &axis)| back[axis as usize] = place as _);
+    order.iter().enumerate().for_each(|(place, &axis)| back[axis] = place);
     back
 }
 

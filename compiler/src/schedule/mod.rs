@@ -16,6 +16,7 @@ mod group;
 pub mod kernel;
 pub mod lanes;
 mod layout;
+mod matmul;
 mod order;
 mod product;
 mod scaled;

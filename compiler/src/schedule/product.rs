@@ -1,11 +1,12 @@
 //! How products run on their target: what are rows and columns, which template, which tiles. Every tuned number of these
-//! choices is here, but for those of few rows (`few.rs`).
+//! choices is here, but for those of few rows (`few.rs`) and of `matmul.wgsl` (`matmul.rs`).
 
 use slotmap::SlotMap;
 
 use super::{
     few::few,
     kernel::{Skeleton, Stage, Store, Tile, Vars},
+    matmul::{CORES, fastest},
     tile::{BUSY, limited, row_form},
 };
 use crate::{
@@ -19,9 +20,6 @@ use crate::{
 
 /// Sums shorter than this over few results a batch are not worth a tile.
 pub const SHORT_SUM: usize = 128;
-
-/// Rows and columns of a block of 32 invocations over a tile.
-const BLOCK: [u32; 2] = [4, 8];
 
 pub fn contract(
     space: &Shape,
@@ -98,36 +96,7 @@ fn as_rows(
     Skeleton::Rows { outer: space.clone(), inner: depth.clone(), stages, form }
 }
 
-/// The fewest terms of a piece of a sum, and the most pieces: all are read again by the second kernel.
-const SHORTEST_PIECE: usize = 128;
-const MOST_PIECES: usize = 16;
-
-/// In how many pieces the depth of a product is gone through, by a kernel of its own, if that pays: where even small tiles
-/// would leave a part of the device idle.
-pub fn pieces(skeleton: &Skeleton) -> Option<usize> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, tile, .. } = skeleton else { return None };
-    let Tile::Matmul { rows: tile_rows, cols: tile_cols, .. } = *tile else { return None };
-    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
-    let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
-    if sizes.tiles([tile_rows, tile_cols]) >= BUSY {
-        return None;
-    }
-    let tiles = sizes.tiles(SHARED_TILE);
-    let fits = |pieces: &usize| {
-        sizes.depth.is_multiple_of(pieces * SHARED_DEPTH) && sizes.depth / pieces >= SHORTEST_PIECE
-    };
-    let mut fitting = (2..=MOST_PIECES).filter(fits);
-    let busy = fitting.clone().find(|it| 2 * tiles * it >= 3 * BUSY);
-    busy.or(fitting.next_back().filter(|_| sizes.depth >= LONG_SUM))
-}
-
-/// Sums from here on are worth a second kernel even where all pieces together do not fill the device.
-const LONG_SUM: usize = 1024;
-
-/// The tile that pieces are made for, and what a piece is a multiple of.
-const SHARED_TILE: [u32; 2] = [64, 64];
-const SHARED_DEPTH: usize = 8;
-
+#[derive(Clone, Copy)]
 pub struct Sizes {
     pub batch: usize,
     pub rows: usize,
@@ -136,7 +105,11 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    fn tiles(&self, [rows, cols]: [u32; 2]) -> usize {
+    pub fn results(&self) -> usize {
+        self.batch * self.rows * self.cols
+    }
+
+    pub fn tiles(&self, [rows, cols]: [u32; 2]) -> usize {
         self.batch * self.rows.div_ceil(rows as usize) * self.cols.div_ceil(cols as usize)
     }
 }
@@ -150,11 +123,7 @@ fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target)
     if sizes.rows <= 4 || (sizes.cols < 8 && sizes.depth < SHORT_SUM) {
         return direct;
     }
-    // A large tile reads least; one that leaves a part of the device idle takes longer than a smaller one.
-    let fitting: Vec<&Matmul> = MATMULS.iter().filter(|it| it.fits(sizes, target)).collect();
-    let most = fitting.iter().rev().max_by_key(|it| it.workgroups(sizes));
-    let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(most);
-    busy.map_or(direct, |it| it.tile(along, target))
+    fastest(sizes, target).map_or(direct, |it| it.0.tile(along, target))
 }
 
 /// Whether every value of an operand is one of f16.
@@ -206,10 +175,6 @@ const COOPERATIVES: [Cooperative; 7] = [
     halves([32, 32], [16, 16], [256, 1, 1], 80),
     halves([32, 32], [16, 16], [64, 1, 1], 109),
 ];
-
-/// Cores of the GPU on which these were measured, each of which makes one tile after another: the last ones to be made
-/// leave some of them idle.
-const CORES: usize = 132;
 
 /// How long a slab takes at least, in the same units of time a core: reading it from memory.
 const SLAB: usize = 1600;
@@ -307,94 +272,6 @@ impl Cooperative {
             _ => {
                 Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols }
             }
-        }
-    }
-}
-
-/// Sizes of the template `matmul.wgsl`.
-struct Matmul {
-    /// Of the results of a workgroup and of an invocation.
-    tile: [u32; 2],
-    each: [u32; 2],
-    depth: u32,
-    split: u32,
-    buffers: u32,
-}
-
-const fn matmul(tile: [u32; 2], each: [u32; 2], depth: u32, split: u32, buffers: u32) -> Matmul {
-    Matmul { tile, each, depth, split, buffers }
-}
-
-/// Largest tiles first; of one size, the fastest first that was measured on a large GPU, then those that need less memory or
-/// less depth.
-const MATMULS: [Matmul; 20] = [
-    matmul([128, 256], [8, 16], 16, 1, 1),
-    matmul([128, 128], [8, 8], 16, 1, 2),
-    matmul([128, 128], [8, 8], 8, 1, 1),
-    matmul([64, 128], [8, 8], 8, 2, 2),
-    matmul([64, 128], [8, 8], 8, 1, 2),
-    matmul([64, 64], [8, 8], 8, 4, 2),
-    matmul([64, 64], [8, 8], 8, 2, 1),
-    matmul([64, 64], [4, 4], 8, 1, 2),
-    matmul([32, 64], [8, 8], 8, 8, 1),
-    matmul([32, 64], [8, 4], 8, 2, 2),
-    matmul([32, 64], [4, 4], 8, 1, 2),
-    matmul([32, 32], [8, 4], 8, 8, 2),
-    matmul([32, 32], [8, 4], 8, 4, 1),
-    matmul([32, 32], [4, 4], 8, 2, 2),
-    matmul([32, 32], [4, 4], 8, 1, 2),
-    matmul([16, 32], [8, 4], 8, 16, 1),
-    matmul([16, 32], [4, 4], 8, 8, 2),
-    matmul([16, 32], [4, 4], 8, 4, 2),
-    matmul([16, 32], [4, 4], 8, 2, 2),
-    matmul([16, 32], [4, 4], 8, 1, 2),
-];
-
-impl Matmul {
-    fn invocations(&self) -> u32 {
-        self.tile[0] / self.each[0] * (self.tile[1] / self.each[1]) * self.split
-    }
-
-    /// Bytes of workgroup memory, as `matmul.wgsl` counts them.
-    fn memory(&self) -> u32 {
-        let [rows, cols] = self.tile;
-        let slabs = self.buffers * self.depth * (rows + cols + 8);
-        let sums = if self.split > 1 { 4 * rows / self.each[0] * cols } else { 0 };
-        4 * self.split * slabs.max(sums)
-    }
-
-    fn workgroups(&self, sizes: &Sizes) -> usize {
-        sizes.tiles(self.tile)
-    }
-
-    /// Whether the target can run it, and every group of invocations has at least two slabs to add up.
-    fn fits(&self, sizes: &Sizes, target: &Target) -> bool {
-        self.invocations() <= limited(u32::MAX, target)
-            && self.memory() <= target.max_workgroup_memory
-            && (self.split == 1 || sizes.depth >= 2 * (self.split * self.depth) as usize)
-    }
-
-    fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
-        let &Matmul { tile: [rows, cols], each: [rows_each, cols_each], depth, split, buffers } = self;
-        let (down, across) = (rows / rows_each, cols / cols_each);
-        // Invocations of a subgroup that form a block read fewer elements than those in a line.
-        let (block_rows, block_cols) = match down % BLOCK[0] == 0 && across % BLOCK[1] == 0 {
-            true => (BLOCK[0], BLOCK[1]),
-            false => (1, across),
-        };
-        Tile::Matmul {
-            rows,
-            cols,
-            depth,
-            rows_each,
-            cols_each,
-            block_rows,
-            block_cols,
-            a_along_rows,
-            b_along_cols,
-            split,
-            buffers,
-            scalars: !target.components_apart,
         }
     }
 }

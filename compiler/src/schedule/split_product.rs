@@ -6,7 +6,7 @@ use slotmap::SlotMap;
 use super::{
     build::kernel_tensors,
     kernel::{Kernel, Skeleton, Store},
-    product,
+    matmul, product,
     splice::splice_with,
     tile,
 };
@@ -28,7 +28,7 @@ pub fn split(
     let mut split = Vec::new();
     for kernel in kernels {
         let pieces = match kernel.place {
-            Place::Gpu => product::pieces(&kernel.skeleton),
+            Place::Gpu => matmul::pieces(&kernel.skeleton, target),
             Place::Cpu => None,
         };
         match pieces {
