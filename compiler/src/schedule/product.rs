@@ -166,10 +166,9 @@ const fn pairs(tile: [u32; 2], each: [u32; 2], depth: u32) -> Cooperative {
 }
 
 /// For operands of f16, as measured on a large GPU with subgroups of 32. Of equal cost the first is taken.
-const COOPERATIVES: [Cooperative; 7] = [
-    halves([128, 128], [64, 64], [32, 1, 4], 260),
+const COOPERATIVES: [Cooperative; 6] = [
     halves([128, 256], [64, 64], [32, 1, 2], 260),
-    halves([128, 96], [64, 48], [32, 1, 3], 230),
+    halves([128, 192], [64, 48], [32, 1, 1], 230),
     halves([64, 64], [32, 32], [64, 1, 2], 189),
     halves([64, 64], [32, 32], [128, 1, 2], 180),
     halves([32, 32], [16, 16], [256, 1, 1], 80),
