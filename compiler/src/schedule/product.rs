@@ -21,6 +21,7 @@ use crate::{
 /// Sums shorter than this over few results a batch are not worth a tile.
 pub const SHORT_SUM: usize = 128;
 
+#[expect(clippy::too_many_arguments, reason = "what a group has found out")]
 pub fn contract(
     space: &Shape,
     depth: &Shape,
