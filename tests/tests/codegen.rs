@@ -569,6 +569,7 @@ fn products_with_prologue_and_epilogue() {
                 cols: vars(&[2]),
                 a,
                 b: weight,
+                others: vec![],
                 sums: Vec::new(),
                 tile,
             };
@@ -604,6 +605,7 @@ fn convolutions_are_products() {
             cols: vars(&[2, 3]),
             a: weight,
             b: pixel,
+            others: vec![],
             sums: Vec::new(),
             tile,
         };
@@ -638,6 +640,7 @@ fn integer_products_wrap() {
             cols: vars(&[1]),
             a,
             b,
+            others: vec![],
             sums: Vec::new(),
             tile: Tile::Direct { workgroup: 64 },
         };
@@ -802,6 +805,7 @@ fn products_move_fours() {
                 cols: vars(&[1]),
                 a,
                 b,
+                others: vec![],
                 sums: Vec::new(),
                 tile,
             };

@@ -21,14 +21,15 @@ fn few([size, deep, depth, cols, ahead, held, stored]: [u32; 7], along_cols: boo
 }
 
 /// The product of [batch, rows, depth] in f32 by a matrix of `dtype`, of which something of `out` is stored.
-fn check(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [usize; 4]) {
+fn check(few: Few, dtype: DType, out: DType, sizes: [usize; 4]) {
+    check_all(few, dtype, out, sizes, 1);
+}
+
+/// The same by `factors` matrices, whose products are multiplied.
+fn check_all(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [usize; 4], factors: u32) {
     let mut case = Case::new(23);
     case.target.subgroup = few.subgroup.map(|it| (it, it));
     let x = case.input(dtype, [batch, rows, depth]);
-    let weight = match few.along_cols {
-        true => case.input(dtype, [depth, cols]),
-        false => case.input(dtype, [cols, depth]),
-    };
     let (bias, scale) = (case.input(DType::F32, [cols]), case.input(DType::F32, [batch, rows]));
     let (b, i, j, k) = (var(0, batch), var(1, rows), var(2, cols), var(3, depth));
     let a = case.load(x, [b.clone(), i.clone(), k.clone()]);
@@ -36,10 +37,23 @@ fn check(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [usize;
     // The same along a row.
     let scale = case.load(scale, [b.clone(), i.clone()]);
     let a = case.body.binary(BinaryOp::Mul, a, scale);
-    let at = if few.along_cols { [k, j.clone()] } else { [j.clone(), k] };
-    let weight = case.load(weight, at);
-    let weight = case.body.cast(DType::F32, weight);
-    let (sum, shift) = (case.param(0), case.load(bias, [j.clone()]));
+    let mut weights = Vec::new();
+    for _ in 0..factors {
+        let (shape, at) = match few.along_cols {
+            true => ([depth, cols], [k.clone(), j.clone()]),
+            false => ([cols, depth], [j.clone(), k.clone()]),
+        };
+        let weight = case.input(dtype, shape);
+        let weight = case.load(weight, at);
+        weights.push(case.body.cast(DType::F32, weight));
+    }
+    let shift = case.load(bias, [j.clone()]);
+    let mut sum = case.param(0);
+    for number in 1..factors {
+        let (other, scale) = (case.param(number), case.body.constant(DType::F32, 1.0 / 64.0));
+        let other = case.body.binary(BinaryOp::Mul, other, scale);
+        sum = case.body.binary(BinaryOp::Mul, sum, other);
+    }
     let moved = case.body.binary(BinaryOp::Add, sum, shift);
     let value = case.body.unary(UnaryOp::Relu, moved);
     let value = case.body.cast(out, value);
@@ -52,7 +66,8 @@ fn check(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [usize;
         rows: Vars::from_slice(&[1]),
         cols: Vars::from_slice(&[2]),
         a,
-        b: weight,
+        b: weights[0],
+        others: weights[1..].to_vec(),
         sums: Vec::new(),
         tile: Tile::Few(few),
     };
@@ -122,6 +137,60 @@ fn halves_are_stored_in_pairs() {
         for stored in [1, 2] {
             check(few([64, 16, 4, 2, 2, 2, stored], false), out, out, [2, 3, 10, 200]);
             check(few([64, 16, 4, 4, 2, 2, stored], true), out, out, [2, 3, 36, 200]);
+        }
+    }
+}
+
+#[test]
+fn pairs_of_matrices() {
+    for dtype in [DType::F32, DType::F16] {
+        for out in [DType::F32, DType::F16] {
+            check_all(few([64, 16, 4, 2, 2, 2, 2], false), dtype, out, [1, 3, 10, 200], 2);
+            check_all(few([64, 16, 4, 4, 2, 1, 1], true), dtype, out, [2, 2, 36, 200], 2);
+            check_all(few([32, 8, 1, 1, 3, 1, 1], true), dtype, out, [1, 1, 7, 77], 2);
+            if let Some(size) = gpu().subgroup {
+                let few = few([2 * size, size, 4, 2, 1, 8, 1], false);
+                check_all(Few { subgroup: Some(size), ..few }, dtype, out, [1, 8, 10, 200], 2);
+            }
+        }
+    }
+}
+
+/// The kernels of a gate: silu of one product times another.
+fn gate(dtype: DType, [rows, cols, depth]: [usize; 3], target: &Target) -> usize {
+    let mut builder = GraphBuilder::new();
+    let x = builder.input("x", dtype, [rows, depth]).expect("an input");
+    let mut product = |name| {
+        let w = builder.input(name, dtype, [depth, cols])?;
+        builder.matmul(x, w)
+    };
+    let (gated, upped) = (product("gate").expect("a product"), product("up").expect("a product"));
+    let open = builder.sigmoid(gated).expect("a gate");
+    let open = builder.mul(gated, open).expect("silu");
+    let y = builder.mul(open, upped).expect("a product");
+    builder.output("y", y).expect("an output");
+    let graph = builder.finish().expect("a graph");
+    let made = stages(graph, target, &Options::default()).unwrap_or_else(|it| panic!("{it}"));
+    let faults = verify(&made.schedule, target);
+    assert!(faults.is_empty(), "{faults:?}");
+    made.schedule.kernels.len()
+}
+
+#[test]
+fn gates_of_few_rows_are_one_kernel() {
+    let minimum = Target::webgpu_minimum();
+    let large = Target {
+        max_workgroup_invocations: 1024,
+        max_workgroup_size: [1024, 1024, 64],
+        max_workgroup_memory: 49_152,
+        ..minimum.clone()
+    };
+    for target in [&minimum, &large] {
+        for dtype in [DType::F32, DType::F16] {
+            for rows in 1..=8 {
+                assert_eq!(gate(dtype, [rows, 512, 512], target), 1, "{dtype} {rows}");
+            }
+            assert!(gate(dtype, [9, 512, 512], target) > 1);
         }
     }
 }

@@ -521,6 +521,7 @@ fn products_of_every_type() {
                 cols: one(2),
                 a,
                 b: x,
+                others: vec![],
                 sums: Vec::new(),
                 tile: TILE,
             };

@@ -178,7 +178,18 @@ fn validated(case: &Case, skeleton: Skeleton, expected: Option<&Memory>, toleran
 fn space([batch, rows, cols, depth]: [usize; 4], (a, b): (ExprId, ExprId), tile: Tile) -> Skeleton {
     let [n, i, j] = [0, 1, 2].map(|it| Vars::from_slice(&[it]));
     let (space, depth) = ([batch, rows, cols].into(), [depth].into());
-    Skeleton::Contract { space, depth, batch: n, rows: i, cols: j, a, b, sums: Vec::new(), tile }
+    Skeleton::Contract {
+        space,
+        depth,
+        batch: n,
+        rows: i,
+        cols: j,
+        a,
+        b,
+        others: vec![],
+        sums: Vec::new(),
+        tile,
+    }
 }
 
 /// Sizes that are whole tiles and that are not, every layout, with something fused before and after.

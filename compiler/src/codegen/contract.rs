@@ -28,7 +28,9 @@ pub fn write(
     kernel: &Kernel,
     target: &Target,
 ) -> Result<[u32; 3], Error> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, sums: _, tile } = &kernel.skeleton else {
+    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, others: _, sums: _, tile } =
+        &kernel.skeleton
+    else {
         bug!("{}: not a product", kernel.name)
     };
     let (a, b) = (*a, *b);

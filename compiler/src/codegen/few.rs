@@ -33,7 +33,8 @@ pub fn write(
     few: Few,
     target: &Target,
 ) -> Result<[u32; 3], Error> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, sums: alone, .. } = &kernel.skeleton
+    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, others, sums: alone, .. } =
+        &kernel.skeleton
     else {
         bug!("{}: not a product", kernel.name)
     };
@@ -45,7 +46,7 @@ pub fn write(
     let tiles = col_count.div_ceil(few.across() as usize);
     let total = (batches * tiles) as u64;
     let folded = grid::fold(total, few.size, &kernel.name, target)?;
-    let factors = vec![*b];
+    let factors: Vec<ExprId> = [b].into_iter().chain(others).copied().collect();
     let held = writer.workgroup(Word::F32, few.memory(factors.len(), alone.len()) / 4);
     let mut code = Code::new(writer, "main");
     let mut scope = Scope::new(&kernel.body, memory);

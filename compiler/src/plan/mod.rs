@@ -30,6 +30,7 @@ use crate::{
     lower::{Definition, TensorId, TensorInfo},
     options::Options,
     partition::Partition,
+    passes::siblings,
     schedule::{Kept, Kernel, Refusal, Schedule, Why},
     target::{Place, Target},
 };
@@ -43,7 +44,11 @@ pub fn plan(
     options: &Options,
 ) -> Result<Plan, Error> {
     let Schedule { tensors, kernels, outputs, states, mut refusals } = schedule;
-    refusals.extend(partition.apart.iter().map(|it| Refusal {
+    // Products that are not one product may still be one kernel.
+    let together = |it: &siblings::Apart| {
+        kernels.iter().any(|kernel| [&it.first, &it.second].iter().all(|it| kernel.origins.contains(it)))
+    };
+    refusals.extend(partition.apart.iter().filter(|it| !together(it)).map(|it| Refusal {
         producer: it.first.clone(),
         consumer: it.second.clone(),
         why: Why::Siblings(it.why.clone()),

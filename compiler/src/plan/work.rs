@@ -40,7 +40,9 @@ pub fn flops(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>) -> u64 {
         Skeleton::Rows { outer, inner, stages, .. } => (stages.iter())
             .map(|it| size(outer).saturating_mul(size(inner)).saturating_add(times(points(kernel), it.value)))
             .fold(0, u64::saturating_add),
-        Skeleton::Contract { space, depth, .. } => size(space).saturating_mul(size(depth)).saturating_mul(2),
+        Skeleton::Contract { space, depth, others, .. } => {
+            size(space).saturating_mul(size(depth)).saturating_mul(2 * (1 + others.len() as u64))
+        }
         Skeleton::Attention { space, keys, channels, .. } => {
             let scores = size(&Shape::new(&space[..3])).saturating_mul(*keys as u64);
             // Two products and the four operations of a softmax.
@@ -81,8 +83,8 @@ fn roots(kernel: &Kernel) -> Vec<ExprId> {
     match &kernel.skeleton {
         Skeleton::Map { .. } => {}
         Skeleton::Rows { stages, .. } => roots.extend(stages.iter().map(|it| it.value)),
-        Skeleton::Contract { a, b, sums, .. } => {
-            roots.extend([*a, *b].into_iter().chain(sums.iter().copied()))
+        Skeleton::Contract { a, b, others, sums, .. } => {
+            roots.extend([*a, *b].into_iter().chain(others.iter().chain(sums).copied()))
         }
         Skeleton::Attention { q, k, v, mask, .. } => roots.extend([*q, *k, *v].into_iter().chain(*mask)),
     }

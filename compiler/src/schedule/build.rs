@@ -7,13 +7,14 @@ use slotmap::SecondaryMap;
 use super::{
     attention, attention_coop,
     fuse::{Fused, loads},
-    group::{Form, Group, Level},
+    group::{Form, Group, Level, Member},
     kernel::{Kernel, Skeleton, Stage, Store},
     product,
-    splice::splice,
+    splice::splice_with,
     tile,
 };
 use crate::{
+    dtype::DType,
     index::Index,
     lower::{Body, Coords, Expr, ExprId, Loops, NestKind, TensorId},
     scalar::BinaryOp,
@@ -64,12 +65,25 @@ fn compute(loops: &Loops, fused: &Fused, group: &Group) -> Computed {
         let rank = nest.space.rank();
         let along = extra.iter().enumerate().map(|(axis, &extent)| Index::var(rank + axis, extent));
         let point: Vec<Index> = member.at.iter().cloned().chain(along).collect();
-        let made = splice(
+        // Sums beside products are numbered after those of all products.
+        let products = |it: &&Member| matches!(loops.nests[it.nest].kind, NestKind::Contract { .. });
+        let before = group.members.iter().filter(products).count() as u32;
+        let params: Option<Vec<ExprId>> = expanded.scaled.then(|| {
+            let number = |it: u32| if it == 0 { 0 } else { before + it - 1 };
+            let beside = expanded.roots.len() as u32 - 3;
+            let dtype = |param: u32| {
+                let found = expanded.body.iter().find(|(_, expr, _)| **expr == Expr::Param(param));
+                found.map_or(DType::F32, |it| it.2)
+            };
+            (0..=beside).map(|it| part.body.add(Expr::Param(number(it)), dtype(it))).collect()
+        });
+        let made = splice_with(
             &mut part.body,
             &expanded.body,
             &expanded.roots,
             Some(&point),
             None,
+            params.as_deref(),
             &mut |out, tensor, at, guard| match held.get(tensor) {
                 Some((own, value)) => {
                     assert_eq!(&at, own, "members are read at their own points");
@@ -91,13 +105,21 @@ fn compute(loops: &Loops, fused: &Fused, group: &Group) -> Computed {
                 part.stages.push(Stage { op: *op, value: made[0] });
                 part.body.add(Expr::Param(part.stages.len() as u32 - 1), dtype)
             }
-            NestKind::Contract { .. } if expanded.scaled => {
-                part.operands = made[..2].to_vec();
-                part.sums = made[2..made.len() - 1].to_vec();
-                let product = part.body.add(Expr::Param(0), dtype);
-                part.body.binary(BinaryOp::Mul, product, made[made.len() - 1])
+            NestKind::Contract { .. } => {
+                if part.operands.is_empty() {
+                    part.operands.push(made[0]);
+                }
+                assert_eq!(made[0], part.operands[0], "products of one factor");
+                part.operands.push(made[1]);
+                let product = part.body.add(Expr::Param(part.operands.len() as u32 - 2), dtype);
+                if expanded.scaled {
+                    part.sums = made[2..made.len() - 1].to_vec();
+                    part.body.binary(BinaryOp::Mul, product, made[made.len() - 1])
+                } else {
+                    product
+                }
             }
-            NestKind::Contract { .. } | NestKind::Attention { .. } => {
+            NestKind::Attention { .. } => {
                 part.operands = made;
                 part.body.add(Expr::Param(0), dtype)
             }
@@ -169,7 +191,7 @@ fn kernel(
             space,
             depth,
             &mut body,
-            (operands[0], operands[1]),
+            (operands[0], &operands[1..]),
             sums,
             &stores,
             &loops.tensors,

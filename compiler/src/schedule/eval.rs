@@ -66,13 +66,16 @@ pub fn eval_kernel(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, mem
                 }
             }
         }
-        Skeleton::Contract { space, depth, a, b, sums, .. } => {
+        Skeleton::Contract { space, depth, a, b, others, sums, .. } => {
             for point in points(space) {
-                let pairs = points(depth).map(|it| {
-                    let it = at(&[*a, *b], &joined(&point, &it), &[], memory);
-                    (it[0], it[1])
-                });
-                let mut params = vec![product(kernel.body.dtype(*a), pairs)];
+                let sum = |b: &ExprId| {
+                    let pairs = points(depth).map(|it| {
+                        let it = at(&[*a, *b], &joined(&point, &it), &[], memory);
+                        (it[0], it[1])
+                    });
+                    product(kernel.body.dtype(*a), pairs)
+                };
+                let mut params: Vec<Scalar> = [b].into_iter().chain(others).map(sum).collect();
                 for &it in sums {
                     let along = points(depth).map(|inner| at(&[it], &joined(&point, &inner), &[], memory)[0]);
                     params.push(reduced(ReduceOp::Sum, kernel.body.dtype(it), along));

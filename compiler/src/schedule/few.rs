@@ -137,6 +137,12 @@ struct Across {
     early: bool,
 }
 
+/// Sums of an invocation at most.
+const SUMS: usize = 64;
+
+/// Matrices by which one kernel multiplies. Pairs are what gates are.
+pub const FACTORS: usize = 2;
+
 /// The first that has at least as many sums, measured like the above.
 const ALONG_COLS: [Across; 3] = [
     Across { sums: 8, size: 1024, most: 32, early: true },
@@ -153,7 +159,7 @@ const WORKGROUPS: usize = 100;
 pub fn few(
     sizes: &Sizes,
     b_along_cols: bool,
-    (a, b): (ExprId, ExprId),
+    (a, factors): (ExprId, &[ExprId]),
     sums: usize,
     body: &Body,
     extents: &Shape,
@@ -166,18 +172,25 @@ pub fn few(
     if sizes.rows > ROWS || sizes.depth < SHORT_SUM || body.dtype(a) != DType::F32 {
         return None;
     }
-    let run = vector(body, b, extents, if b_along_cols { cols } else { steps }, tensors);
-    if sizes.rows > ROWS_OF_SINGLES && run < 4 {
+    let along = if b_along_cols { cols } else { steps };
+    let run = factors.iter().map(|it| vector(body, *it, extents, along, tensors)).min()?;
+    let count = factors.len();
+    if count == 1 && sizes.rows > ROWS_OF_SINGLES && run < 4 {
         return None;
     }
+    // Columns of an invocation, whose sums must be in registers.
+    let columns = |most: u32| {
+        let fits = |it: &u32| *it == 1 || sizes.rows * *it as usize * count <= SUMS;
+        std::iter::successors(Some(most), |it| Some(it / 2)).find(fits).unwrap_or(1)
+    };
     let most = limited(u32::MAX, target);
     let pairs = pairs(extents, cols, stores, tensors);
     let finish = |mut it: Few| {
         it.stored = if pairs && it.across().is_multiple_of(2) { 2 } else { 1 };
-        it.held = (target.max_workgroup_memory / it.memory(1, sums).max(1)).clamp(1, sizes.rows as u32);
+        it.held = (target.max_workgroup_memory / it.memory(count, sums).max(1)).clamp(1, sizes.rows as u32);
         it
     };
-    let fits = |it: &Few| it.memory(1, sums) <= target.max_workgroup_memory;
+    let fits = |it: &Few| it.memory(count, sums) <= target.max_workgroup_memory;
     let one = Few {
         size: 1,
         deep: 1,
@@ -192,8 +205,11 @@ pub fn few(
     };
     if b_along_cols {
         let depth = [4, 2, 1].into_iter().find(|it| sizes.depth.is_multiple_of(*it))? as u32;
-        let it = ALONG_COLS.iter().find(|it| it.sums >= sizes.rows * run as usize)?;
-        let size = it.size.min(1 << most.ilog2());
+        let run = columns(run);
+        let it = ALONG_COLS.iter().find(|it| it.sums >= sizes.rows * run as usize * count)?;
+        // Every invocation has partial sums of one row at least in memory.
+        let most = most.min(target.max_workgroup_memory / (4 * run * count as u32));
+        let size = it.size.min(1 << most.max(1).ilog2());
         // Few columns leave invocations for the depth.
         let vectors = (sizes.cols / run as usize).next_power_of_two().min(it.most.min(size) as usize) as u32;
         let form = |across: u32| {
@@ -211,7 +227,7 @@ pub fn few(
         (target.subgroup).filter(|(least, most)| least == most && size.is_multiple_of(*least)).map(|it| it.0);
     let sharing = if sizes.depth / run as usize >= along.all_from { SIZE } else { SHARING };
     let deep = sharing.max(subgroup.unwrap_or(1)).min(size);
-    let cols = along.cols.min(sizes.cols.next_power_of_two() as u32);
+    let cols = (along.cols / count as u32).max(1).min(sizes.cols.next_power_of_two() as u32);
     let early = run <= 4 && sizes.rows >= EARLY;
     let form = Few { size, deep, depth: run, cols, ahead: along.ahead, early, subgroup, ..one };
     Some(finish(form)).filter(fits)

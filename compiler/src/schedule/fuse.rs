@@ -9,9 +9,10 @@ use std::collections::{BTreeSet, HashSet};
 use slotmap::SecondaryMap;
 
 use super::{
-    cost,
+    cost, few,
     group::{Form, Group, Level, Member},
     kernel::{Refusal, Why},
+    product,
     splice::splice,
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     lower::{Body, Coords, Expr, ExprId, Loops, Nest, NestKind, TensorId},
     options::Options,
     shape::Shape,
-    target::Target,
+    target::{Place, Target},
 };
 
 /// A value computed where it is read.
@@ -167,12 +168,49 @@ impl Fusion<'_> {
                 self.groups[group].as_ref().is_some_and(|it| !it.is_map())
                     && self.reads(group).iter().any(|it| read.contains(it))
             })),
-            NestKind::Contract { .. } | NestKind::Attention { .. } => found.clear(),
+            NestKind::Contract { .. } => {
+                found = (0..self.groups.len()).filter(|&it| self.shares_factor(nest, it)).collect();
+            }
+            NestKind::Attention { .. } => found.clear(),
         }
         let mut found: Vec<usize> = found.into_iter().collect();
         // What makes its values at some cost first, then what comes last.
         found.sort_by_key(|&group| (self.group(group).is_map(), usize::MAX - group));
         found
+    }
+
+    /// Whether a group is of a product by the same first factor as the product `nest`, at the same points.
+    fn shares_factor(&self, nest: usize, group: usize) -> bool {
+        let Some(host) = &self.groups[group] else { return false };
+        let (anchor, it) = (&self.loops.nests[host.members[0].nest], &self.loops.nests[nest]);
+        let (NestKind::Contract { depth, .. }, NestKind::Contract { depth: own, .. }) =
+            (&anchor.kind, &it.kind)
+        else {
+            return false;
+        };
+        let mut both = Body::default();
+        let mut first = |nest: usize| {
+            let Expanded { body, roots, .. } = &self.expanded[nest];
+            splice(&mut both, body, &roots[..1], None, None, &mut |out, tensor, at, guard| {
+                out.add(Expr::Load { tensor, at, guard }, self.loops.tensors[tensor].ty.dtype)
+            })
+        };
+        (&anchor.space, depth) == (&it.space, own) && first(host.members[0].nest) == first(nest)
+    }
+
+    /// Whether the product `nest`, which shares its first factor with that of `group`, is shared out like it: of few rows.
+    fn is_shared_out_alike(&self, nest: usize, group: usize) -> bool {
+        let host = self.group(group);
+        let of = |nest: usize| {
+            let (it, Expanded { body, roots, .. }) = (&self.loops.nests[nest], &self.expanded[nest]);
+            let NestKind::Contract { depth, .. } = &it.kind else { return None };
+            let factors = (roots[0], &roots[1..]);
+            product::few_of(&it.space, depth, body, factors, &self.loops.tensors, self.target)
+        };
+        let products = |it: &&Member| matches!(self.loops.nests[it.nest].kind, NestKind::Contract { .. });
+        let made = host.members.iter().filter(products).count();
+        let (first, own) = (of(host.members[0].nest), of(nest));
+        host.place == Place::Gpu && made < few::FACTORS && first.is_some() && first == own
     }
 
     /// Where `nest` would stand in the group, or why it may not.
@@ -190,6 +228,13 @@ impl Fusion<'_> {
             {
                 let at = (outer.iter().enumerate()).map(|(axis, &extent)| Index::var(axis, extent)).collect();
                 (at, Level::Row)
+            }
+            (NestKind::Contract { .. }, Form::Contract { space }) => {
+                if !self.is_shared_out_alike(nest, group) {
+                    return Err(Why::Products);
+                }
+                let at = (space.iter().enumerate()).map(|(axis, &extent)| Index::var(axis, extent)).collect();
+                (at, Level::Point)
             }
             (NestKind::Reduce { .. } | NestKind::Contract { .. } | NestKind::Attention { .. }, _) => {
                 return Err(Why::Spaces);

@@ -77,7 +77,8 @@ pub enum Skeleton {
     /// `Param(0)` = sum of a*b over variables space.rank()..; `Param(1)` and so on are those of `sums`, which change with no
     /// variable of `cols`. Each variable of `space` is in exactly one of `batch` (used by
     /// a and b), `rows` (by a alone), `cols` (by b alone or by neither). Row number, column number and depth number are
-    /// row-major over their variables. Stores run once a point of `space`.
+    /// row-major over their variables. Stores run once a point of `space`. Each of `others` takes the place of b in a sum of its
+    /// own, `Param(1)` and so on: products of one a, by matrices that are read alike. Only the tile `Few` makes them.
     Contract {
         space: Shape,
         depth: Shape,
@@ -86,6 +87,7 @@ pub enum Skeleton {
         cols: Vars,
         a: ExprId,
         b: ExprId,
+        others: Vec<ExprId>,
         sums: Vec<ExprId>,
         tile: Tile,
     },
@@ -278,6 +280,8 @@ pub enum Why {
     Recompute(u64),
     /// The fused body would have this many expressions.
     Body(usize),
+    /// Products of one factor, which more than a few rows keep apart, or others that are shared out differently.
+    Products,
     /// Two products of one input, of which neither reads the other.
     Siblings(siblings::Why),
 }
@@ -293,6 +297,9 @@ impl std::fmt::Display for Why {
             Why::NoScale => f.write_str("the rows are not merely scaled by sums over themselves"),
             Why::Recompute(times) => write!(f, "the producer would be computed {times} times over"),
             Why::Body(size) => write!(f, "the body would have {size} expressions"),
+            Why::Products => {
+                f.write_str("products of one factor are one kernel only of few rows, and in pairs")
+            }
             Why::Siblings(why) => write!(f, "both multiply one input, but {why}"),
         }
     }
@@ -323,7 +330,7 @@ impl Skeleton {
         match self {
             Skeleton::Map { .. } => 0,
             Skeleton::Rows { stages, .. } => stages.len(),
-            Skeleton::Contract { sums, .. } => 1 + sums.len(),
+            Skeleton::Contract { others, sums, .. } => 1 + others.len() + sums.len(),
             Skeleton::Attention { .. } => 2,
         }
     }

@@ -30,7 +30,7 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
     match &kernel.skeleton {
         Skeleton::Map { space, lanes, .. } => all(Lanes::anywhere(0, space, *lanes)),
         Skeleton::Rows { outer, inner, form, .. } => all(Lanes::anywhere(outer.rank(), inner, form.lanes)),
-        Skeleton::Contract { space, depth, rows, cols, a, b, sums, tile, .. } => {
+        Skeleton::Contract { space, depth, rows, cols, a, b, others, sums, tile, .. } => {
             let (a_along_rows, b_along_cols) = match *tile {
                 Tile::Matmul { a_along_rows, b_along_cols, .. }
                 | Tile::Cooperative { a_along_rows, b_along_cols, .. }
@@ -47,7 +47,7 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
                 let b_along = if few.along_cols { (cols.as_slice(), few.cols) } else { (&*steps, few.depth) };
                 let parts = [
                     along(&steps, few.depth, [*a].into_iter().chain(sums.iter().copied()).collect(), false),
-                    along(b_along.0, b_along.1, vec![*b], false),
+                    along(b_along.0, b_along.1, [b].into_iter().chain(others).copied().collect(), false),
                     along(cols, few.stored, stored, true),
                 ];
                 return parts.into_iter().flatten().collect();

@@ -26,12 +26,13 @@ pub fn contract(
     space: &Shape,
     depth: &Shape,
     body: &mut Body,
-    (a, b): (ExprId, ExprId),
+    (a, factors): (ExprId, &[ExprId]),
     sums: Vec<ExprId>,
     stores: &[Store],
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
 ) -> Skeleton {
+    let (&b, others) = factors.split_first().unwrap_or_else(|| crate::bug!("a product of one factor"));
     let (mut a, mut b) = (a, b);
     let (by_a, by_b) = (variables(body, a, space.rank()), variables(body, b, space.rank()));
     let (mut batch, mut rows, mut cols) = (Vars::new(), Vars::new(), Vars::new());
@@ -47,7 +48,7 @@ pub fn contract(
     let innermost = (0..space.rank()).rev().find(|&it| space[it] > 1);
     let turned = innermost.is_some_and(|it| rows.contains(&it)) && count(&cols) > 1;
     let is_column = count(&cols) == 1 && count(&rows) > 1;
-    if turned || is_column {
+    if others.is_empty() && (turned || is_column) {
         std::mem::swap(&mut rows, &mut cols);
         std::mem::swap(&mut a, &mut b);
     }
@@ -65,9 +66,12 @@ pub fn contract(
             > run_along(body, operand, &extents, &steps, tensors)
     };
     let along = [longer(a, &rows), longer(b, &cols)];
+    let others = others.to_vec();
+    let factors: Vec<ExprId> = [b].into_iter().chain(others.iter().copied()).collect();
+    let (all, place) = ((a, &factors[..]), (&cols, &steps[..]));
     let few =
-        few(&sizes, along[1], (a, b), sums.len(), body, &extents, (&cols, &steps), stores, tensors, target);
-    if few.is_none() && !sums.is_empty() {
+        few(&sizes, along[1], all, sums.len(), body, &extents, (place.0, place.1), stores, tensors, target);
+    if few.is_none() && !sums.is_empty() && others.is_empty() {
         return as_rows((space, depth), body, (a, b), &sums, stores, tensors, target);
     }
     let tile = match few {
@@ -77,7 +81,18 @@ pub fn contract(
             None => contract_tile(&sizes, along, body.dtype(a), target),
         },
     };
-    Skeleton::Contract { space: space.clone(), depth: depth.clone(), batch, rows, cols, a, b, sums, tile }
+    Skeleton::Contract {
+        space: space.clone(),
+        depth: depth.clone(),
+        batch,
+        rows,
+        cols,
+        a,
+        b,
+        others,
+        sums,
+        tile,
+    }
 }
 
 /// The product and the sums beside it as reductions of rows, one a result.
@@ -95,6 +110,24 @@ fn as_rows(
     let stages: Vec<Stage> = values.map(|value| Stage { op: ReduceOp::Sum, value }).collect();
     let form = row_form((space, depth), body, &stages, stores, false, tensors, target);
     Skeleton::Rows { outer: space.clone(), inner: depth.clone(), stages, form }
+}
+
+/// Batch, rows and columns of a product that would be one of few rows with its first factor for rows; and whether its second
+/// lies along the columns.
+pub fn few_of(
+    space: &Shape,
+    depth: &Shape,
+    body: &Body,
+    factors: (ExprId, &[ExprId]),
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Option<([Vars; 3], bool)> {
+    match contract(space, depth, &mut body.clone(), factors, Vec::new(), &[], tensors, target) {
+        Skeleton::Contract { batch, rows, cols, a, tile: Tile::Few(few), .. } => {
+            (a == factors.0).then_some(([batch, rows, cols], few.along_cols))
+        }
+        _ => None,
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -10,7 +10,7 @@ use slotmap::SlotMap;
 use super::{
     cost,
     fuse::{Expanded, Fusion, loads},
-    group::{Form, Group},
+    group::{Form, Group, Member},
     kernel::Why,
     product::{SHORT_SUM, variables},
     splice::{Read, splice},
@@ -28,7 +28,7 @@ impl Fusion<'_> {
     pub(super) fn scale_products(&mut self) {
         for rows in 0..self.groups.len() {
             let Some(host) = &self.groups[rows] else { continue };
-            let wanted = |it: &crate::schedule::group::Member| self.loops.outputs.contains(&it.tensor);
+            let wanted = |it: &Member| self.loops.outputs.contains(&it.tensor);
             if !matches!(host.form, Form::Rows { .. })
                 || host.place != Place::Gpu
                 || host.members.iter().any(wanted)
@@ -43,14 +43,17 @@ impl Fusion<'_> {
             if readers.is_empty() || !readers.iter().all(products) {
                 continue;
             }
+            let products: Vec<(usize, usize)> =
+                readers.iter().flat_map(|&it| self.products(it).map(move |nest| (it, nest))).collect();
             let all: Vec<Result<Scaled, Why>> =
-                readers.iter().map(|&it| self.scaled_product(host, self.group(it))).collect();
+                products.iter().map(|&(it, nest)| self.scaled_product(host, self.group(it), nest)).collect();
             if all.iter().all(Result::is_ok) {
-                for (&reader, scaled) in readers.iter().zip(all.into_iter().flatten()) {
-                    let nest = self.group(reader).members[0].nest;
+                for (&(_, nest), scaled) in products.iter().zip(all.into_iter().flatten()) {
                     let Scaled { body, operands, sums, scale } = scaled;
                     let roots = operands.into_iter().chain(sums).chain([scale]).collect();
                     self.expanded[nest] = Expanded { body, roots, scaled: true };
+                }
+                for &reader in &readers {
                     let inlined: Vec<usize> = self.group(rows).nests();
                     self.groups[reader].as_mut().expect("the group stands").inlined.extend(inlined);
                 }
@@ -60,20 +63,26 @@ impl Fusion<'_> {
                 }
                 continue;
             }
-            for (&reader, why) in readers.iter().zip(all) {
+            for (&(_, nest), why) in products.iter().zip(all) {
                 if let Err(why) = why {
-                    self.refuse(rows, self.group(reader).members[0].nest, why);
+                    self.refuse(rows, nest, why);
                 }
             }
         }
     }
 
-    fn scaled_product(&self, host: &Group, product: &Group) -> Result<Scaled, Why> {
-        let nest = product.members[0].nest;
+    /// The products of a group.
+    fn products(&self, group: usize) -> impl Iterator<Item = usize> {
+        let is_product = |it: &usize| matches!(self.loops.nests[*it].kind, NestKind::Contract { .. });
+        self.group(group).members.iter().map(|it| it.nest).filter(is_product)
+    }
+
+    fn scaled_product(&self, host: &Group, product: &Group, nest: usize) -> Result<Scaled, Why> {
         let it = &self.loops.nests[nest];
         let NestKind::Contract { depth, .. } = &it.kind else { return Err(Why::NoScale) };
         // What follows the product may not read the rows too.
-        let others = product.members[1..].iter().flat_map(|it| self.loads(it.nest));
+        let follows = |it: &&Member| !matches!(self.loops.nests[it.nest].kind, NestKind::Contract { .. });
+        let others = product.members.iter().filter(follows).flat_map(|it| self.loads(it.nest));
         if host.place != product.place || others.into_iter().any(|it| host.member(it.0).is_some()) {
             return Err(Why::ReadElsewhere);
         }
@@ -123,7 +132,9 @@ impl Fusion<'_> {
             return Err(Why::Recompute(weight));
         }
         let mut bound: Vec<TensorId> = all.into_iter().map(|it| it.0).collect();
-        bound.extend(product.members[1..].iter().flat_map(|it| self.loads(it.nest)).map(|it| it.0));
+        let rest = product.members.iter().filter(|it| it.nest != nest);
+        let read = rest.flat_map(|it| self.loads(it.nest)).map(|it| it.0);
+        bound.extend(read.filter(|it| host.member(*it).is_none()));
         bound.extend(product.members.iter().map(|it| it.tensor));
         bound.sort_unstable();
         bound.dedup();

@@ -72,7 +72,7 @@ fn in_two(
         &of_pieces,
         &[chunk].into(),
         &mut body,
-        (operands[0], operands[1]),
+        (operands[0], &operands[1..]),
         Vec::new(),
         std::slice::from_ref(&store),
         tensors,

@@ -159,7 +159,7 @@ impl Text for Stage {
 spelled!(enum Skeleton {
     Map "map" { space, workgroup, lanes };
     Rows "rows" { outer, inner, stages, form };
-    Contract "contract" { space, depth, batch, rows, cols, a, b, sums, tile };
+    Contract "contract" { space, depth, batch, rows, cols, a, b, others, sums, tile };
     Attention "attention" { space, keys, channels, scale, zero_masked, q, k, v, mask, last_key, tile };
 });
 
@@ -203,6 +203,7 @@ spelled!(enum Why {
     NoScale "no_scale";
     Recompute "recompute" (times);
     Body "body" (expressions);
+    Products "products";
     Siblings "siblings" (why);
 });
 

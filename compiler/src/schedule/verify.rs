@@ -91,9 +91,11 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         {
             fault("writes components of vectors".to_owned());
         }
-        if let Skeleton::Contract { space, depth, cols, sums, tile: Tile::Few(few), .. } = &kernel.skeleton {
+        if let Skeleton::Contract { space, depth, cols, others, sums, tile: Tile::Few(few), .. } =
+            &kernel.skeleton
+        {
             let cols = cols.iter().filter_map(|&it| space.get(it)).product();
-            if let Some(what) = few.fault(cols, depth.count(), (1, sums.len()), target) {
+            if let Some(what) = few.fault(cols, depth.count(), (1 + others.len(), sums.len()), target) {
                 fault(what.to_owned());
             }
         }
@@ -108,6 +110,11 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
             {
                 fault("a sum beside the product changes along the columns".to_owned());
             }
+        }
+        if let Skeleton::Contract { others, tile, .. } = &kernel.skeleton
+            && !(others.is_empty() || (matches!(tile, Tile::Few(_)) && kernel.place == Place::Gpu))
+        {
+            fault("sums of several products, which its tile does not make".to_owned());
         }
         if let Skeleton::Attention { space, k, v, mask, last_key, tile, .. } = &kernel.skeleton {
             let exist = roots.iter().all(|it| (it.0 as usize) < kernel.body.len());
@@ -177,7 +184,9 @@ pub fn roots(kernel: &Kernel) -> Vec<ExprId> {
     let own: Vec<ExprId> = match &kernel.skeleton {
         Skeleton::Map { .. } => Vec::new(),
         Skeleton::Rows { stages, .. } => stages.iter().map(|it| it.value).collect(),
-        Skeleton::Contract { a, b, sums, .. } => [*a, *b].into_iter().chain(sums.iter().copied()).collect(),
+        Skeleton::Contract { a, b, others, sums, .. } => {
+            [a, b].into_iter().chain(others).chain(sums).copied().collect()
+        }
         Skeleton::Attention { q, k, v, mask, .. } => [*q, *k, *v].into_iter().chain(*mask).collect(),
     };
     stores.chain(own).collect()

@@ -82,7 +82,8 @@ pub fn prepare(kernel: &Kernel, types: &[Type]) -> Prepared {
         Skeleton::Rows { outer, inner, stages, form: _ } => {
             Form::Rows(Rows::new(&parts, outer, inner, stages))
         }
-        Skeleton::Contract { space, depth, batch, rows, cols, a, b, sums, tile: _ } => {
+        Skeleton::Contract { others, .. } if !others.is_empty() => bug!("{}: several products", kernel.name),
+        Skeleton::Contract { space, depth, batch, rows, cols, a, b, others: _, sums, tile: _ } => {
             match Contract::new(&parts, depth, [batch, rows, cols], [*a, *b]) {
                 Some(contract) if sums.is_empty() => Form::Contract(Box::new(contract)),
                 Some(_) | None => Form::Rows(contract::as_rows(&parts, space, depth, [*a, *b], sums)),
