@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use wgfuse::{Ceilings, Device, KernelTime, Session, Tensor};
+use wgfuse::{Ceilings, Device, KernelTime, Model, Session, Tensor, Tune};
 
 use crate::{
     kernels::{self, Case, Work},
@@ -38,6 +38,9 @@ pub struct Args {
     /// Print the kernels' times, of like ones together
     #[arg(long)]
     kernels: bool,
+    /// Measure kernels to find how they run fastest, and say what was gained; what is reported is tuned
+    #[arg(long)]
+    tune: bool,
     /// Of the random values
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -151,7 +154,8 @@ impl Suite<'_> {
         let given = named(&made.inputs);
         // Leaves numbers that are none wherever a kernel writes, so that what is not written shows.
         let poisoned: Vec<(&str, Tensor)> = given.iter().map(|(name, it)| (*name, poison(it))).collect();
-        let mut bench = Bench::new(&made.model, device, &poisoned)?;
+        let untuned = self.untuned(&made.model, device, &given)?;
+        let mut bench = Bench::new(&made.model, device, &poisoned, self.tune())?;
         drop(poisoned);
         let outputs = bench.session.run(&given)?;
         let operands: Vec<Values> = made.operands.iter().map(Values::of).collect();
@@ -159,6 +163,7 @@ impl Suite<'_> {
         bench.run.judge(error, case.bound());
         drop(outputs);
         let kernels = bench.on_device(&given)?;
+        say_gain(&case.name, untuned, &bench);
         if self.args.kernels {
             say_kernels(&kernels);
         }
@@ -196,7 +201,9 @@ impl Suite<'_> {
         let made = case.make(self.args.seed)?;
         let given = named(&made.inputs);
         // A device of its own, and nothing kept from earlier: its pipelines are made anew, its memory is this model's.
-        let mut bench = Bench::new(&made.model, &Device::gpu()?.cache_in(None), &given)?;
+        let device = Device::gpu()?.cache_in(None);
+        let untuned = self.untuned(&made.model, &device, &given)?;
+        let mut bench = Bench::new(&made.model, &device, &given, self.tune())?;
         let outputs = made.answer(&bench.session)?;
         ensure!(outputs.len() == want.len(), "as many outputs as on the processor");
         let errors = (outputs.iter().zip(want))
@@ -206,11 +213,26 @@ impl Suite<'_> {
         bench.run.judge(error, case.bound());
         drop(outputs);
         let kernels = bench.on_device(&given)?;
+        say_gain(&case.name, untuned, &bench);
         if self.args.kernels {
             say_kernels(&kernels);
         }
         bench.answers(&given)?;
         Ok(bench.run)
+    }
+
+    fn tune(&self) -> Tune {
+        if self.args.tune { Tune::On } else { Tune::Off }
+    }
+
+    /// Milliseconds on the device without tuning, if there is to be tuning.
+    fn untuned(&self, model: &Model, device: &Device, given: &[(&str, Tensor)]) -> Result<Option<f64>> {
+        if !self.args.tune {
+            return Ok(None);
+        }
+        let mut bench = Bench::new(model, device, given, Tune::Off)?;
+        bench.on_device(given)?;
+        Ok(bench.run.gpu_ms)
     }
 
     /// Written after every workload, so that nothing is lost if a later one ends the program.
@@ -225,6 +247,33 @@ impl Suite<'_> {
 
 fn named(inputs: &[(String, Tensor)]) -> Vec<(&str, Tensor)> {
     inputs.iter().map(|(name, it)| (name.as_str(), it.clone())).collect()
+}
+
+/// What tuning gained, in all and by kernel.
+fn say_gain(name: &str, untuned: Option<f64>, bench: &Bench) {
+    let Some(untuned) = untuned else { return };
+    let tuned = bench.run.gpu_ms.unwrap_or(f64::NAN);
+    let all = bench.session.tuned();
+    let compiled = bench.run.compile_ms.unwrap_or(f64::NAN) / 1e3;
+    println!(
+        "  {name}: {:.1} us untuned, {:.1} us tuned, {:.3} of it; {} classes in {compiled:.1} s",
+        untuned * 1e3,
+        tuned * 1e3,
+        tuned / untuned,
+        all.len()
+    );
+    for it in all {
+        let Some(measured) = it.measured else { continue };
+        let (default, chosen) = (measured.default * 1e6, measured.chosen * 1e6);
+        if it.chosen != it.default || measured.broken + measured.wrong > 0 {
+            let (tried, broken, wrong) = (measured.tried, measured.broken, measured.wrong);
+            println!(
+                "    {default:>9.1} -> {chosen:>9.1} us of {tried} ({broken} broken, {wrong} wrong) {}",
+                it.kernel
+            );
+            println!("      {}\n      {}", it.default, it.chosen);
+        }
+    }
 }
 
 /// Kernels that differ in their numbers alone count as one, the slowest sum first.

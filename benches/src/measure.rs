@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use wgfuse::{Device, Effort, KernelTime, Model, Options, Session, Tensor};
+use wgfuse::{Device, Effort, KernelTime, Model, Options, Session, Tensor, Tune};
 
 use crate::results::Run;
 
@@ -27,11 +27,11 @@ pub fn median(mut times: Vec<f64>) -> f64 {
 
 impl Bench {
     /// Compiles the model and gets its first answer.
-    pub fn new(model: &Model, device: &Device, given: &[(&str, Tensor)]) -> Result<Bench> {
+    pub fn new(model: &Model, device: &Device, given: &[(&str, Tensor)], tune: Tune) -> Result<Bench> {
         let options = Options { fallback: wgfuse::Fallback::Error, ..Options::default() };
         let shapes: Vec<_> = given.iter().map(|it| it.1.shape().clone()).collect();
         let start = Instant::now();
-        let session = Session::with_options(model, device, options)?;
+        let session = Session::with_options(model, device, options)?.tune(tune);
         let plan = session.plan_for(&shapes)?;
         let compile_ms = Some(millis(start));
         session.run(given)?;

@@ -32,6 +32,9 @@ pub struct Args {
     /// auto, gpu, cpu or an adapter's number
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// Measure kernels to find how they run fastest; what is found is kept and used again
+    #[arg(long)]
+    tune: bool,
     /// For programs: one JSON object, times in seconds
     #[arg(long)]
     json: bool,
@@ -101,7 +104,7 @@ pub fn bench(args: Args) -> Result<()> {
     let given: Vec<(&str, Tensor)> = inputs.iter().map(|(name, it)| (*name, it.clone())).collect();
 
     let start = Instant::now();
-    let session = Session::new(&model, &device)?;
+    let session = open::tuned(Session::new(&model, &device)?, args.tune);
     let (compile, first_run) = {
         let _progress = progress("compiling and running for the first time");
         session.plan_for(&found.shapes)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use wgfuse::{Device, Disabled, Fallback, Model, Session};
+use wgfuse::{Device, Disabled, Fallback, Model, Session, Tune};
 
 use crate::progress::progress;
 
@@ -78,4 +78,9 @@ pub fn describe(device: &Device) -> String {
 pub fn steps_down(session: &Session) -> Vec<Disabled> {
     let whole = session.device().disabled_reason();
     session.disabled().into_iter().filter(|it| Some(&it.reason) != whole).collect()
+}
+
+/// `session` with tuning, if it is asked for; else the environment says.
+pub fn tuned(session: Session, tune: bool) -> Session {
+    if tune { session.tune(Tune::On) } else { session }
 }

@@ -45,6 +45,9 @@ pub struct Args {
     /// Build kernels with every run-time check
     #[arg(long)]
     checked: bool,
+    /// Measure kernels to find how they run fastest; what is found is kept and used again
+    #[arg(long)]
+    tune: bool,
     /// For programs: one JSON object
     #[arg(long)]
     json: bool,
@@ -67,7 +70,7 @@ pub fn run(args: Args) -> Result<Verdict> {
     let expected = tensor_file::load(&args.expect)?;
     let device = open::device(args.device)?;
     let options = Options { fallback: args.fallback.into(), checked: args.checked, ..Options::default() };
-    let session = Session::with_options(&model, &device, options)?;
+    let session = open::tuned(Session::with_options(&model, &device, options)?, args.tune);
     let outputs: Vec<(String, Tensor)> = {
         let _progress = progress("running");
         let given: Vec<(&str, Tensor)> =

@@ -191,6 +191,15 @@ impl Device {
         self.inner.counters.counts()
     }
 
+    /// What tells this adapter with this driver from any other; none for the processor.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn identity(&self) -> Option<Vec<u8>> {
+        let info = self.wgpu()?.0.adapter_info();
+        let names = [&info.name, &info.driver, &info.driver_info].map(|it| it.as_str()).join("\0");
+        let numbers = [info.vendor, info.device, info.backend as u32];
+        Some(names.into_bytes().into_iter().chain(numbers.into_iter().flat_map(u32::to_le_bytes)).collect())
+    }
+
     pub(crate) fn counters(&self) -> &Counters {
         &self.inner.counters
     }

@@ -6,6 +6,7 @@ use wgfuse_compiler::{
     graph::Graph,
     options::Options,
     plan::Plan,
+    schedule::Choices,
     target::{Place, Target},
 };
 
@@ -13,10 +14,16 @@ use crate::{counters::count, device::Device};
 
 /// The plan of `graph` on `target`, which is `device`'s or the processor's. Kept are those for GPUs, whose kernels take long
 /// to write.
-pub(crate) fn plan(graph: Graph, target: &Target, options: &Options, device: &Device) -> Result<Plan, Error> {
+pub(crate) fn plan(
+    graph: Graph,
+    target: &Target,
+    options: &Options,
+    choices: &Choices,
+    device: &Device,
+) -> Result<Plan, Error> {
     #[cfg(not(target_arch = "wasm32"))]
     if let (Some(store), Place::Gpu) = (device.store(), target.place)
-        && let Some(key) = wgfuse_compiler::plan::kept::key(&graph, target, options)
+        && let Some(key) = wgfuse_compiler::plan::kept::key(&graph, target, options, choices)
     {
         use wgfuse_compiler::plan::kept;
         if let Some(bytes) = store.get("plan", &key) {
@@ -26,10 +33,10 @@ pub(crate) fn plan(graph: Graph, target: &Target, options: &Options, device: &De
             }
         }
         count(&device.counters().plans);
-        let plan = compile_graph(graph.clone(), target, options)?;
+        let plan = compile_graph(graph.clone(), target, options, choices)?;
         store.put("plan", &key, &kept::write(&plan, &graph));
         return Ok(plan);
     }
     count(&device.counters().plans);
-    compile_graph(graph, target, options)
+    compile_graph(graph, target, options, choices)
 }

@@ -42,6 +42,8 @@ mod state;
 mod capture;
 mod replay;
 mod kept_plan;
+#[cfg(not(target_arch = "wasm32"))]
+mod tuner;
 mod profile;
 #[cfg(not(target_arch = "wasm32"))]
 mod ceilings;
@@ -74,3 +76,5 @@ pub use launch::Replay;
 pub use model::Model;
 pub use profile::{Effort, KernelTime, Profile};
 pub use session::Session;
+#[cfg(not(target_arch = "wasm32"))]
+pub use tuner::{Measured, Tune, Tuned};

@@ -44,6 +44,18 @@ pub struct Profile {
 /// One round without warming up.
 pub(crate) const ONCE: Effort = Effort { warm_up: 0.0, rounds: 1 };
 
+/// Seconds of all launches of a tape, one after the other.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) async fn back_to_back(tape: &Tape, effort: Effort, wait: Wait) -> Result<f64, DeviceError> {
+    let mut seconds = 0.0;
+    for segment in &tape.segments {
+        if let (Segment::Gpu(commands), Some(gpu)) = (segment, tape.gpu.as_deref()) {
+            seconds += repeated(gpu, commands, effort, wait).await?;
+        }
+    }
+    Ok(seconds)
+}
+
 /// Copies between the places are done but not timed.
 pub(crate) async fn profile(
     tape: &mut Tape,

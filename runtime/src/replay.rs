@@ -136,6 +136,17 @@ pub(crate) async fn place_inputs(tape: &mut Tape, plan: &Plan, inputs: &[Tensor]
     Ok(())
 }
 
+/// Fills what a run gives with values that are not numbers, so that what it does not write is noticed.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) async fn poison(tape: &Tape) -> Result<(), DeviceError> {
+    let Some(gpu) = tape.gpu.as_deref() else { return Ok(()) };
+    for it in &tape.readback.copies {
+        let bytes = vec![0xff; it.bytes.next_multiple_of(4) as usize];
+        gpu.scoped("an output", || gpu.queue.write_buffer(&it.from.buffer, it.from.offset, &bytes)).await?;
+    }
+    Ok(())
+}
+
 fn device(gpu: Option<&Gpu>) -> &Gpu {
     gpu.expect("a tape that uses the device has one")
 }

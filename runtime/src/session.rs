@@ -11,11 +11,14 @@ use wgfuse_compiler::{
     import::Signature,
     options::{Fallback, Options},
     plan::Plan,
+    schedule::Choices,
     shape::Shape,
     target::{Place, Target},
     tensor::Tensor,
 };
 
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tuner::{Tune, Tuned, tuned};
 use crate::{
     buffers::Wait,
     capture::{Tape, capture},
@@ -41,6 +44,10 @@ pub struct Session {
     device: Device,
     options: Options,
     replay: Replay,
+    #[cfg(not(target_arch = "wasm32"))]
+    tune: Tune,
+    #[cfg(not(target_arch = "wasm32"))]
+    tuned: Mutex<Vec<Tuned>>,
     /// The most recently used last.
     shapes: Mutex<Vec<Arc<Entry>>>,
     kept: usize,
@@ -83,6 +90,10 @@ impl Session {
             device: device.clone(),
             options,
             replay: Replay::from_environment()?,
+            #[cfg(not(target_arch = "wasm32"))]
+            tune: Tune::from_environment()?,
+            #[cfg(not(target_arch = "wasm32"))]
+            tuned: Mutex::default(),
             shapes: Mutex::default(),
             kept: KEPT,
             constants: AsyncMutex::default(),
@@ -99,6 +110,20 @@ impl Session {
     pub fn keep_shapes(mut self, count: usize) -> Session {
         self.kept = count.max(1);
         self
+    }
+
+    /// Whether kernels are measured to find how they run fastest. Without this call the environment variable `WGFUSE_TUNE` (`off`,
+    /// `known` or `on`) says so.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn tune(mut self, tune: Tune) -> Session {
+        self.tune = tune;
+        self
+    }
+
+    /// What tuning has found so far, a class of kernels each.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn tuned(&self) -> Vec<Tuned> {
+        self.tuned.lock().expect("nothing panics inside").clone()
     }
 
     /// Chooses how launches are replayed.
@@ -326,7 +351,18 @@ impl Session {
 
     fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
         let graph = self.model.graph(&entry.shapes)?;
-        Ok(Arc::new(kept_plan::plan(graph, target, &self.options, &self.device)?))
+        #[cfg(not(target_arch = "wasm32"))]
+        let choices = match (self.tune, target.place) {
+            (Tune::Off, _) | (_, Place::Cpu) => Choices::default(),
+            (tune, Place::Gpu) => {
+                let (choices, found) = tuned(&graph, target, &self.options, &self.device, tune)?;
+                self.tuned.lock().expect("nothing panics inside").extend(found);
+                choices
+            }
+        };
+        #[cfg(target_arch = "wasm32")]
+        let choices = Choices::default();
+        Ok(Arc::new(kept_plan::plan(graph, target, &self.options, &choices, &self.device)?))
     }
 
     /// The plan for the processor, or the reason as an error where that is not wanted.

@@ -9,6 +9,7 @@ use wgfuse_compiler::{
     graph::{Graph, Op},
     options::{Hook, UserPass},
     plan::{Plan, kept},
+    schedule::Choices,
 };
 use wgfuse_tests::{
     device::opened,
@@ -43,7 +44,8 @@ fn every_plan_comes_back() {
     for name in ZOO {
         let graph = graph(&load(name).unwrap());
         for target in [target(), Target::webgpu_minimum(), Target::cpu()] {
-            let plan = compile_graph(graph.clone(), &target, &Options::default()).unwrap();
+            let plan =
+                compile_graph(graph.clone(), &target, &Options::default(), &Choices::default()).unwrap();
             let bytes = kept::write(&plan, &graph);
             let back = kept::read(&bytes, &graph, &target).unwrap_or_else(|it| panic!("{name}: {it}"));
             assert!(!back.kernels.iter().any(|it| it.shader.as_ref().is_some_and(|it| it.module.is_made())));
@@ -114,7 +116,7 @@ fn changed_bytes_are_refused_or_hold_together() {
     for name in ["t5_encoder_tiny", "bert_tiny"] {
         let graph = graph(&load(name).unwrap());
         let target = target();
-        let plan = compile_graph(graph.clone(), &target, &Options::default()).unwrap();
+        let plan = compile_graph(graph.clone(), &target, &Options::default(), &Choices::default()).unwrap();
         let whole = kept::write(&plan, &graph);
         for _ in 0..2000 {
             let mut bytes = whole.clone();
@@ -149,7 +151,9 @@ fn changed_bytes_are_refused_or_hold_together() {
 fn keys_tell_apart_what_decides() {
     let case = load("bert_tiny").unwrap();
     let own = graph(&case);
-    let key = |graph: &Graph, target: &Target, options: &Options| kept::key(graph, target, options).unwrap();
+    let key = |graph: &Graph, target: &Target, options: &Options| {
+        kept::key(graph, target, options, &Choices::default()).unwrap()
+    };
     let base = key(&own, &target(), &Options::default());
     assert_eq!(base, key(&graph(&case), &target(), &Options::default()));
     let longer: Vec<Shape> = case.inputs.iter().map(|it| [1, it.shape()[1] + 1].into()).collect();
@@ -176,7 +180,7 @@ fn keys_tell_apart_what_decides() {
         run: Arc::new(|graph: &Graph| Ok(graph.clone())),
     };
     let options = Options { passes: vec![pass], ..Options::default() };
-    assert_eq!(kept::key(&own, &target(), &options), None);
+    assert_eq!(kept::key(&own, &target(), &options, &Choices::default()), None);
 }
 
 /// The graph with those bits of every constant of many floats changed, and how many those are.
@@ -222,8 +226,12 @@ fn weights_are_not_looked_at() {
         let ((one, _), (other, count)) = (reweighted(&own, 0), reweighted(&own, 1));
         changed += count;
         let options = Options::default();
-        assert_eq!(kept::key(&one, &target(), &options), kept::key(&other, &target(), &options), "{name}");
-        let plan = |graph| compile_graph(graph, &target(), &options).unwrap();
+        assert_eq!(
+            kept::key(&one, &target(), &options, &Choices::default()),
+            kept::key(&other, &target(), &options, &Choices::default()),
+            "{name}"
+        );
+        let plan = |graph| compile_graph(graph, &target(), &options, &Choices::default()).unwrap();
         let (one, other) = (plan(one), plan(other));
         assert_eq!(told(&one), told(&other), "{name}");
     }

@@ -31,7 +31,7 @@ use crate::{
     lower::{TensorId, TensorInfo},
     options::Options,
     passes::is_causal_mask,
-    schedule::{self, Kernel, Schedule},
+    schedule::{self, Choices, Kernel, Schedule},
     shape::Type,
     target::{Place, Target},
     tensor::Tensor,
@@ -43,14 +43,14 @@ pub const SOURCES: &str = env!("WGFUSE_SOURCES");
 
 /// The key of compiling `graph`; none if a pass of the user's own decides about it, nor for one with states, whose schedule
 /// a plan does not tell.
-pub fn key(graph: &Graph, target: &Target, options: &Options) -> Option<[u8; 32]> {
+pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices) -> Option<[u8; 32]> {
     let Options { fallback, checked, fuse, without_passes, exact, pairs, passes, memory_limit } = options;
     if !passes.is_empty() || !graph.states.is_empty() {
         return None;
     }
     let mut feed = Feed(blake3::Hasher::new());
     SOURCES.hash(&mut feed);
-    target.hash(&mut feed);
+    (target, choices).hash(&mut feed);
     (fallback, checked, fuse, without_passes, exact, pairs, memory_limit).hash(&mut feed);
     for Input { name, ty } in graph.inputs() {
         (name, ty).hash(&mut feed);

@@ -9,6 +9,7 @@ pub mod kept;
 pub mod memory;
 pub mod step;
 pub mod text;
+pub mod trial;
 pub mod verify;
 mod work;
 
@@ -21,6 +22,7 @@ pub use step::{
     Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step, alignment_on, bytes_on,
     device_bytes,
 };
+pub use trial::trial;
 pub use verify::verify;
 
 use crate::{

@@ -89,6 +89,59 @@ fn cooperative(
     operands: &[ExprId],
     target: &Target,
 ) -> Result<CooperativeAttention, Why> {
+    let fitting = fitting(space, keys, channels, heads, body, operands, target)?;
+    let planes = space[0] * space[1] / heads.max(1);
+    let rows = space[2] * heads;
+    let busy = |(it, wanted): &&(CooperativeAttention, usize)| {
+        planes * rows.div_ceil((it.teams * it.sub_rows) as usize) >= *wanted
+    };
+    fitting.iter().find(busy).or(fitting.last()).map(|it| it.0).ok_or(Why::Memory)
+}
+
+/// Every way in which attention may run, of both templates.
+pub fn attentions(
+    space: &Shape,
+    keys: usize,
+    channels: usize,
+    heads: usize,
+    body: &Body,
+    operands: &[ExprId],
+    target: &Target,
+) -> Vec<AttentionTile> {
+    let fitting = fitting(space, keys, channels, heads, body, operands, target).unwrap_or_default();
+    let plain = tile::attentions(space, keys, channels, heads, target).into_iter().map(AttentionTile::Plain);
+    fitting.into_iter().map(|it| AttentionTile::Cooperative(it.0)).chain(plain).collect()
+}
+
+/// Why the target cannot run attention in `tile`.
+pub fn fault(tile: &AttentionTile, space: &Shape, channels: usize, target: &Target) -> Option<&'static str> {
+    let it = match tile {
+        AttentionTile::Plain(it) => return tile::attention_fault(it, space, channels, target),
+        AttentionTile::Cooperative(it) => it,
+    };
+    let &CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads: _, subgroup: size } = it;
+    if subgroup(target) != Some(size) {
+        return Some("the target multiplies no such matrices");
+    }
+    let sane = [teams, parts, sub_rows, keys, sub_keys].iter().all(|it| (1..=1 << 10).contains(it));
+    if !sane || !sub_rows.is_multiple_of(16) || !sub_keys.is_multiple_of(16) || !keys.is_multiple_of(sub_keys)
+    {
+        return Some("tiles are no multiples of matrices");
+    }
+    let sizes = Sizes { teams, parts, sub_rows, keys, sub_keys, workgroups: 0 };
+    (!sizes.fits([channels, space[3]], size, target)).then_some("more than a workgroup of the target has")
+}
+
+/// Those of `SIZES` that the target can run, each with the workgroups that it asks for.
+fn fitting(
+    space: &Shape,
+    keys: usize,
+    channels: usize,
+    heads: usize,
+    body: &Body,
+    operands: &[ExprId],
+    target: &Target,
+) -> Result<Vec<(CooperativeAttention, usize)>, Why> {
     let subgroup = subgroup(target).ok_or(Why::Target)?;
     if !operands.iter().take(3).all(|it| is_half(body, *it)) {
         return Err(Why::Operands);
@@ -107,21 +160,22 @@ fn cooperative(
     if attention_pieces(space, keys, heads).is_some() {
         return Err(Why::Pieces);
     }
-    let planes = space[0] * space[1] / heads.max(1);
-    let fits = |it: &&Sizes| {
-        it.sub_rows <= subgroup
-            && it.sub_keys.is_multiple_of(4 * subgroup / it.sub_rows)
-            && it.teams * it.parts * subgroup <= limited(u32::MAX, target)
-            && it.memory([channels, space[3]]) <= target.max_workgroup_memory
+    let fitting = SIZES.iter().filter(|it| it.fits([channels, space[3]], subgroup, target));
+    let heads = heads as u32;
+    let tile = |&Sizes { teams, parts, sub_rows, keys, sub_keys, workgroups }: &Sizes| {
+        (CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads, subgroup }, workgroups)
     };
-    let fitting: Vec<&Sizes> = SIZES.iter().filter(fits).collect();
-    let busy = |it: &&&Sizes| planes * rows.div_ceil((it.teams * it.sub_rows) as usize) >= it.workgroups;
-    let found = fitting.iter().find(busy).or(fitting.last()).ok_or(Why::Memory)?;
-    let &Sizes { teams, parts, sub_rows, keys, sub_keys, .. } = *found;
-    Ok(CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads: heads as u32, subgroup })
+    Ok(fitting.map(tile).collect())
 }
 
 impl Sizes {
+    fn fits(&self, channels: [usize; 2], subgroup: u32, target: &Target) -> bool {
+        self.sub_rows <= subgroup
+            && self.sub_keys.is_multiple_of(4 * subgroup / self.sub_rows)
+            && self.teams * self.parts * subgroup <= limited(u32::MAX, target)
+            && self.memory(channels) <= target.max_workgroup_memory
+    }
+
     /// Bytes of workgroup memory, as `attention_coop.wgsl` counts them.
     fn memory(&self, channels: [usize; 2]) -> u32 {
         let [key_stride, value_stride] = channels.map(|it| 4 * (it as u32).div_ceil(16) + 2);

@@ -85,8 +85,39 @@ const HIDDEN: usize = 3;
 
 /// The tile that takes the shortest time where the target can run any, and the microseconds. Of equals the first.
 pub fn fastest(sizes: &Sizes, target: &Target) -> Option<(&'static Matmul, f64)> {
-    let fitting = MATMULS.iter().filter(|it| it.fits(sizes, target)).map(|it| (it, it.time(sizes)));
-    fitting.min_by(|a, b| a.1.total_cmp(&b.1))
+    fitting(sizes, target).min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// Every tile that the target can run, with the microseconds that it takes.
+pub fn fitting(sizes: &Sizes, target: &Target) -> impl Iterator<Item = (&'static Matmul, f64)> {
+    MATMULS.iter().filter(|it| it.fits(sizes, target)).map(|it| (it, it.time(sizes)))
+}
+
+/// Invocations and bytes of workgroup memory of a tile, or why it is none of the template.
+pub fn fault(tile: &Tile) -> Result<(u32, u32), &'static str> {
+    let Tile::Matmul {
+        rows, cols, depth, rows_each, cols_each, block_rows, block_cols, split, buffers, ..
+    } = *tile
+    else {
+        return Err("another template");
+    };
+    let sizes = [rows, cols, depth, rows_each, cols_each, split, buffers, block_rows, block_cols];
+    let sane = sizes.iter().all(|it| (1..=1 << 12).contains(it));
+    if !sane || rows_each.max(cols_each) > 64 || sizes[..5].iter().any(|it| !it.is_multiple_of(4)) {
+        return Err("tiles are no multiples of fours");
+    }
+    if !rows.is_multiple_of(rows_each) || !cols.is_multiple_of(cols_each) {
+        return Err("tiles are no multiples of an invocation's");
+    }
+    let (down, across) = (rows / rows_each, cols / cols_each);
+    if !down.is_multiple_of(block_rows) || !across.is_multiple_of(block_cols) {
+        return Err("blocks of invocations do not fill a tile");
+    }
+    let it = matmul([rows, cols], [rows_each, cols_each], [depth, split, buffers], [0.0; 3]);
+    // What is below fits 64 bits where it does not fit 32.
+    let slabs = u64::from(buffers * depth) * u64::from(rows + cols + 8);
+    let large = u64::from(down * across) * u64::from(split) > 1 << 20 || slabs * u64::from(split) > 1 << 28;
+    if large { Err("more than any workgroup has") } else { Ok((it.invocations(), it.memory())) }
 }
 
 impl Matmul {

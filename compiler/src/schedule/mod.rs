@@ -7,6 +7,7 @@ mod attention;
 mod attention_coop;
 mod beside;
 mod build;
+pub mod choice;
 mod cost;
 mod flow;
 pub mod eval;
@@ -29,6 +30,7 @@ pub mod text;
 mod tile;
 pub mod verify;
 
+pub use choice::{Choice, Choices, Class};
 pub use kernel::{
     AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal, RowForm,
     Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
@@ -38,6 +40,11 @@ pub use lanes::Lanes;
 use crate::{lower::Loops, options::Options, target::Target};
 
 pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
+    schedule_as(loops, target, options, &Choices::default())
+}
+
+/// As `schedule`, with tiles that were measured in place of those that tables give.
+pub fn schedule_as(loops: Loops, target: &Target, options: &Options, choices: &Choices) -> Schedule {
     let loops = layout::laid_out(loops);
     let target = &Target { pairs: target.pairs && options.pairs, ..target.clone() };
     let fused = fuse::fuse(&loops, target, options);
@@ -50,7 +57,8 @@ pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
     if options.fuse {
         kernels = beside::merge(kernels, &tensors, &outputs, &states, target);
     }
-    let kernels = order::ordered(kernels, &tensors, &outputs, &states);
+    let mut kernels = order::ordered(kernels, &tensors, &outputs, &states);
+    choice::apply(&mut kernels, choices, &tensors, target);
     let schedule = Schedule { tensors, kernels, outputs, states, refusals: fused.refusals };
     if cfg!(debug_assertions) {
         let faults = verify::verify(&schedule, target);

@@ -6,7 +6,7 @@ use slotmap::SlotMap;
 use super::{
     few::few,
     kernel::{Skeleton, Stage, Store, Tile, Vars},
-    matmul::{CORES, fastest},
+    matmul::{self, CORES, fastest},
     tile::{BUSY, limited, row_form},
 };
 use crate::{
@@ -61,11 +61,7 @@ pub fn contract(
     let sizes = Sizes { batch: count(&batch), rows: count(&rows), cols: count(&cols), depth: depth.count() };
     let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
     let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
-    let longer = |operand, vars: &[usize]| {
-        run_along(body, operand, &extents, vars, tensors)
-            > run_along(body, operand, &extents, &steps, tensors)
-    };
-    let along = [longer(a, &rows), longer(b, &cols)];
+    let along = along((space, depth), [(a, &rows), (b, &cols)], body, tensors);
     let others = others.to_vec();
     let factors: Vec<ExprId> = [b].into_iter().chain(others.iter().copied()).collect();
     let (all, place) = ((a, &factors[..]), (&cols, &steps[..]));
@@ -128,6 +124,102 @@ pub fn few_of(
         }
         _ => None,
     }
+}
+
+/// Whether the longer runs in memory of each operand are those along its rows or columns, not along the depth.
+fn along(
+    (space, depth): (&Shape, &Shape),
+    operands: [(ExprId, &Vars); 2],
+    body: &Body,
+    tensors: &SlotMap<TensorId, TensorInfo>,
+) -> [bool; 2] {
+    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
+    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
+    operands.map(|(operand, vars)| {
+        run_along(body, operand, &extents, vars, tensors)
+            > run_along(body, operand, &extents, &steps, tensors)
+    })
+}
+
+/// Every tile of a product that the target can run and that does not compute many times what is wanted, with an estimate of
+/// its time. Products that run in no tile stay as they are.
+pub fn tiles(
+    skeleton: &Skeleton,
+    body: &Body,
+    tensors: &SlotMap<TensorId, TensorInfo>,
+    target: &Target,
+) -> Vec<(Tile, f64)> {
+    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, others: _, sums: _, tile } = skeleton
+    else {
+        return Vec::new();
+    };
+    match tile {
+        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Pairs { .. } => {}
+        Tile::Few(_) | Tile::Direct { .. } => return Vec::new(),
+    }
+    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
+    let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
+    let along = along((space, depth), [(*a, rows), (*b, cols)], body, tensors);
+    // Families of tiles are no two of them compared: each has its best among the first.
+    let mut all = Vec::new();
+    let mut family = |mut tiles: Vec<(Tile, f64)>| {
+        tiles.sort_by(|a, b| a.1.total_cmp(&b.1));
+        all.extend(tiles.into_iter().enumerate().map(|(rank, (tile, _))| (tile, rank as f64)));
+    };
+    family(matmul::fitting(&sizes, target).map(|(it, time)| (it.tile(along, target), time)).collect());
+    if let Some(size) = subgroup(target) {
+        let both = |holds: fn(&Body, ExprId) -> bool| holds(body, *a) && holds(body, *b);
+        let pairs = target.pairs && both(|body, it| body.dtype(it) == DType::F32 && !is_guarded(body, it));
+        let table: &[Cooperative] = match both(is_half) {
+            true => &COOPERATIVES,
+            false if pairs => &PAIRS,
+            false => &[],
+        };
+        let fitting = table.iter().filter(|it| it.fits(&sizes, along, size, target));
+        family(fitting.map(|it| (it.tile(along, target), it.cost(&sizes) as f64)).collect());
+    }
+    all
+}
+
+/// Why the target cannot run a product in `tile`.
+pub fn fault(tile: &Tile, target: &Target) -> Option<&'static str> {
+    let (invocations, memory) = match *tile {
+        Tile::Matmul { .. } => match matmul::fault(tile) {
+            Ok(found) => found,
+            Err(why) => return Some(why),
+        },
+        Tile::Cooperative {
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            buffers,
+            strip,
+            subgroup,
+            a_along_rows,
+            b_along_cols,
+        } => {
+            let it = halves([rows, cols], [rows_each, cols_each], [depth, buffers, strip], 1);
+            match it.fault(subgroup, [a_along_rows, b_along_cols], target) {
+                Ok(found) => found,
+                Err(why) => return Some(why),
+            }
+        }
+        Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols } => {
+            let it = pairs([rows, cols], [rows_each, cols_each], depth);
+            match it.fault(subgroup, [a_along_rows, b_along_cols], target) {
+                Ok(found) => found,
+                Err(why) => return Some(why),
+            }
+        }
+        Tile::Few(_) => return None,
+        Tile::Direct { workgroup } => (workgroup, 0),
+    };
+    if invocations == 0 || invocations > limited(u32::MAX, target) {
+        return Some("more invocations than a workgroup may have");
+    }
+    (memory > target.max_workgroup_memory).then_some("more workgroup memory than there is")
 }
 
 #[derive(Clone, Copy)]
@@ -257,6 +349,26 @@ impl Cooperative {
 
     fn workgroups(&self, sizes: &Sizes) -> usize {
         sizes.tiles(self.tile)
+    }
+
+    /// Invocations and bytes of workgroup memory, or why the target cannot run it with subgroups of `size`.
+    fn fault(&self, size: u32, along: [bool; 2], target: &Target) -> Result<(u32, u32), &'static str> {
+        let [rows, cols] = self.tile;
+        let [rows_each, cols_each] = self.each;
+        let sizes = [rows, cols, rows_each, cols_each, self.depth];
+        if sizes.iter().any(|it| *it == 0 || *it > 1 << 12 || !it.is_multiple_of(16))
+            || !rows.is_multiple_of(rows_each)
+            || !cols.is_multiple_of(cols_each)
+            || self.buffers == 0
+            || self.strip == 0
+            || !(cols_each / 16).is_multiple_of(self.strip)
+        {
+            return Err("tiles are no multiples of matrices or of a subgroup's");
+        }
+        if subgroup(target) != Some(size) {
+            return Err("the target multiplies no such matrices");
+        }
+        Ok((self.subgroups() * size, self.memory(along)))
     }
 
     /// Time for a thousand steps along the depth.

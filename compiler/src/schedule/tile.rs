@@ -145,6 +145,13 @@ pub fn row_form(
         true => Team::Invocation { workgroup: limited(64, target) },
         false => row_team(vectors, few, target),
     };
+    shared_form(team, lanes, (rows, length), body)
+}
+
+/// How the members of `team` go through rows of that length.
+fn shared_form(team: Team, lanes: u32, (rows, length): (usize, usize), body: &Body) -> RowForm {
+    let vectors = length / lanes as usize;
+    let few = rows.saturating_mul(vectors) <= AT_ONCE;
     let members = match team {
         Team::Invocation { .. } => 1,
         Team::Subgroup { size, .. } | Team::Workgroup { size, .. } => size as usize,
@@ -156,6 +163,66 @@ pub fn row_form(
     let loads = body.iter().filter(|(_, expr, _)| matches!(expr, Expr::Load { .. })).count();
     let early = kept && few && elements * loads <= KEPT;
     RowForm { team, lanes, steps: steps as u32, early }
+}
+
+/// Rows shared by smaller and larger teams than `own`, in the same vectors, those next to it first.
+pub fn row_forms(
+    (outer, inner): (&Shape, &Shape),
+    body: &Body,
+    own: RowForm,
+    target: &Target,
+) -> Vec<(RowForm, f64)> {
+    let sizes = (2..=10).map(|it| 1u32 << it).filter(|it| *it <= limited(u32::MAX, target));
+    let uniform = target.subgroup.filter(|(least, most)| least == most && *least >= 4).map(|it| it.0);
+    let members = |team: Team| match team {
+        Team::Invocation { workgroup } => workgroup,
+        Team::Subgroup { size, rows } => size * rows,
+        Team::Workgroup { size, .. } => size,
+    };
+    let teams: Vec<Team> = match own.team {
+        Team::Invocation { .. } => sizes.map(|workgroup| Team::Invocation { workgroup }).collect(),
+        Team::Subgroup { .. } | Team::Workgroup { .. } => {
+            let workgroups = sizes.clone().filter_map(|size| match uniform {
+                Some(it) => (size.is_multiple_of(it) && size / it <= it && size > it)
+                    .then_some(Team::Workgroup { size, subgroup: Some(it) }),
+                None => Some(Team::Workgroup { size, subgroup: None }),
+            });
+            let subgroups = uniform.into_iter().flat_map(|size| {
+                let most = limited(u32::MAX, target) / size;
+                [1, 2, 4, 8]
+                    .into_iter()
+                    .filter(move |it| *it <= most)
+                    .map(move |rows| Team::Subgroup { size, rows })
+            });
+            workgroups.chain(subgroups).collect()
+        }
+    };
+    let own_members = f64::from(members(own.team));
+    let form = |team: Team| shared_form(team, own.lanes, (outer.count(), inner.count()), body);
+    let far = |team: Team| (f64::from(members(team)) / own_members).log2().abs();
+    teams.into_iter().map(|team| (form(team), far(team))).collect()
+}
+
+/// Why the target cannot share out rows of `length` elements so.
+pub fn row_fault(form: &RowForm, length: usize, target: &Target) -> Option<&'static str> {
+    let RowForm { team, lanes, steps, early: _ } = *form;
+    let most = limited(u32::MAX, target);
+    let uniform = |size: u32| target.subgroup == Some((size, size));
+    let fits = match team {
+        Team::Invocation { workgroup } => (1..=most).contains(&workgroup),
+        Team::Subgroup { size, rows } => {
+            uniform(size) && rows > 0 && size.checked_mul(rows).is_some_and(|it| it <= most)
+        }
+        Team::Workgroup { size, subgroup: None } => size.is_power_of_two() && size <= most,
+        Team::Workgroup { size, subgroup: Some(it) } => {
+            uniform(it) && size.is_multiple_of(it) && (1..=most).contains(&size) && size / it <= it
+        }
+    };
+    if !fits {
+        return Some("the target has no such teams");
+    }
+    let whole = lanes > 0 && steps > 0 && length.is_multiple_of(lanes as usize);
+    (!whole).then_some("rows are not shared out in whole vectors")
 }
 
 /// Rows from this length on are reduced in pieces where they are too few to fill the device: one workgroup reads as much in
@@ -266,42 +333,93 @@ pub fn attention(
     heads: usize,
     target: &Target,
 ) -> PlainAttention {
-    let fours = |channels: usize| channels.div_ceil(4) as u32;
-    let (fours, value_fours) = (fours(channels), fours(space[3]).max(1));
-    let tile = |it: &Attention, hold_keys: bool, hold_values: bool| {
-        let &Attention(size, rows, across, _) = it;
-        let values_across = value_fours.next_power_of_two().min(across);
-        let parts = across / values_across;
-        PlainAttention { size, rows, across, heads: heads as u32, parts, hold_keys, hold_values }
-    };
-    // Bytes of workgroup memory, as `attention.wgsl` counts them.
-    let memory = |it: &PlainAttention| {
-        let (rows, across, fours) = (it.rows as u64, it.across as u64, fours as u64);
-        let (held, keys) = (it.hold_keys as u64, 4 * across);
-        let in_turn = (held * keys * (fours | 1)).max(rows * (across | 1));
-        let values = it.hold_values as u64 * keys * value_fours as u64;
-        16 * (held * rows * (fours | 1) + in_turn + values + rows * across / 4 + 2)
-    };
     let rows = space[2] * heads;
     let groups = (space[0] * space[1] / heads.max(1)).max(1);
-    // Steps and tiles no larger than what there is.
-    let close = |it: &&Attention| {
-        let (first, few) = (it.1 as usize <= rows.next_power_of_two().max(4), 4 * it.2 as usize);
-        first && few <= keys.next_power_of_two().max(16)
-    };
-    let fits = |it: &PlainAttention| {
-        it.size <= limited(u32::MAX, target) && memory(it) <= target.max_workgroup_memory as u64
-    };
-    for (hold_keys, hold_values) in [(true, true), (true, false)] {
-        let fitting: Vec<(PlainAttention, usize)> = (ATTENTIONS.iter().filter(close))
-            .map(|it| (tile(it, hold_keys, hold_values), it.3))
-            .filter(|(it, _)| fits(it))
-            .collect();
+    for held in [(true, true), (true, false)] {
+        let fitting = fitting(space, keys, channels, heads, held, target);
         let enough =
             |(it, wanted): &&(PlainAttention, usize)| groups * rows.div_ceil(it.rows as usize) >= *wanted;
         if let Some((found, _)) = fitting.iter().find(enough).or(fitting.last()) {
             return *found;
         }
     }
-    tile(&NOTHING_HELD, false, false)
+    attention_tile(&NOTHING_HELD, space, heads, (false, false))
+}
+
+fn fours(channels: usize) -> u32 {
+    channels.div_ceil(4) as u32
+}
+
+fn attention_tile(
+    &Attention(size, rows, across, _): &Attention,
+    space: &Shape,
+    heads: usize,
+    (hold_keys, hold_values): (bool, bool),
+) -> PlainAttention {
+    let values_across = fours(space[3]).max(1).next_power_of_two().min(across);
+    let parts = across / values_across;
+    PlainAttention { size, rows, across, heads: heads as u32, parts, hold_keys, hold_values }
+}
+
+/// Bytes of workgroup memory, as `attention.wgsl` counts them.
+fn attention_memory(it: &PlainAttention, space: &Shape, channels: usize) -> u64 {
+    let (fours, value_fours) = (fours(channels), fours(space[3]).max(1));
+    let (rows, across, fours) = (it.rows as u64, it.across as u64, fours as u64);
+    let (held, keys) = (it.hold_keys as u64, 4 * across);
+    let in_turn = (held * keys * (fours | 1)).max(rows * (across | 1));
+    let values = it.hold_values as u64 * keys * value_fours as u64;
+    16 * (held * rows * (fours | 1) + in_turn + values + rows * across / 4 + 2)
+}
+
+/// Why the target cannot run attention in `tile`.
+pub fn attention_fault(
+    tile: &PlainAttention,
+    space: &Shape,
+    channels: usize,
+    target: &Target,
+) -> Option<&'static str> {
+    let PlainAttention { size, rows, across, heads: _, parts, .. } = *tile;
+    if !(1..=limited(u32::MAX, target)).contains(&size) || across == 0 || rows == 0 || parts == 0 {
+        return Some("the target has no such workgroups");
+    }
+    let fits = attention_memory(tile, space, channels) <= target.max_workgroup_memory as u64;
+    // Where nothing is held, there is nothing smaller.
+    (!fits && (tile.hold_keys || tile.hold_values)).then_some("more workgroup memory than there is")
+}
+
+/// Every tile that the target can run and that is no larger than what there is.
+pub fn attentions(
+    space: &Shape,
+    keys: usize,
+    channels: usize,
+    heads: usize,
+    target: &Target,
+) -> Vec<PlainAttention> {
+    let held = [(true, true), (true, false)].into_iter();
+    held.flat_map(|held| fitting(space, keys, channels, heads, held, target)).map(|it| it.0).collect()
+}
+
+/// Those of `ATTENTIONS` that the target can run, each with the workgroups that it asks for.
+fn fitting(
+    space: &Shape,
+    keys: usize,
+    channels: usize,
+    heads: usize,
+    held: (bool, bool),
+    target: &Target,
+) -> Vec<(PlainAttention, usize)> {
+    let rows = space[2] * heads;
+    // Steps and tiles no larger than what there is.
+    let close = |it: &&Attention| {
+        let (first, few) = (it.1 as usize <= rows.next_power_of_two().max(4), 4 * it.2 as usize);
+        first && few <= keys.next_power_of_two().max(16)
+    };
+    let fits = |it: &PlainAttention| {
+        let memory = attention_memory(it, space, channels);
+        it.size <= limited(u32::MAX, target) && memory <= target.max_workgroup_memory as u64
+    };
+    (ATTENTIONS.iter().filter(close))
+        .map(|it| (attention_tile(it, space, heads, held), it.3))
+        .filter(|(it, _)| fits(it))
+        .collect()
 }

@@ -7,6 +7,7 @@
 //! - a kernel binds no more buffers than the target allows;
 //! - sums beside a product are of its rows, which are few;
 //! - products write components of vectors only where the target allows it;
+//! - rows, products and attention have tiles that the target can run;
 //! - few rows are shared out as `Few` says, in the memory that there is;
 //! - of attention, keys that are left out are hidden, and heads that share keys and values do;
 //! - what `lower::verify` says of bodies holds, and stores are inside their tensors and of their type.
@@ -16,8 +17,11 @@ use std::collections::BTreeSet;
 use super::product::variables;
 use super::{
     attention::{last_key as last_key_of, sharing_heads},
+    attention_coop,
     fuse::loads,
     kernel::{Kernel, Schedule, Skeleton, Store, Tile},
+    product,
+    tile::row_fault,
 };
 use crate::{
     index::Atom,
@@ -90,6 +94,18 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
             && !target.components_apart
         {
             fault("writes components of vectors".to_owned());
+        }
+        let unfit = match &kernel.skeleton {
+            _ if kernel.place == Place::Cpu => None,
+            Skeleton::Map { .. } => None,
+            Skeleton::Rows { inner, form, .. } => row_fault(form, inner.count(), target),
+            Skeleton::Contract { tile, .. } => product::fault(tile, target),
+            Skeleton::Attention { space, channels, tile, .. } => {
+                attention_coop::fault(tile, space, *channels, target)
+            }
+        };
+        if let Some(what) = unfit {
+            fault(what.to_owned());
         }
         if let Skeleton::Contract { space, depth, cols, others, sums, tile: Tile::Few(few), .. } =
             &kernel.skeleton
