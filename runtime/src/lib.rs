@@ -42,9 +42,9 @@ mod state;
 mod capture;
 mod replay;
 mod kept_plan;
+mod profile;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuner;
-mod profile;
 #[cfg(not(target_arch = "wasm32"))]
 mod ceilings;
 mod session;
