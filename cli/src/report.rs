@@ -246,6 +246,7 @@ pub fn form(skeleton: &Skeleton) -> String {
         Skeleton::Attention { space, keys, tile, .. } => {
             let on = match tile {
                 AttentionTile::Plain(_) => "",
+                AttentionTile::Row(_) => ", a workgroup a row",
                 AttentionTile::Cooperative(_) => " on cooperative matrices",
             };
             format!("attention {space} over {keys} keys, {} rows a workgroup{on}", tile.rows())

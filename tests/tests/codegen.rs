@@ -5,7 +5,9 @@ use wgfuse_compiler::{
     index::{Index, delinearise, linearise},
     lower::{Expr, ExprId},
     scalar::{BinaryOp, ReduceOp, UnaryOp},
-    schedule::{AttentionTile, Few, LastKey, PlainAttention, RowForm, Skeleton, Stage, Team, Tile, Vars},
+    schedule::{
+        AttentionTile, Few, LastKey, PlainAttention, RowAttention, RowForm, Skeleton, Stage, Team, Tile, Vars,
+    },
     shape::Shape,
     target::Target,
 };
@@ -663,7 +665,7 @@ enum Hidden {
 /// batch, heads, heads that share keys and values, queries, keys, channels, value channels
 type Sizes = [usize; 7];
 
-fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: PlainAttention) {
+fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: AttentionTile) {
     let [batch, heads, share, queries, keys, channels, values] = sizes;
     let mut case = Case::new(24);
     let q = case.input(DType::F32, [batch, queries, heads, channels]);
@@ -707,8 +709,14 @@ fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: PlainAt
     let two = case.body.constant(DType::F32, 2.0);
     let result = case.body.binary(BinaryOp::Mul, result, two);
     case.store([batch, queries, heads, values], [b, i, h, e], result);
-    let values_across = values.div_ceil(4).next_power_of_two().min(tile.across as usize) as u32;
-    let parts = if tile.parts == 0 { 1 } else { tile.across / values_across };
+    let tile = match tile {
+        AttentionTile::Plain(it) => {
+            let values_across = values.div_ceil(4).next_power_of_two().min(it.across as usize) as u32;
+            let parts = if it.parts == 0 { 1 } else { it.across / values_across };
+            AttentionTile::Plain(PlainAttention { heads: share as u32, parts, ..it })
+        }
+        AttentionTile::Row(_) | AttentionTile::Cooperative(_) => tile,
+    };
     let skeleton = Skeleton::Attention {
         space: [batch, heads, queries, values].into(),
         keys,
@@ -720,14 +728,20 @@ fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: PlainAt
         v: value,
         mask,
         last_key,
-        tile: AttentionTile::Plain(PlainAttention { heads: share as u32, parts, ..tile }),
+        tile,
     };
     case.check(skeleton, 1e-4);
 }
 
 /// `parts` 0: one; otherwise as many as there may be.
-const fn attention_tile(size: u32, rows: u32, across: u32, parts: u32, hold: [bool; 2]) -> PlainAttention {
-    PlainAttention { size, rows, across, heads: 1, parts, hold_keys: hold[0], hold_values: hold[1] }
+const fn attention_tile(size: u32, rows: u32, across: u32, parts: u32, hold: [bool; 2]) -> AttentionTile {
+    let [hold_keys, hold_values] = hold;
+    AttentionTile::Plain(PlainAttention { size, rows, across, heads: 1, parts, hold_keys, hold_values })
+}
+
+/// A workgroup a row.
+const fn attention_row(size: u32, across: u32, ahead: u32) -> AttentionTile {
+    AttentionTile::Row(RowAttention { size, across, ahead })
 }
 
 #[test]
@@ -738,6 +752,9 @@ fn attention_of_every_kind() {
         attention_tile(64, 8, 16, 1, [true, false]),
         attention_tile(64, 4, 16, 1, [false, false]),
         attention_tile(16, 4, 4, 0, [false, true]),
+        attention_row(64, 16, 4),
+        attention_row(32, 16, 1),
+        attention_row(256, 16, 3),
     ];
     for tile in tiles {
         for sizes in
@@ -754,8 +771,10 @@ fn attention_of_every_kind() {
 
 #[test]
 fn hidden_keys_are_left_out() {
-    let tile = attention_tile(32, 8, 4, 1, [true, true]);
-    for (queries, keys) in [(20, 20), (7, 128), (1, 513), (33, 7)] {
+    for ((queries, keys), tile) in [(20, 20), (7, 128), (1, 513), (33, 7)]
+        .into_iter()
+        .flat_map(|it| [(it, attention_tile(32, 8, 4, 1, [true, true])), (it, attention_row(64, 4, 4))])
+    {
         for offset in [0, keys as i64 - queries as i64, -3, 600] {
             attention_case([1, 2, 2, queries, keys, 8, 4], Hidden::After(offset), true, tile);
             attention_case([1, 2, 1, queries, keys, 4, 8], Hidden::After(offset), false, tile);

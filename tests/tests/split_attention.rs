@@ -91,10 +91,24 @@ fn many_keys_are_attended_to_in_pieces() {
         for (mask, zero_masked) in
             [(Mask::None, false), (Mask::Causal, false), (Mask::Infinite, false), (Mask::Infinite, true)]
         {
-            assert_eq!(check([4, 2, 1, keys], mask, zero_masked), 2);
+            assert_eq!(check([4, 2, 4, keys], mask, zero_masked), 2);
             assert_eq!(check([2, 2, 3, keys], mask, zero_masked), 2);
         }
     }
+}
+
+/// Where a workgroup holds a row's scores and gets through its keys in few steps.
+#[test]
+fn one_query_is_one_kernel() {
+    for keys in [128, 300, 513, 1024] {
+        for (mask, zero_masked) in
+            [(Mask::None, false), (Mask::Causal, false), (Mask::Infinite, false), (Mask::Infinite, true)]
+        {
+            assert_eq!(check([4, 2, 1, keys], mask, zero_masked), 1);
+            assert_eq!(check([2, 2, 2, keys], mask, zero_masked), 1);
+        }
+    }
+    assert_eq!(check([4, 2, 1, 4096], Mask::None, false), 2);
 }
 
 #[test]

@@ -63,6 +63,15 @@ pub fn write(
                 ("HOLD_VALUES", tile.hold_values as u32),
             ],
         ),
+        AttentionTile::Row(tile) => (
+            File::AttentionRow,
+            vec![
+                ("SIZE", tile.size),
+                ("ACROSS", tile.across),
+                ("AHEAD", tile.ahead),
+                ("KEYS", (*keys).max(1) as u32),
+            ],
+        ),
         AttentionTile::Cooperative(tile) => (
             File::AttentionCoop,
             vec![
@@ -77,11 +86,11 @@ pub fn write(
             ],
         ),
     };
-    constants.extend([
-        ("HEADS", tile.heads()),
-        ("CHANNELS", *channels as u32),
-        ("VALUE_CHANNELS", space[VALUE_CHANNEL] as u32),
-    ]);
+    match tile {
+        AttentionTile::Plain(_) | AttentionTile::Cooperative(_) => constants.push(("HEADS", tile.heads())),
+        AttentionTile::Row(_) => {}
+    }
+    constants.extend([("CHANNELS", *channels as u32), ("VALUE_CHANNELS", space[VALUE_CHANNEL] as u32)]);
     let template = library::library(file, &constants);
     for (name, var) in [("batches", BATCH), ("heads", HEAD), ("queries", QUERY), ("keys", KEY)] {
         let function = holes.size(writer, name, var);
@@ -115,7 +124,7 @@ pub fn write(
     if let Some(mask) = mask {
         let of = [BATCH, HEAD, QUERY, KEY];
         let function = match tile {
-            AttentionTile::Plain(_) => holes.load(writer, "load_mask", &of, *mask),
+            AttentionTile::Plain(_) | AttentionTile::Row(_) => holes.load(writer, "load_mask", &of, *mask),
             AttentionTile::Cooperative(_) => holes.load_four(writer, "load_mask", &of, KEY, *mask),
         };
         template.fill(writer, "load_mask", function);

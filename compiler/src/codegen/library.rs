@@ -29,6 +29,7 @@ pub enum File {
     MatmulPairs,
     Conv,
     Attention,
+    AttentionRow,
     AttentionCoop,
 }
 
@@ -42,6 +43,7 @@ impl File {
             File::MatmulPairs => include_str!("../../../shaders/matmul_pairs.wgsl"),
             File::Conv => include_str!("../../../shaders/conv.wgsl"),
             File::Attention => include_str!("../../../shaders/attention.wgsl"),
+            File::AttentionRow => include_str!("../../../shaders/attention_row.wgsl"),
             File::AttentionCoop => include_str!("../../../shaders/attention_coop.wgsl"),
         }
     }
@@ -278,6 +280,7 @@ mod tests {
             File::MatmulCoop,
             File::MatmulPairs,
             File::Attention,
+            File::AttentionRow,
             File::AttentionCoop,
         ];
         for file in files {

@@ -117,6 +117,8 @@ pub fn attentions(
 pub fn fault(tile: &AttentionTile, space: &Shape, channels: usize, target: &Target) -> Option<&'static str> {
     let it = match tile {
         AttentionTile::Plain(it) => return tile::attention_fault(it, space, channels, target),
+        // What a row may be follows from its keys: `RowAttention::fault`.
+        AttentionTile::Row(_) => return None,
         AttentionTile::Cooperative(it) => it,
     };
     let &CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads: _, subgroup: size } = it;

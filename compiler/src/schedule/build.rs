@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use slotmap::SecondaryMap;
 
 use super::{
-    attention, attention_coop,
+    attention, attention_coop, attention_row,
     fuse::{Fused, loads},
     group::{Form, Group, Level, Member},
-    kernel::{Kernel, Skeleton, Stage, Store},
+    kernel::{AttentionTile, Kernel, Skeleton, Stage, Store},
     product,
     splice::splice_with,
     tile,
@@ -211,7 +211,12 @@ fn kernel(
                 last_key: operands.get(3).and_then(|&mask| attention::last_key(&body, mask)),
                 tile: {
                     let heads = attention::sharing_heads(&body, [operands[1], operands[2]], space[1]);
-                    attention_coop::attention(space, *keys, *channels, heads, &body, &operands, target)
+                    match attention_row::row(space, *keys, *channels, target) {
+                        Some(row) => AttentionTile::Row(row),
+                        None => attention_coop::attention(
+                            space, *keys, *channels, heads, &body, &operands, target,
+                        ),
+                    }
                 },
             }
         }

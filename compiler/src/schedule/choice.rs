@@ -175,6 +175,9 @@ fn legal(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, target: &Targ
             let tiles = product::tiles(&kernel.skeleton, &kernel.body, tensors, target);
             tiles.into_iter().map(|(tile, cost)| (Choice::Product(tile), cost)).collect()
         }
+        Skeleton::Attention { tile: tile @ AttentionTile::Row(_), .. } => {
+            vec![(Choice::Attention(*tile), 0.0)]
+        }
         Skeleton::Attention { space, keys, channels, q, k, v, tile, .. } => {
             let (heads, operands) = (tile.heads() as usize, [*q, *k, *v]);
             let body = &kernel.body;

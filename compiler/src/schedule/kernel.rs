@@ -203,6 +203,7 @@ pub struct LastKey {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AttentionTile {
     Plain(PlainAttention),
+    Row(RowAttention),
     Cooperative(CooperativeAttention),
 }
 
@@ -219,6 +220,15 @@ pub struct PlainAttention {
     pub parts: u32,
     pub hold_keys: bool,
     pub hold_values: bool,
+}
+
+/// The template `attention_row.wgsl`: a workgroup of `size` invocations, a multiple of 16, makes one row of the result;
+/// `across` of them, a divisor of `size`, share a key, each with four channels at most, and read of `ahead` keys at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RowAttention {
+    pub size: u32,
+    pub across: u32,
+    pub ahead: u32,
 }
 
 /// The template `attention_coop.wgsl`, for operands that f16 holds exactly: a workgroup makes `teams` times `sub_rows` rows of
@@ -240,6 +250,7 @@ impl AttentionTile {
     pub fn rows(&self) -> u32 {
         match self {
             AttentionTile::Plain(it) => it.rows,
+            AttentionTile::Row(_) => 1,
             AttentionTile::Cooperative(it) => it.teams * it.sub_rows,
         }
     }
@@ -248,6 +259,7 @@ impl AttentionTile {
     pub fn heads(&self) -> u32 {
         match self {
             AttentionTile::Plain(it) => it.heads,
+            AttentionTile::Row(_) => 1,
             AttentionTile::Cooperative(it) => it.heads,
         }
     }

@@ -74,7 +74,7 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
             };
             // Channels are variable 5, value channels 3.
             let masks = match tile {
-                AttentionTile::Plain(_) => None,
+                AttentionTile::Plain(_) | AttentionTile::Row(_) => None,
                 AttentionTile::Cooperative(_) => along(4, mask.iter().copied().collect(), false),
             };
             let parts =

@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_coop;
+mod attention_row;
 mod beside;
 mod build;
 pub mod choice;
@@ -32,8 +33,8 @@ pub mod verify;
 
 pub use choice::{Choice, Choices, Class};
 pub use kernel::{
-    AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal, RowForm,
-    Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
+    AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal, RowAttention,
+    RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
 };
 pub use lanes::Lanes;
 

@@ -22,8 +22,8 @@ use slotmap::SlotMap;
 
 use super::{
     kernel::{
-        AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal, RowForm,
-        Schedule, Skeleton, Stage, Store, Team, Tile, Why,
+        AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal,
+        RowAttention, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Why,
     },
     verify::roots,
 };
@@ -187,10 +187,13 @@ spelled!(struct LastKey { each, first });
 
 spelled!(enum AttentionTile {
     Plain "plain" (tile);
+    Row "row" (tile);
     Cooperative "cooperative" (tile);
 });
 
 spelled!(struct PlainAttention { size, rows, across, heads, parts, hold_keys, hold_values });
+
+spelled!(struct RowAttention { size, across, ahead });
 
 spelled!(struct CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads, subgroup });
 

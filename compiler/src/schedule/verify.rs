@@ -19,7 +19,7 @@ use super::{
     attention::{last_key as last_key_of, sharing_heads},
     attention_coop,
     fuse::loads,
-    kernel::{Kernel, Schedule, Skeleton, Store, Tile},
+    kernel::{AttentionTile, Kernel, Schedule, Skeleton, Store, Tile},
     product,
     tile::row_fault,
 };
@@ -132,7 +132,14 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         {
             fault("sums of several products, which its tile does not make".to_owned());
         }
-        if let Skeleton::Attention { space, k, v, mask, last_key, tile, .. } = &kernel.skeleton {
+        if let Skeleton::Attention { space, keys, channels, k, v, mask, last_key, tile, .. } =
+            &kernel.skeleton
+        {
+            if let (AttentionTile::Row(row), Place::Gpu) = (tile, kernel.place)
+                && let Some(what) = row.fault(*keys, [*channels, space[3]], target)
+            {
+                fault(what.to_owned());
+            }
             let exist = roots.iter().all(|it| (it.0 as usize) < kernel.body.len());
             if exist && last_key.is_some() && *last_key != mask.and_then(|it| last_key_of(&kernel.body, it)) {
                 fault("leaves out keys that are not hidden".to_owned());

@@ -11,8 +11,8 @@ use std::{io::Write, process::Command};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgfuse_tests::folder;
 
-const FILES: [&str; 5] = ["math", "reduce", "matmul", "conv", "attention"];
-const TEMPLATES: [&str; 3] = ["matmul", "conv", "attention"];
+const FILES: [&str; 6] = ["math", "reduce", "matmul", "conv", "attention", "attention_row"];
+const TEMPLATES: [&str; 4] = ["matmul", "conv", "attention", "attention_row"];
 
 fn shader(name: &str) -> String {
     let path = folder::tests().join("../shaders").join(format!("{name}.wgsl"));
