@@ -247,7 +247,10 @@ impl<'a> Uses<'a> {
             for &user in &self.users[value] {
                 match self.graph.op(user) {
                     Op::Reshape { .. } | Op::Permute { .. } => open.push(user),
-                    Op::Unary(..) | Op::Binary(..) | Op::Select { .. } | Op::Cast { .. } => at_points = true,
+                    // What is wider, as an update of a slice, is no epilogue.
+                    Op::Unary(..) | Op::Binary(..) | Op::Select { .. } | Op::Cast { .. } => {
+                        at_points |= self.shape(user).count() == self.shape(value).count();
+                    }
                     // Whoever reads the result at other points than its own runs after the product anyway, and what is
                     // done at its points joins that.
                     Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. } | Op::Gather { .. } => {
