@@ -303,7 +303,7 @@ impl Session {
             Err(Failure::Step(reason)) => {
                 let plan = self.step_down(entry, reason)?;
                 state.fallback = Some(plan.clone());
-                match self.capture(&plan, states.as_deref_mut()).await {
+                match self.capture(&plan, states).await {
                     Ok(tape) => state.tape = Some(tape),
                     Err(Failure::Error(error)) => return Err(error),
                     Err(Failure::Step(reason)) => {

@@ -303,15 +303,13 @@ fn states_that_need_each_other_are_what_they_were() {
                 let mut inputs = vec![x];
                 inputs.extend(held.iter().cloned());
                 let want = wgfuse::compiler::graph::eval::eval(&graph, &inputs).unwrap();
-                let mut at = states.len();
                 assert_eq!(have.len(), want.len() - states.len());
-                for (name, have) in have.iter() {
+                for (at, (name, have)) in (states.len()..).zip(have.iter()) {
                     assert_near(
                         have,
                         &want[at],
                         &format!("{name}, step {step}, {} {way:?} {fuse}", device.name()),
                     );
-                    at += 1;
                 }
                 held = want[..states.len()].to_vec();
                 for (name, want) in states.iter().zip(&held) {
