@@ -99,9 +99,9 @@ fn check_product(template: &str, product: Product, consts: &[(&str, String)], gr
             let four = |bad: &str, axis: &str, count: u32, value: &str| {
                 let other = if axis == "k" { "0.0" } else { "1e30" };
                 format!(
-                    "{} var four: vec4<f32>; for (var e = 0u; e < 4u; e += 1u) {{ \
+                    "let k = slab * TILE_DEPTH + within; {} var four: vec4<f32>; for (var e = 0u; e < 4u; e += 1u) {{ \
                      if {axis} + e >= {count}u {{ four[e] = {other}; }} else {{ four[e] = {}; }} }} return four;",
-                    guard(&format!("{bad} || {axis} % 4u != 0u"), "vec4<f32>()"),
+                    guard(&format!("{bad} || within >= TILE_DEPTH || {axis} % 4u != 0u"), "vec4<f32>()"),
                     value.replace(axis, &format!("({axis} + e)"))
                 )
             };
