@@ -72,12 +72,14 @@ pub fn wasm_target() -> Result<&'static str, String> {
     }
 }
 
-/// Asks the command line tool, which looks for adapters as every program that uses wgfuse does.
+/// Asks the command line tool, which looks for adapters as every program that uses wgfuse does, and was built beside this one.
 fn has_adapter() -> Result<bool, String> {
     let failed =
         |it: String| format!("looking for an adapter failed ({it}): `cargo run -- devices` says more");
-    let out = Command::new(crate::test::cargo_sibling("cargo"))
-        .args(["run", "--quiet", "--package", "wgfuse-cli", "--", "devices", "--json"])
+    let own = std::env::current_exe().map_err(|it| failed(it.to_string()))?;
+    let tool = own.with_file_name(format!("wgfuse{}", std::env::consts::EXE_SUFFIX));
+    let out = Command::new(tool)
+        .args(["devices", "--json"])
         .stderr(Stdio::inherit())
         .output()
         .map_err(|it| failed(it.to_string()))?;

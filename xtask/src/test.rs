@@ -39,6 +39,8 @@ pub fn test() -> Result<bool> {
         Ok(())
     };
 
+    // Every step names the whole workspace: for a part of it cargo would build the dependencies anew, with fewer features.
+    step("build", &mut || cargo(&["test", "--workspace", "--no-run"], &[], None))?;
     step("an adapter for the kernels", &mut || {
         Ok(match setup::adapter() {
             Ok(()) => Outcome::Ran { passed: true, tests: Tests::default() },
@@ -56,12 +58,13 @@ pub fn test() -> Result<bool> {
     step("all tests", &mut || cargo(&["test", "--workspace", "--no-fail-fast"], &[], None))?;
     step("tests of kernels, checked and replayed portably", &mut || {
         let env = [("WGFUSE_CHECKED", "1"), ("WGFUSE_REPLAY", "portable")];
-        cargo(&["test", "-p", "wgfuse-tests", "--no-fail-fast"], &env, None)
+        cargo(&["test", "--workspace", "--test", "*", "--no-fail-fast"], &env, None)
     })?;
     step("runs under Vulkan's validation layer", &mut || {
         Ok(match setup::validation_layer() {
             Ok(()) => {
-                cargo(&["test", "-p", "wgfuse-tests", "--test", "running"], &VALIDATION, Some("VUID-"))?
+                let tests = ["test", "--workspace", "--test", "running", "--test", "state"];
+                cargo(&tests, &VALIDATION, Some("VUID-"))?
             }
             Err(why) => Outcome::NotRun(why),
         })
