@@ -86,7 +86,7 @@ fn other_lengths_agree_and_take_few_dispatches() {
     let model = Model::open(folder.join("model.onnx")).unwrap();
     let cpu = Session::with_options(&model, &Device::cpu(), options()).unwrap();
     let gpu = Session::with_options(&model, &gpu(), options()).unwrap();
-    for length in [7, 33, 512] {
+    for length in [7, 33, 128, 512] {
         let mut random = Random::new(length as u64);
         let ids: Vec<i64> = (0..length).map(|_| random.below(30_000) as i64).collect();
         let mask: Vec<i64> = (0..length).map(|it| i64::from(it < length - length / 4)).collect();
@@ -95,6 +95,8 @@ fn other_lengths_agree_and_take_few_dispatches() {
         assert!(far <= 1e-4, "length {length}: {far}");
         let shape = Shape::from([1, length]);
         let plan = gpu.plan_for(&[shape.clone(), shape]).unwrap();
-        assert!(plan.steps.len() <= 45, "{} dispatches", plan.steps.len());
+        // At some lengths a layer's longest sums are made in pieces, by two kernels.
+        let most = if length == 128 { 45 } else { 51 };
+        assert!(plan.steps.len() <= most, "length {length}: {} dispatches", plan.steps.len());
     }
 }
