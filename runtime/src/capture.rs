@@ -2,7 +2,7 @@
 //!
 //! In: a plan, and how it is to be replayed. Out: a tape, all of whose memory is made and whose constants are uploaded.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use wgfuse_compiler::{
     bug,
@@ -34,10 +34,8 @@ pub(crate) struct Tape {
     pub outputs: Vec<Source>,
     /// Outputs on the device, copied here at the end.
     pub readback: Readback,
-    /// Input buffers, each with room for its bytes on their way.
-    pub uploads: Vec<(wgpu::Buffer, Vec<u8>)>,
-    /// Room for tensors on their way from the host in the middle of a run.
-    pub scratch: Vec<u8>,
+    /// Input buffers, and their bytes.
+    pub uploads: Vec<(wgpu::Buffer, u64)>,
     /// Why nothing is recorded, if it was to be.
     pub portable: Option<DisabledReason>,
     _memory: Vec<Lines>,
@@ -47,8 +45,8 @@ pub(crate) struct Tape {
 
 /// Where one input goes.
 pub(crate) struct Slot {
-    /// Number in `Tape::uploads` and offset.
-    pub device: Option<(usize, usize)>,
+    /// Number in `Tape::uploads`, offset and bytes.
+    pub device: Option<(usize, Range<usize>)>,
     pub host: Option<Operand>,
 }
 
@@ -173,10 +171,7 @@ pub(crate) async fn capture(
     let inputs = plan.inputs.iter().map(|it| space.slot(it)).collect();
     let uploads = (space.device.iter().zip(&plan.buffers))
         .filter(|(_, it)| it.role == BufferRole::Inputs && it.place == Place::Gpu)
-        .map(|(buffer, it)| {
-            let buffer = buffer.clone().expect("buffers on the device are made");
-            (buffer, vec![0; it.size as usize])
-        })
+        .map(|(buffer, it)| (buffer.clone().expect("buffers on the device are made"), it.size))
         .collect();
     Ok(Tape {
         gpu,
@@ -185,7 +180,6 @@ pub(crate) async fn capture(
         outputs,
         readback,
         uploads,
-        scratch: Vec::new(),
         portable,
         _memory: space.host.into_iter().flatten().collect(),
         _constants: space.constants_kept,
@@ -209,6 +203,8 @@ async fn prepare(
         let pipelines = || drop(recorder.prepare(plan, checked));
         return rayon::join(pipelines, || pollster::block_on(constants.prepare(plan, gpu))).1;
     }
+    #[cfg(target_arch = "wasm32")]
+    let _ = (checked, replay);
     constants.prepare(plan, gpu).await
 }
 
@@ -355,7 +351,7 @@ impl Space<'_> {
             let earlier = &self.plan.buffers[..id.0 as usize];
             earlier.iter().filter(|it| it.role == BufferRole::Inputs && it.place == Place::Gpu).count()
         };
-        let device = port.device.map(|it| (uploads(it.buffer), it.offset as usize));
+        let device = port.device.map(|it| (uploads(it.buffer), it.offset as usize..it.end() as usize));
         Slot { device, host: port.host.as_ref().map(|it| self.operand(&port.ty, it)) }
     }
 

@@ -24,6 +24,7 @@ use crate::{
     forms,
     gpu::Gpu,
     memory::Lines,
+    upload,
 };
 
 #[derive(Default)]
@@ -138,19 +139,14 @@ struct Piece<'a> {
 impl Piece<'_> {
     async fn write(&self, plan: &Plan, gpu: &Gpu) -> Result<(), Failure> {
         let &Piece { constant, dtype, part, buffer, offset } = self;
-        let write = |bytes: &[u8]| gpu.queue.write_buffer(buffer, offset, bytes);
-        // Most are in their device form already.
-        if forms::is_device_form(dtype) && part.len().is_multiple_of(4) {
-            return Ok(gpu.scoped("weights", || write(part)).await?);
-        }
-        let mut bytes = Vec::with_capacity(part.len());
-        forms::to_device(dtype, part, &mut bytes).map_err(|_| {
-            let origin = &plan.constant_graph.node(constant.value).origin;
-            let name = if origin.is_empty() { &*constant.port.name } else { &**origin };
-            Failure::Step(DisabledReason::DType { name: name.to_owned() })
-        })?;
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        Ok(gpu.scoped("weights", || write(&bytes)).await?)
+        upload::send(gpu, (buffer, offset), dtype, part, "weights").await.map_err(|fault| match fault {
+            upload::Fault::Device(error) => error.into(),
+            upload::Fault::Element(_) => {
+                let origin = &plan.constant_graph.node(constant.value).origin;
+                let name = if origin.is_empty() { &*constant.port.name } else { &**origin };
+                Failure::Step(DisabledReason::DType { name: name.to_owned() })
+            }
+        })
     }
 }
 

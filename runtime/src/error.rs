@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use wgfuse_compiler::dtype::DType;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
@@ -58,5 +60,13 @@ impl Error {
 
     pub(crate) fn input(input: &str, what: impl Into<String>) -> Error {
         Error::Model(wgfuse_compiler::error::Error::input(input, what))
+    }
+
+    /// An element of an input or state is larger than its device form.
+    pub(crate) fn unfit(input: &str, element: usize, dtype: DType) -> Error {
+        Error::input(
+            input,
+            format!("element {element} does not fit 32 bits, which is what {dtype} has on the GPU"),
+        )
     }
 }

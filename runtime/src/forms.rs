@@ -1,6 +1,9 @@
 //! A tensor's bytes on the host to its device form and back (`wgfuse_compiler::plan::step` defines both).
 
+#[cfg(not(target_arch = "wasm32"))]
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use wgfuse_compiler::{bug, dtype::DType};
+use wgpu::WriteOnly;
 
 /// Bytes of one element in the device form.
 pub(crate) fn device_size(dtype: DType) -> usize {
@@ -20,27 +23,50 @@ pub(crate) fn device_size(dtype: DType) -> usize {
     }
 }
 
-/// Whether the host's bytes of whole elements are those of the device form, but for padding.
-pub(crate) fn is_device_form(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::I32 | DType::U32 | DType::F16 | DType::BF16)
+/// Bytes on the device that a thread converts at a time where there are several: moving less takes less than waking them.
+const PART: usize = 1 << 17;
+
+/// Writes the device form of whole elements to `out`, then zeros to its end. `Err` is the number of the first integer that
+/// does not fit 32 bits.
+pub(crate) fn to_device(dtype: DType, host: &[u8], out: WriteOnly<'_, [u8]>) -> Result<(), usize> {
+    let elements = PART / device_size(dtype);
+    let (out, mut padding) = out.split_at(host.len() / dtype.size() * device_size(dtype));
+    padding.fill(0);
+    let (parts, rest) = out.into_chunks::<PART>();
+    let (first, last) = host.split_at(parts.len() * elements * dtype.size());
+    let one = |(number, out): (usize, WriteOnly<'_, [u8; PART]>)| {
+        let host = &first[number * elements * dtype.size()..][..elements * dtype.size()];
+        encode(dtype, host, out.into()).err().map(|at| number * elements + at)
+    };
+    let parts: Vec<_> = parts.into_iter().enumerate().collect();
+    #[cfg(not(target_arch = "wasm32"))]
+    let parts = parts.into_par_iter();
+    #[cfg(target_arch = "wasm32")]
+    let parts = parts.into_iter();
+    match parts.filter_map(one).min() {
+        Some(at) => Err(at),
+        None => encode(dtype, last, rest).map_err(|at| first.len() / dtype.size() + at),
+    }
 }
 
-/// Appends the device form of whole elements to `out`, without padding. `Err` is the number of an integer that does not
-/// fit 32 bits.
-pub(crate) fn to_device(dtype: DType, host: &[u8], out: &mut Vec<u8>) -> Result<(), usize> {
-    fn widen<const N: usize>(host: &[u8], out: &mut Vec<u8>, word: impl Fn([u8; N]) -> u32) {
-        let elements = host.chunks_exact(N).map(|it| word(it.try_into().expect("an element's bytes")));
-        out.extend(elements.flat_map(u32::to_le_bytes));
+fn encode(dtype: DType, host: &[u8], mut out: WriteOnly<'_, [u8]>) -> Result<(), usize> {
+    fn widen<const N: usize>(host: &[u8], out: WriteOnly<'_, [u8]>, word: impl Fn([u8; N]) -> u32) {
+        for (host, out) in host.chunks_exact(N).zip(out.into_chunks::<4>().0) {
+            out.write(word(host.try_into().expect("an element's bytes")).to_le_bytes());
+        }
     }
-    fn narrow(host: &[u8], out: &mut Vec<u8>, word: impl Fn([u8; 8]) -> Option<u32>) -> Result<(), usize> {
-        for (at, it) in host.chunks_exact(8).enumerate() {
-            let word = word(it.try_into().expect("an element's bytes")).ok_or(at)?;
-            out.extend(word.to_le_bytes());
+    fn narrow(
+        host: &[u8],
+        out: WriteOnly<'_, [u8]>,
+        word: impl Fn([u8; 8]) -> Option<u32>,
+    ) -> Result<(), usize> {
+        for (at, (host, out)) in host.chunks_exact(8).zip(out.into_chunks::<4>().0).enumerate() {
+            out.write(word(host.try_into().expect("an element's bytes")).ok_or(at)?.to_le_bytes());
         }
         Ok(())
     }
     match dtype {
-        DType::F32 | DType::I32 | DType::U32 | DType::F16 | DType::BF16 => out.extend_from_slice(host),
+        DType::F32 | DType::I32 | DType::U32 | DType::F16 | DType::BF16 => out.copy_from_slice(host),
         DType::Bool => widen(host, out, |[it]| (it != 0) as u32),
         DType::U8 => widen(host, out, |[it]| it as u32),
         DType::I8 => widen(host, out, |[it]| it as i8 as i32 as u32),
@@ -53,18 +79,35 @@ pub(crate) fn to_device(dtype: DType, host: &[u8], out: &mut Vec<u8>) -> Result<
     Ok(())
 }
 
-/// Appends the host's bytes of whole elements to `out`. `device` may be longer by its padding: `count` elements are
-/// taken.
-pub(crate) fn to_host(dtype: DType, device: &[u8], count: usize, out: &mut Vec<u8>) {
-    let device = &device[..count * device_size(dtype)];
-    let words = device.chunks_exact(4).map(|it| u32::from_le_bytes(it.try_into().expect("a word")));
+/// Fills `out` with the host's bytes of as many elements. `device` may be longer by its padding.
+pub(crate) fn to_host(dtype: DType, device: &[u8], out: &mut [u8]) {
+    let (size, wide) = (dtype.size(), device_size(dtype));
+    let most = PART / size.max(wide);
+    let one = |(device, out): (&[u8], &mut [u8])| decode(dtype, device, out);
+    #[cfg(not(target_arch = "wasm32"))]
+    if out.len() > most * size {
+        use rayon::prelude::*;
+        let parts = device.par_chunks(most * wide).zip(out.par_chunks_mut(most * size));
+        return parts.for_each(one);
+    }
+    device.chunks(most * wide).zip(out.chunks_mut(most * size)).for_each(one);
+}
+
+fn decode(dtype: DType, device: &[u8], out: &mut [u8]) {
+    fn narrow<const N: usize>(device: &[u8], out: &mut [u8], value: impl Fn(u32) -> [u8; N]) {
+        for (device, out) in device.chunks_exact(4).zip(out.chunks_exact_mut(N)) {
+            out.copy_from_slice(&value(u32::from_le_bytes(device.try_into().expect("a word"))));
+        }
+    }
     match dtype {
-        DType::F32 | DType::I32 | DType::U32 | DType::F16 | DType::BF16 => out.extend_from_slice(device),
-        DType::Bool => out.extend(words.map(|it| (it != 0) as u8)),
-        DType::U8 | DType::I8 => out.extend(words.map(|it| it as u8)),
-        DType::U16 | DType::I16 => out.extend(words.flat_map(|it| (it as u16).to_le_bytes())),
-        DType::I64 => out.extend(words.flat_map(|it| (it as i32 as i64).to_le_bytes())),
-        DType::U64 => out.extend(words.flat_map(|it| (it as u64).to_le_bytes())),
+        DType::F32 | DType::I32 | DType::U32 | DType::F16 | DType::BF16 => {
+            out.copy_from_slice(&device[..out.len()]);
+        }
+        DType::Bool => narrow(device, out, |it| [(it != 0) as u8]),
+        DType::U8 | DType::I8 => narrow(device, out, |it| [it as u8]),
+        DType::U16 | DType::I16 => narrow(device, out, |it| (it as u16).to_le_bytes()),
+        DType::I64 => narrow(device, out, |it| (it as i32 as i64).to_le_bytes()),
+        DType::U64 => narrow(device, out, |it| (it as u64).to_le_bytes()),
         DType::F64 => bug!("f64 has no device form"),
     }
 }
@@ -86,18 +129,26 @@ mod tests {
                 _ => Scalar::Int(it as i64),
             });
             let tensor = Tensor::from_scalars(Type::new(dtype, [5]), values);
-            let (mut device, mut host) = (Vec::new(), Vec::new());
-            to_device(dtype, tensor.data(), &mut device).expect("small values");
-            assert_eq!(device.len(), 5 * device_size(dtype), "{dtype}");
-            to_host(dtype, &device, 5, &mut host);
-            assert_eq!(host, tensor.data()[..], "{dtype}");
+            // Several parts, the last of them ragged, and a word of padding.
+            let many = tensor.data().repeat(PART / 4 + 1);
+            for host in [&tensor.data()[..], &many] {
+                let mut device = vec![7; host.len() / dtype.size() * device_size(dtype) + 4];
+                to_device(dtype, host, device.as_mut_slice().into()).expect("small values");
+                assert_eq!(device[device.len() - 4..], [0; 4], "{dtype}");
+                let mut back = vec![7; host.len()];
+                to_host(dtype, &device, &mut back);
+                assert!(back == host, "{dtype}");
+            }
         }
     }
 
     #[test]
     fn integers_past_32_bits_are_refused() {
         let bytes: Vec<u8> = [1i64, 1 << 31].iter().flat_map(|it| it.to_le_bytes()).collect();
-        assert_eq!(to_device(DType::I64, &bytes, &mut Vec::new()), Err(1));
-        assert_eq!(to_device(DType::U64, &bytes, &mut Vec::new()), Ok(()));
+        assert_eq!(to_device(DType::I64, &bytes, [0; 8].as_mut_slice().into()), Err(1));
+        assert_eq!(to_device(DType::U64, &bytes, [0; 8].as_mut_slice().into()), Ok(()));
+        // The first of all threads' parts.
+        let large = bytes.repeat(PART / 4);
+        assert_eq!(to_device(DType::I64, &large, vec![0; large.len() / 2].as_mut_slice().into()), Err(1));
     }
 }

@@ -108,15 +108,19 @@ impl Gpu {
             },
             Some(wgpu::Error::OutOfMemory { .. }) => Err(DeviceError::OutOfMemory(at.to_owned())),
             Some(wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. }) => {
-                // What was made on a lost device is refused, and no scope says why.
-                if self.lost().is_none() && !self.makes_buffers() {
-                    self.lose("it makes no buffers any more");
-                }
-                match self.lost() {
-                    Some(why) => Err(DeviceError::Lost(why)),
-                    None => Err(DeviceError::Refused { at: at.to_owned(), what: description }),
-                }
+                Err(self.refusal(at, description))
             }
+        }
+    }
+
+    /// Why the device refused something: it may be lost, of which no scope tells.
+    pub fn refusal(&self, at: &str, what: String) -> DeviceError {
+        if self.lost().is_none() && !self.makes_buffers() {
+            self.lose("it makes no buffers any more");
+        }
+        match self.lost() {
+            Some(why) => DeviceError::Lost(why),
+            None => DeviceError::Refused { at: at.to_owned(), what },
         }
     }
 

@@ -1,14 +1,12 @@
 //! A graph to a plan: by reading what an earlier process has kept, or by compiling.
 
 use wgfuse_compiler::{
-    compile_graph,
-    error::Error,
-    graph::Graph,
-    options::Options,
-    plan::Plan,
-    schedule::Choices,
-    target::{Place, Target},
+    compile_graph, error::Error, graph::Graph, options::Options, plan::Plan, schedule::Choices,
+    target::Target,
 };
+
+#[cfg(not(target_arch = "wasm32"))]
+use wgfuse_compiler::target::Place;
 
 use crate::{counters::count, device::Device};
 
@@ -22,7 +20,8 @@ pub(crate) fn plan(
     device: &Device,
 ) -> Result<Plan, Error> {
     #[cfg(not(target_arch = "wasm32"))]
-    if let (Some(store), Place::Gpu) = (device.store(), target.place)
+    if let Some(store) = device.store()
+        && target.place == Place::Gpu
         && let Some(key) = wgfuse_compiler::plan::kept::key(&graph, target, options, choices)
     {
         use wgfuse_compiler::plan::kept;

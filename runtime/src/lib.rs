@@ -32,6 +32,7 @@ mod adapter;
 mod device;
 mod pipelines;
 mod buffers;
+mod upload;
 mod launch;
 mod portable;
 mod recording;

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 use wgfuse_compiler::{plan::Plan, shape::Type, tensor::Tensor};
+use wgpu::WriteOnly;
 
 use crate::{
     buffers::Wait,
@@ -14,6 +15,7 @@ use crate::{
     host::{self, Operand},
     portable,
     recording::Recording,
+    upload,
 };
 
 /// One output a port of `plan`, in order. `inputs` are those of the plan, in order, of its types.
@@ -42,14 +44,12 @@ pub(crate) async fn replay(
             Segment::Download(readback, operands) => {
                 readback.copy(batch.encoder(device(gpu.as_deref())));
                 batch.submit(gpu.as_deref()).await?;
-                let mut bytes = Vec::new();
                 readback
                     .read(device(gpu.as_deref()), wait, |at, device| {
                         let operand = &operands[at];
-                        bytes.clear();
-                        forms::to_host(operand.ty.dtype, device, operand.ty.shape.count(), &mut bytes);
-                        // SAFETY: as above; the operand has exactly its type's bytes.
-                        unsafe { operand.data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                        // SAFETY: as above.
+                        let host = unsafe { std::slice::from_raw_parts_mut(operand.data, operand.len) };
+                        forms::to_host(operand.ty.dtype, device, host);
                     })
                     .await?;
             }
@@ -58,18 +58,18 @@ pub(crate) async fn replay(
                 batch.submit(gpu.as_deref()).await?;
                 let gpu = device(gpu.as_deref());
                 for (operand, chunk) in copies {
-                    tape.scratch.clear();
                     // SAFETY: as above.
                     let host = unsafe { bytes_of(operand) };
-                    let ty = &operand.ty;
-                    forms::to_device(ty.dtype, host, &mut tape.scratch).map_err(|at| {
-                        let what =
-                            format!("element {at} of a {} made on the CPU does not fit 32 bits", operand.ty);
-                        DeviceError::Refused { at: "an upload".into(), what }
+                    let place = (&chunk.buffer, chunk.offset);
+                    let sent = upload::send(gpu, place, operand.ty.dtype, host, "an upload").await;
+                    sent.map_err(|fault| match fault {
+                        upload::Fault::Device(error) => error,
+                        upload::Fault::Element(at) => {
+                            let ty = &operand.ty;
+                            let what = format!("element {at} of a {ty} made on the CPU does not fit 32 bits");
+                            DeviceError::Refused { at: "an upload".into(), what }
+                        }
                     })?;
-                    tape.scratch.resize(tape.scratch.len().next_multiple_of(4), 0);
-                    let write = || gpu.queue.write_buffer(&chunk.buffer, chunk.offset, &tape.scratch);
-                    gpu.scoped("an upload", write).await?;
                 }
             }
         }
@@ -89,8 +89,8 @@ pub(crate) async fn replay(
             .collect();
         tape.readback
             .read(gpu, wait, |at, device| {
-                let mut bytes = Vec::with_capacity(types[at].bytes());
-                forms::to_host(types[at].dtype, device, types[at].shape.count(), &mut bytes);
+                let mut bytes = vec![0; types[at].bytes()];
+                forms::to_host(types[at].dtype, device, &mut bytes);
                 found[at] = Tensor::new(types[at].clone(), Bytes::from(bytes));
             })
             .await?;
@@ -109,29 +109,25 @@ pub(crate) async fn replay(
 }
 
 pub(crate) async fn place_inputs(tape: &mut Tape, plan: &Plan, inputs: &[Tensor]) -> Result<(), Error> {
-    for (number, (slot, tensor)) in tape.inputs.iter().zip(inputs).enumerate() {
-        if let Some((upload, offset)) = slot.device {
-            tape.scratch.clear();
-            forms::to_device(tensor.dtype(), tensor.data(), &mut tape.scratch).map_err(|at| {
-                let what = format!(
-                    "element {at} does not fit 32 bits, which is what {} has on the GPU",
-                    tensor.dtype()
-                );
-                Error::input(&plan.inputs[number].name, what)
-            })?;
-            tape.uploads[upload].1[offset..offset + tape.scratch.len()].copy_from_slice(&tape.scratch);
-        }
+    for (slot, tensor) in tape.inputs.iter().zip(inputs) {
         if let Some(operand) = &slot.host {
             // SAFETY: the operand leads to memory of the tape with exactly the bytes of the input's type.
             unsafe { operand.data.copy_from_nonoverlapping(tensor.data().as_ptr(), tensor.data().len()) };
         }
     }
-    if let Some(gpu) = tape.gpu.as_deref() {
-        let uploads = &tape.uploads;
-        gpu.scoped("the inputs", || {
-            uploads.iter().for_each(|(buffer, bytes)| gpu.queue.write_buffer(buffer, 0, bytes))
-        })
-        .await?;
+    let Some(gpu) = tape.gpu.as_deref() else { return Ok(()) };
+    for (number, (buffer, bytes)) in tape.uploads.iter().enumerate() {
+        let write = |mut staging: WriteOnly<'_, [u8]>| {
+            let slots = tape.inputs.iter().zip(inputs).zip(&plan.inputs);
+            for ((slot, tensor), port) in slots {
+                if let Some((_, place)) = slot.device.as_ref().filter(|it| it.0 == number) {
+                    forms::to_device(tensor.dtype(), tensor.data(), staging.slice(place.clone()))
+                        .map_err(|at| Error::unfit(&port.name, at, tensor.dtype()))?;
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        upload::fill(gpu, (buffer, 0, *bytes), "the inputs", write).await??;
     }
     Ok(())
 }

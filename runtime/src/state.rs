@@ -21,6 +21,7 @@ use crate::{
     gpu::Gpu,
     memory::Lines,
     readback::{Copy, Readback},
+    upload,
 };
 
 #[derive(Default)]
@@ -306,7 +307,7 @@ async fn read(held: &Held, name: &str, ty: &Type, gpu: Option<&Gpu>, wait: Wait)
         Held::Device(chunk) => {
             let gpu = gpu.unwrap_or_else(|| bug!("a state is on no device"));
             let bytes = wgfuse_compiler::plan::device_bytes(ty);
-            let mut found = Vec::with_capacity(ty.bytes());
+            let mut found = vec![0; ty.bytes()];
             let mut readback = Readback {
                 copies: vec![Copy { from: chunk.clone(), to: (0, 0), bytes }],
                 staging: Vec::new(),
@@ -318,9 +319,7 @@ async fn read(held: &Held, name: &str, ty: &Type, gpu: Option<&Gpu>, wait: Wait)
                 gpu.queue.submit([encoder.finish()]);
             })
             .await?;
-            readback
-                .read(gpu, wait, |_, bytes| forms::to_host(ty.dtype, bytes, ty.shape.count(), &mut found))
-                .await?;
+            readback.read(gpu, wait, |_, bytes| forms::to_host(ty.dtype, bytes, &mut found)).await?;
             Ok(tensor(found.into()))
         }
         Held::Lost(why) => Err(Error::StateLost { state: name.to_owned(), why: why.clone() }),
@@ -337,17 +336,12 @@ async fn write(home: &Held, value: &Tensor, name: &str, gpu: Option<&Gpu>) -> Re
         }
         Held::Device(chunk) => {
             let gpu = gpu.unwrap_or_else(|| bug!("a state is on no device"));
-            let mut bytes = Vec::with_capacity(value.data().len() + 4);
-            forms::to_device(value.dtype(), value.data(), &mut bytes).map_err(|at| {
-                let what = format!(
-                    "element {at} does not fit 32 bits, which is what {} has on the GPU",
-                    value.dtype()
-                );
-                Error::input(name, what)
-            })?;
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-            gpu.scoped("a state", || gpu.queue.write_buffer(&chunk.buffer, chunk.offset, &bytes)).await?;
-            Ok(())
+            let place = (&chunk.buffer, chunk.offset);
+            let sent = upload::send(gpu, place, value.dtype(), value.data(), "a state").await;
+            sent.map_err(|fault| match fault {
+                upload::Fault::Device(error) => error.into(),
+                upload::Fault::Element(at) => Error::unfit(name, at, value.dtype()),
+            })
         }
         Held::Zero | Held::Given(_) | Held::Lost(_) => bug!("a plan has its states in memory"),
     }
