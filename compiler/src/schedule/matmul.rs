@@ -180,8 +180,9 @@ const SHORTEST_PIECE: usize = 64;
 const WHOLE_PIECE: usize = 16;
 const MOST_PIECES: usize = 16;
 
-/// In how many pieces the depth of a product is gone through, by a kernel of its own, if that pays.
-pub fn pieces(skeleton: &Skeleton, target: &Target) -> Option<usize> {
+/// In how many pieces the depth of a product is gone through, by a kernel of its own, if that pays. `joined`: what adds them
+/// up is a kernel that there is anyway.
+pub fn pieces(skeleton: &Skeleton, joined: bool, target: &Target) -> Option<usize> {
     let Skeleton::Contract { space, depth, batch, rows, cols, tile: Tile::Matmul { .. }, .. } = skeleton
     else {
         return None;
@@ -190,7 +191,8 @@ pub fn pieces(skeleton: &Skeleton, target: &Target) -> Option<usize> {
     let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
     let time = |pieces: usize| {
         let each = Sizes { batch: sizes.batch * pieces, depth: sizes.depth / pieces, ..sizes };
-        let second = if pieces > 1 { SECOND_KERNEL + (each.results() * PARTIAL) as f64 / BYTES } else { 0.0 };
+        let launch = if joined { 0.0 } else { SECOND_KERNEL };
+        let second = if pieces > 1 { launch + (each.results() * PARTIAL) as f64 / BYTES } else { 0.0 };
         Some((fastest(&each, target)?.1 + second, pieces))
     };
     let fits =

@@ -15,6 +15,7 @@ pub mod eval;
 mod few;
 mod fuse;
 mod group;
+mod joined;
 pub mod kernel;
 pub mod lanes;
 mod layout;
@@ -53,14 +54,15 @@ pub fn schedule_as(loops: Loops, target: &Target, options: &Options, choices: &C
     let Loops { mut tensors, mut outputs, states, .. } = loops;
     let kernels = split::split(kernels, &mut tensors, target);
     let kernels = split_attention::split(kernels, &mut tensors, target);
-    let mut kernels = split_product::split(kernels, &mut tensors, target);
+    let mut refusals = fused.refusals;
+    let mut kernels = split_product::split(kernels, &mut tensors, &outputs, &mut refusals, target);
     let states = state::settle(&mut kernels, &mut tensors, &mut outputs, &states, target);
     if options.fuse {
         kernels = beside::merge(kernels, &tensors, &outputs, &states, target);
     }
     let mut kernels = order::ordered(kernels, &tensors, &outputs, &states);
     choice::apply(&mut kernels, choices, &tensors, target);
-    let schedule = Schedule { tensors, kernels, outputs, states, refusals: fused.refusals };
+    let schedule = Schedule { tensors, kernels, outputs, states, refusals };
     if cfg!(debug_assertions) {
         let faults = verify::verify(&schedule, target);
         assert!(faults.is_empty(), "after scheduling: {faults:#?}\n{schedule}");

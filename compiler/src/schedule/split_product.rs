@@ -1,11 +1,14 @@
 //! Products of few results with long sums, whose tiles would leave most of the device idle: kernels of them become two. The
 //! first makes the sums of pieces of the depth, each piece a batch of its own, the second adds those up and does what follows.
+//! Where rows are made of the results (a norm, a softmax), the rows' kernel is the second.
 
 use slotmap::SlotMap;
 
 use super::{
     build::kernel_tensors,
-    kernel::{Kernel, Skeleton, Store},
+    flow::Flow,
+    joined::joined,
+    kernel::{Kernel, Refusal, Skeleton, Store},
     matmul, product,
     splice::splice_with,
     tile,
@@ -19,24 +22,67 @@ use crate::{
     target::{Place, Target},
 };
 
-/// Each kernel, or the two that it becomes. Their tensors are added to `tensors`.
+/// Each kernel, or the two that it becomes. Their tensors are added to `tensors`, and why rows stayed apart to `refusals`.
 pub fn split(
-    kernels: Vec<Kernel>,
+    mut kernels: Vec<Kernel>,
     tensors: &mut SlotMap<TensorId, TensorInfo>,
+    outputs: &[TensorId],
+    refusals: &mut Vec<Refusal>,
     target: &Target,
 ) -> Vec<Kernel> {
-    let mut split = Vec::new();
-    for kernel in kernels {
-        let pieces = match kernel.place {
-            Place::Gpu => matmul::pieces(&kernel.skeleton, target),
-            Place::Cpu => None,
-        };
-        match pieces {
-            Some(pieces) => split.extend(in_two(&kernel, pieces, tensors, target)),
-            None => split.push(kernel),
+    // What a kernel becomes has its place.
+    let mut places: Vec<usize> = (0..kernels.len()).collect();
+    for at in 0..kernels.len() {
+        if kernels[at].place == Place::Cpu {
+            continue;
+        }
+        if let Some(pieces) = matmul::pieces(&kernels[at].skeleton, true, target)
+            && let Some(rows) = rows_after(at, &kernels, outputs)
+        {
+            let made = kernels[at].stores[0].tensor;
+            // Taken over only if the rows add the pieces up.
+            let mut with_parts = tensors.clone();
+            let [first, second] = in_two(&kernels[at], pieces, &mut with_parts, target);
+            let wanted = |(number, it): (usize, &Kernel)| number != rows && it.tensors.contains(&made);
+            let kept =
+                outputs.contains(&made) || kernels.iter().enumerate().filter(|it| it.0 != at).any(wanted);
+            match joined(&second, &kernels[rows], kept, &with_parts, target) {
+                Ok(both) => {
+                    *tensors = with_parts;
+                    kernels[rows] = both;
+                    kernels[at] = first;
+                    continue;
+                }
+                Err(why) => {
+                    let name = |it: &Kernel| it.origins.last().cloned().unwrap_or_default();
+                    let (producer, consumer) = (name(&kernels[at]), name(&kernels[rows]));
+                    refusals.push(Refusal { producer, consumer, why });
+                }
+            }
+        }
+        if let Some(pieces) = matmul::pieces(&kernels[at].skeleton, false, target) {
+            let [first, second] = in_two(&kernels[at], pieces, tensors, target);
+            kernels[at] = first;
+            kernels.push(second);
+            places.push(at);
         }
     }
-    split
+    let mut all: Vec<(usize, Kernel)> = places.into_iter().zip(kernels).collect();
+    all.sort_by_key(|it| it.0);
+    all.into_iter().map(|it| it.1).collect()
+}
+
+/// The kernel of rows that reads the one tensor which kernel `at` makes, where no other that does so must run before it.
+fn rows_after(at: usize, kernels: &[Kernel], outputs: &[TensorId]) -> Option<usize> {
+    let [Store { tensor, .. }] = kernels[at].stores[..] else { return None };
+    let readers: Vec<usize> =
+        (0..kernels.len()).filter(|&it| it != at && kernels[it].tensors.contains(&tensor)).collect();
+    let is_rows = |it: &usize| {
+        kernels[*it].place == Place::Gpu && matches!(kernels[*it].skeleton, Skeleton::Rows { .. })
+    };
+    let flow = Flow::of(kernels, outputs, &[]);
+    let first = |rows: &usize| readers.iter().all(|it| it == rows || !flow.waits(*rows, *it));
+    readers.iter().copied().filter(is_rows).find(first)
 }
 
 fn in_two(

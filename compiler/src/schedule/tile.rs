@@ -152,17 +152,27 @@ pub fn row_form(
 fn shared_form(team: Team, lanes: u32, (rows, length): (usize, usize), body: &Body) -> RowForm {
     let vectors = length / lanes as usize;
     let few = rows.saturating_mul(vectors) <= AT_ONCE;
-    let members = match team {
-        Team::Invocation { .. } => 1,
-        Team::Subgroup { size, .. } | Team::Workgroup { size, .. } => size as usize,
-    };
-    let share = vectors.div_ceil(members).max(1);
+    let share = share(team, vectors);
     let elements = share * lanes as usize;
     let kept = elements <= KEPT && elements * body.len() <= EXPRESSIONS;
     let steps = if kept { share } else { share.min(AHEAD) };
     let loads = body.iter().filter(|(_, expr, _)| matches!(expr, Expr::Load { .. })).count();
     let early = kept && few && elements * loads <= KEPT;
     RowForm { team, lanes, steps: steps as u32, early }
+}
+
+/// Of a row's groups of neighbours, how many an invocation handles.
+fn share(team: Team, vectors: usize) -> usize {
+    let members = match team {
+        Team::Invocation { .. } => 1,
+        Team::Subgroup { size, .. } | Team::Workgroup { size, .. } => size as usize,
+    };
+    vectors.div_ceil(members).max(1)
+}
+
+/// Whether rows of that length are read once and stay in registers.
+pub fn is_kept(form: &RowForm, length: usize) -> bool {
+    form.steps as usize == share(form.team, length / form.lanes as usize)
 }
 
 /// Rows shared by smaller and larger teams than `own`, in the same vectors, those next to it first.
