@@ -229,12 +229,10 @@ pub fn form(skeleton: &Skeleton) -> String {
             Team::Workgroup { .. } => format!("rows {outer} of {inner}, one a workgroup"),
         },
         Skeleton::Contract { space, depth, tile, .. } => match tile {
-            Tile::Cooperative { rows, cols, depth: step, .. } => {
-                format!("product {space} over {depth}, tiles of {rows}x{cols}x{step} on cooperative matrices")
-            }
-            Tile::Pairs { rows, cols, depth: step, .. } => {
+            Tile::Cooperative { parts, rows, cols, depth: step, .. } => {
+                let pairs = if *parts == 2 { ", numbers as pairs of f16" } else { "" };
                 format!(
-                    "product {space} over {depth}, tiles of {rows}x{cols}x{step} on cooperative matrices, numbers as pairs of f16"
+                    "product {space} over {depth}, tiles of {rows}x{cols}x{step} on cooperative matrices{pairs}"
                 )
             }
             Tile::Matmul { rows, cols, depth: step, .. } => {

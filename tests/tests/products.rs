@@ -128,10 +128,13 @@ fn components_that_are_not_apart_are_noticed() {
 #[test]
 fn cooperative_matrices_are_for_halves_where_the_target_has_them() {
     let sizes = [1, 1024, 1024, 1024];
-    let cooperative = |dtype, target: &Target| matches!(tile(dtype, sizes, target), Tile::Cooperative { .. });
+    let cooperative =
+        |dtype, target: &Target| matches!(tile(dtype, sizes, target), Tile::Cooperative { parts: 1, .. });
     assert!(cooperative(DType::F16, &large()));
     assert!(!cooperative(DType::F32, &large()) && !cooperative(DType::BF16, &large()));
-    let pairs = |sizes, target: &Target| matches!(tile(DType::F32, sizes, target), Tile::Pairs { .. });
+    let pairs = |sizes, target: &Target| {
+        matches!(tile(DType::F32, sizes, target), Tile::Cooperative { parts: 2, .. })
+    };
     assert!(pairs(sizes, &large()) && pairs([1, 4096, 768, 768], &large()));
     // So few tiles that f32 itself is faster.
     assert!(!pairs([1, 128, 768, 768], &large()));
@@ -242,47 +245,45 @@ fn every_layout(dtype: DType, tolerance: f64, tiles: &[([bool; 2], Tile)]) {
 
 const LAYOUTS: [[bool; 2]; 4] = [[false, true], [false, false], [true, false], [true, true]];
 
+/// Tile, subgroup, and of a slab depth, slabs and matrices that are stored together.
+type Sizes = ([u32; 2], [u32; 2], [u32; 3]);
+
+fn cooperative(parts: u32, (tile, each, slab): Sizes, [a_along_rows, b_along_cols]: [bool; 2]) -> Tile {
+    let ([rows, cols], [rows_each, cols_each], [depth, buffers, strip]) = (tile, each, slab);
+    let subgroup = gpu().subgroup.unwrap_or(32).max(16);
+    Tile::Cooperative {
+        parts,
+        rows,
+        cols,
+        depth,
+        rows_each,
+        cols_each,
+        buffers,
+        strip,
+        subgroup,
+        a_along_rows,
+        b_along_cols,
+    }
+}
+
 #[test]
 fn products_on_cooperative_matrices() {
-    let subgroup = gpu().subgroup.unwrap_or(32).max(16);
     let sizes = [
         ([64, 64], [32, 32], [32, 2, 2]),
         ([32, 32], [16, 16], [64, 1, 1]),
         ([128, 64], [64, 32], [32, 1, 1]),
         ([128, 96], [64, 48], [32, 1, 3]),
     ];
-    type Sizes = ([u32; 2], [u32; 2], [u32; 3]);
-    let tile = |([rows, cols], [rows_each, cols_each], [depth, buffers, strip]): Sizes,
-                [a_along_rows, b_along_cols]: [bool; 2]| {
-        Tile::Cooperative {
-            rows,
-            cols,
-            depth,
-            rows_each,
-            cols_each,
-            buffers,
-            strip,
-            subgroup,
-            a_along_rows,
-            b_along_cols,
-        }
-    };
     let tiles: Vec<_> =
-        sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, tile(size, along)))).collect();
+        sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, cooperative(1, size, along)))).collect();
     every_layout(DType::F16, 2e-3, &tiles);
-}
-
-fn pairs([rows, cols]: [u32; 2], each: [u32; 2], depth: u32, [a, b]: [bool; 2]) -> Tile {
-    let subgroup = gpu().subgroup.unwrap_or(32).max(16);
-    let [rows_each, cols_each] = each;
-    Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows: a, b_along_cols: b }
 }
 
 #[test]
 fn products_of_pairs() {
-    let sizes = [([64, 64], [32, 32]), ([64, 128], [32, 32])];
-    let tiles = sizes.iter().flat_map(|&(of, each)| LAYOUTS.map(|it| (it, pairs(of, each, 32, it))));
-    let large = pairs([128, 128], [64, 32], 32, [false, true]);
+    let sizes = [([64, 64], [32, 32], [32, 1, 2]), ([64, 128], [32, 32], [32, 1, 1])];
+    let tiles = sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, cooperative(2, size, along))));
+    let large = cooperative(2, ([128, 128], [64, 64], [32, 1, 1]), [false, true]);
     every_layout(DType::F32, 4e-6, &tiles.chain([([false, true], large)]).collect::<Vec<_>>());
 }
 
@@ -330,7 +331,8 @@ fn pairs_keep_every_magnitude() {
         let value = case.body.binary(BinaryOp::Mul, sum, by_row);
         let value = case.body.binary(BinaryOp::Mul, value, by_col);
         case.store([1, rows, cols], [n, i, j], value);
-        let skeleton = space([1, rows, cols, depth], (a, b), pairs([64, 64], [32, 32], 32, along));
+        let skeleton =
+            space([1, rows, cols, depth], (a, b), cooperative(2, ([64, 64], [32, 32], [32, 1, 1]), along));
         let schedule = case.schedule(skeleton.clone());
         let mut expected = case.values.clone();
         eval_kernel(&schedule.kernels[0], &schedule.tensors, &mut expected);

@@ -1,4 +1,4 @@
-//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matmul_coop.wgsl`, `matmul_pairs.wgsl`, `conv.wgsl`), with
+//! Skeleton: sums of products. Either a template's holes are filled (`matmul.wgsl`, `matmul_coop.wgsl`, `conv.wgsl`), with
 //! everything that was fused before the product in `load_a` and `load_b` and everything after it in `store`, or each
 //! result is a row of its own: sums of integers, and sums so short that they are written out. Few rows are `few.rs`'s.
 
@@ -61,12 +61,12 @@ pub fn write(
         ],
         names: &NAMES,
         slab: match *tile {
-            Tile::Matmul { depth, .. } => Some((DEPTH, depth)),
-            Tile::Cooperative { .. } | Tile::Pairs { .. } | Tile::Few(_) | Tile::Direct { .. } => None,
+            Tile::Matmul { depth, .. } | Tile::Cooperative { depth, .. } => Some((DEPTH, depth)),
+            Tile::Few(_) | Tile::Direct { .. } => None,
         },
     };
     let [batches, row_count, col_count, _] = [0, 1, 2, 3].map(|it| holes.count(it));
-    let (file, mut constants, per_group) = match *tile {
+    let (file, constants, per_group) = match *tile {
         Tile::Matmul {
             rows,
             cols,
@@ -99,28 +99,35 @@ pub fn write(
             (rows, cols),
         ),
         Tile::Cooperative {
+            parts,
             rows,
             cols,
             depth,
             rows_each,
             cols_each,
+            buffers,
+            strip,
             subgroup,
             a_along_rows,
             b_along_cols,
-            ..
-        }
-        | Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols } => (
-            if let Tile::Pairs { .. } = tile { File::MatmulPairs } else { File::MatmulCoop },
+        } => (
+            File::MatmulCoop,
             vec![
+                ("PARTS", parts),
+                ("Held", 16 * parts),
                 ("TILE_ROWS", rows),
                 ("TILE_COLS", cols),
                 ("TILE_DEPTH", depth),
                 ("SUB_ROWS", rows_each),
                 ("SUB_COLS", cols_each),
                 ("SUBGROUP", subgroup),
+                ("BUFFERS", buffers),
+                ("STRIP", strip),
                 ("A_ALONG_ROWS", a_along_rows as u32),
                 ("B_ALONG_COLS", b_along_cols as u32),
                 ("DEPTH_WHOLE", holes.count(DEPTH).is_multiple_of(depth as usize) as u32),
+                ("ROWS_WHOLE", row_count.is_multiple_of(rows as usize) as u32),
+                ("COLS_WHOLE", col_count.is_multiple_of(cols as usize) as u32),
             ],
             (rows, cols),
         ),
@@ -129,14 +136,6 @@ pub fn write(
             (File::Conv, vec![("SIZE", workgroup), ("ALONG_ROWS", 0)], (1, workgroup))
         }
     };
-    if let Tile::Cooperative { rows, cols, buffers, strip, .. } = *tile {
-        constants.extend([
-            ("BUFFERS", buffers),
-            ("STRIP", strip),
-            ("ROWS_WHOLE", row_count.is_multiple_of(rows as usize) as u32),
-            ("COLS_WHOLE", col_count.is_multiple_of(cols as usize) as u32),
-        ]);
-    }
     let template = library::library(file, &constants);
     for (group, name) in ["batches", "rows", "cols", "depth"].into_iter().enumerate() {
         let function = holes.size(writer, name, group);
@@ -146,8 +145,7 @@ pub fn write(
     let (in_a, in_b, out) = ([BATCH, ROW, DEPTH], [BATCH, DEPTH, COL], [BATCH, ROW, COL]);
     let [load_a, load_b, store] = match *tile {
         Tile::Matmul { a_along_rows, b_along_cols, .. }
-        | Tile::Cooperative { a_along_rows, b_along_cols, .. }
-        | Tile::Pairs { a_along_rows, b_along_cols, .. } => [
+        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [
             holes.load_four(writer, "load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a),
             holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b),
             holes.store_four(writer, &out, COL, &stores),
@@ -173,7 +171,7 @@ pub fn write(
     template.entry_point(writer);
     let tiles = |count: usize, each: u32| (count as u64).div_ceil(each as u64);
     let workgroups = match tile {
-        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Pairs { .. } | Tile::Few(_) => {
+        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Few(_) => {
             batches as u64 * tiles(row_count, per_group.0) * tiles(col_count, per_group.1)
         }
         Tile::Direct { .. } => tiles(batches * row_count * col_count, per_group.1),

@@ -1,6 +1,6 @@
 //! Functions and templates from `shaders/*.wgsl`.
 //!
-//! A file is parsed once for each choice of its constants (`const NAME: u32 = N;`, or `bool`). What a kernel uses of it is copied into
+//! A file is parsed once for each choice of its constants (`const NAME: u32 = N;`, or `bool`, or `alias NAME = vec4<fN>;`). What a kernel uses of it is copied into
 //! the kernel's module, callees first, with the *holes* (functions that the file only declares the meaning of) replaced by
 //! functions that were generated before.
 
@@ -26,7 +26,6 @@ pub enum File {
     Reduce,
     Matmul,
     MatmulCoop,
-    MatmulPairs,
     Conv,
     Attention,
     AttentionRow,
@@ -40,7 +39,6 @@ impl File {
             File::Reduce => include_str!("../../../shaders/reduce.wgsl"),
             File::Matmul => include_str!("../../../shaders/matmul.wgsl"),
             File::MatmulCoop => include_str!("../../../shaders/matmul_coop.wgsl"),
-            File::MatmulPairs => include_str!("../../../shaders/matmul_pairs.wgsl"),
             File::Conv => include_str!("../../../shaders/conv.wgsl"),
             File::Attention => include_str!("../../../shaders/attention.wgsl"),
             File::AttentionRow => include_str!("../../../shaders/attention_row.wgsl"),
@@ -249,10 +247,17 @@ impl Library {
     }
 }
 
-/// `text` with the value of each named constant replaced; those of type `bool` are 0 or 1.
+/// `text` with the value of each named constant replaced; those of type `bool` are 0 or 1, those that are vectors of floats by
+/// another name are bits.
 fn put_constants(text: &str, values: &[(&'static str, u32)]) -> String {
     let mut text = text.to_owned();
     for (name, value) in values {
+        let alias = format!("alias {name} = vec4<f");
+        if let Some(at) = text.find(&alias).map(|it| it + alias.len()) {
+            let Some(end) = text[at..].find('>') else { bug!("the type {name} has no end") };
+            text.replace_range(at..at + end, &value.to_string());
+            continue;
+        }
         let start = format!("const {name}: ");
         let Some(at) = text.find(&start).map(|it| it + start.len()) else {
             bug!("a shader has no constant {name}")
@@ -278,7 +283,6 @@ mod tests {
             File::Reduce,
             File::Matmul,
             File::MatmulCoop,
-            File::MatmulPairs,
             File::Attention,
             File::AttentionRow,
             File::AttentionCoop,
@@ -289,7 +293,7 @@ mod tests {
             for name in library.functions.keys() {
                 library.copy(&mut writer, name);
             }
-            let cooperates = matches!(file, File::MatmulCoop | File::MatmulPairs | File::AttentionCoop);
+            let cooperates = matches!(file, File::MatmulCoop | File::AttentionCoop);
             let capabilities = if cooperates { CAPABILITIES } else { naga::valid::Capabilities::empty() };
             naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
                 .validate(&writer.module)

@@ -67,7 +67,7 @@ impl Memory {
         // What goes on to matrices of f16 is never made f32 in between.
         let cooperative = matches!(
             kernel.skeleton,
-            Skeleton::Contract { tile: Tile::Cooperative { .. }, .. }
+            Skeleton::Contract { tile: Tile::Cooperative { parts: 1, .. }, .. }
                 | Skeleton::Attention { tile: AttentionTile::Cooperative(_), .. }
         );
         for &tensor in &kernel.tensors {

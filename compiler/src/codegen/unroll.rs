@@ -1,8 +1,10 @@
-//! Loops of templates written out, because drivers leave rolled loops rolled and keep what they index out of registers.
+//! Loops of templates written out, because drivers leave rolled loops rolled and keep what they index out of registers; and of
+//! their branches the one that is taken, so that nothing of the other is in a module.
 //!
-//! In: WGSL in which some loops of the form `for (var n = 0u; n < COUNT; n += 1u) { // unrolled` stand on a line of their own,
-//! their closing brace on another. Out: each such loop as COUNT blocks, with the number put in for the variable. COUNT is a
-//! constant of the module.
+//! In: WGSL in which some loops of the form `for (var n = 0u; n < COUNT; n += 1u) { // unrolled`, and some branches of the form
+//! `if CHOICE { // chosen`, stand on a line of their own, their closing brace on another, and so does `} else {`. Out: each such loop
+//! as COUNT blocks, with the number put in for the variable, and each such branch as one block. COUNT and CHOICE are constants of
+//! the module.
 
 use std::collections::HashMap;
 
@@ -10,9 +12,10 @@ use naga::{Expression, Literal, Module};
 
 use crate::bug;
 
-const MARK: &str = "// unrolled";
+const UNROLLED: &str = "// unrolled";
+const CHOSEN: &str = "// chosen";
 
-/// `text` with every marked loop written out; `module` is what it parses to.
+/// `text` with every marked loop and branch written out; `module` is what it parses to.
 pub fn unroll(text: &str, module: &Module) -> String {
     let counts = constants(module);
     let lines: Vec<&str> = text.lines().collect();
@@ -22,15 +25,16 @@ pub fn unroll(text: &str, module: &Module) -> String {
 }
 
 pub fn is_marked(text: &str) -> bool {
-    text.contains(MARK)
+    text.contains(UNROLLED) || text.contains(CHOSEN)
 }
 
-/// The unsigned constants of a module by name.
+/// The unsigned constants of a module by name; those of type `bool` are 0 or 1.
 fn constants(module: &Module) -> HashMap<&str, u32> {
     let named = module.constants.iter().filter_map(|(_, it)| Some((it.name.as_deref()?, it.init)));
     named
         .filter_map(|(name, init)| match module.global_expressions[init] {
             Expression::Literal(Literal::U32(value)) => Some((name, value)),
+            Expression::Literal(Literal::Bool(value)) => Some((name, value as u32)),
             _ => None,
         })
         .collect()
@@ -40,6 +44,20 @@ fn constants(module: &Module) -> HashMap<&str, u32> {
 fn write_out(lines: &[&str], known: &[(&str, u32)], counts: &HashMap<&str, u32>, out: &mut String) {
     let mut at = 0;
     while at < lines.len() {
+        if let Some(choice) = branch(lines[at]) {
+            let choice = counts.get(choice).unwrap_or_else(|| bug!("{choice} is chosen by no constant"));
+            let end = closing(lines, at);
+            let other = otherwise(lines, at, end);
+            let taken = match choice {
+                0 => (other + 1).min(end)..end,
+                _ => at + 1..other,
+            };
+            out.push_str("{\n");
+            write_out(&lines[taken], known, counts, out);
+            out.push_str("}\n");
+            at = end + 1;
+            continue;
+        }
         let Some((variable, count)) = header(lines[at]) else {
             write_line(lines[at], known, out);
             at += 1;
@@ -61,7 +79,7 @@ fn write_out(lines: &[&str], known: &[(&str, u32)], counts: &HashMap<&str, u32>,
 
 /// Variable and bound of a marked loop.
 fn header(line: &str) -> Option<(&str, &str)> {
-    let head = line.trim().strip_suffix(MARK)?.trim_end();
+    let head = line.trim().strip_suffix(UNROLLED)?.trim_end();
     let malformed = || -> ! { bug!("not a loop that can be written out: {line}") };
     let Some(head) = head.strip_prefix("for (var ") else { malformed() };
     let Some((variable, rest)) = head.split_once(" = 0u; ") else { malformed() };
@@ -73,17 +91,41 @@ fn header(line: &str) -> Option<(&str, &str)> {
     }
 }
 
+/// The condition of a marked branch.
+fn branch(line: &str) -> Option<&str> {
+    let head = line.trim().strip_suffix(CHOSEN)?.trim_end();
+    let name = head.strip_prefix("if ").and_then(|it| it.strip_suffix(" {"));
+    Some(name.unwrap_or_else(|| bug!("not a branch that can be chosen: {line}")))
+}
+
 /// The line that closes the block which line `start` opens.
 fn closing(lines: &[&str], start: usize) -> usize {
     let mut depth = 0i32;
     for (at, line) in lines.iter().enumerate().skip(start) {
-        let code = line.split("//").next().unwrap_or_default();
-        depth += code.matches('{').count() as i32 - code.matches('}').count() as i32;
+        depth += opened(line);
         if depth == 0 {
             return at;
         }
     }
-    bug!("the loop in line {start} has no end")
+    bug!("the block in line {start} has no end")
+}
+
+/// Blocks that a line opens and does not close.
+fn opened(line: &str) -> i32 {
+    let code = line.split("//").next().unwrap_or_default();
+    code.matches('{').count() as i32 - code.matches('}').count() as i32
+}
+
+/// The line between the two blocks of the branch from line `start` to line `end`; `end` where there is one block.
+fn otherwise(lines: &[&str], start: usize, end: usize) -> usize {
+    let mut depth = 0i32;
+    for (at, line) in lines.iter().enumerate().take(end).skip(start) {
+        if depth == 1 && line.trim() == "} else {" {
+            return at;
+        }
+        depth += opened(line);
+    }
+    end
 }
 
 fn write_line(line: &str, known: &[(&str, u32)], out: &mut String) {
@@ -120,5 +162,16 @@ mod tests {
         assert_eq!(out.matches("] = in;").count(), 6);
         assert!(!out.contains("for"));
         naga::front::wgsl::parse_str(&out.replace("in", "held")).unwrap();
+    }
+
+    #[test]
+    fn of_branches_one_is_left() {
+        let text = "const YES: bool = 1u < 2u;\nconst NO: bool = !YES;\nfn f() {\nvar x: u32;\nif YES { // chosen\n  x = 1u;\n  if NO { // chosen\n\
+            x = 2u;\n  } else {\n    x = 3u;\n  }\n} else {\n  x = 4u;\n}\nif NO { // chosen\nx = 5u;\n}\n}\n";
+        let out = unroll(text, &naga::front::wgsl::parse_str(text).unwrap());
+        let left: Vec<bool> = (1..=5).map(|it| out.contains(&format!("x = {it}u;"))).collect();
+        assert_eq!(left, [true, false, true, false, false]);
+        assert!(!out.contains("if") && !out.contains("else"));
+        naga::front::wgsl::parse_str(&out).unwrap();
     }
 }

@@ -161,10 +161,11 @@ pub enum Tile {
         buffers: u32,
         scalars: bool,
     },
-    /// The template `matmul_coop.wgsl`, for operands that f16 holds exactly: a workgroup makes `rows` x `cols` results,
-    /// `rows_each` x `cols_each` a subgroup of `subgroup` invocations, stepping through `depth` at a time; these are multiples
-    /// of 16. A subgroup stores `strip` matrices of 16 columns together. The rest as above.
+    /// The template `matmul_coop.wgsl`, for operands that f16 holds exactly, or in two `parts` for those of f32: a workgroup makes
+    /// `rows` x `cols` results, `rows_each` x `cols_each` a subgroup of `subgroup` invocations, stepping through `depth` at a time; these
+    /// are multiples of 16. A subgroup stores `strip` matrices of 16 columns together. The rest as above.
     Cooperative {
+        parts: u32,
         rows: u32,
         cols: u32,
         depth: u32,
@@ -172,17 +173,6 @@ pub enum Tile {
         cols_each: u32,
         buffers: u32,
         strip: u32,
-        subgroup: u32,
-        a_along_rows: bool,
-        b_along_cols: bool,
-    },
-    /// The template `matmul_pairs.wgsl`, for operands of f32, each number as a pair of f16. The rest as above.
-    Pairs {
-        rows: u32,
-        cols: u32,
-        depth: u32,
-        rows_each: u32,
-        cols_each: u32,
         subgroup: u32,
         a_along_rows: bool,
         b_along_cols: bool,

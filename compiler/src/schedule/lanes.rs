@@ -33,8 +33,7 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
         Skeleton::Contract { space, depth, rows, cols, a, b, others, sums, tile, .. } => {
             let (a_along_rows, b_along_cols) = match *tile {
                 Tile::Matmul { a_along_rows, b_along_cols, .. }
-                | Tile::Cooperative { a_along_rows, b_along_cols, .. }
-                | Tile::Pairs { a_along_rows, b_along_cols, .. } => (a_along_rows, b_along_cols),
+                | Tile::Cooperative { a_along_rows, b_along_cols, .. } => (a_along_rows, b_along_cols),
                 Tile::Few(_) | Tile::Direct { .. } => (false, false),
             };
             let extents: Shape = space.iter().chain(depth.iter()).copied().collect();

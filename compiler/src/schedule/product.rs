@@ -72,7 +72,7 @@ pub fn contract(
     }
     let tile = match few {
         Some(form) => Tile::Few(form),
-        None => match matrices(&sizes, along, (a, b), body, target) {
+        None => match cooperative(&sizes, along, (a, b), body, target) {
             Some(it) => it.tile(along, target),
             None => contract_tile(&sizes, along, body.dtype(a), target),
         },
@@ -154,7 +154,7 @@ pub fn tiles(
         return Vec::new();
     };
     match tile {
-        Tile::Matmul { .. } | Tile::Cooperative { .. } | Tile::Pairs { .. } => {}
+        Tile::Matmul { .. } | Tile::Cooperative { .. } => {}
         Tile::Few(_) | Tile::Direct { .. } => return Vec::new(),
     }
     let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
@@ -189,6 +189,7 @@ pub fn fault(tile: &Tile, target: &Target) -> Option<&'static str> {
             Err(why) => return Some(why),
         },
         Tile::Cooperative {
+            parts,
             rows,
             cols,
             depth,
@@ -200,14 +201,7 @@ pub fn fault(tile: &Tile, target: &Target) -> Option<&'static str> {
             a_along_rows,
             b_along_cols,
         } => {
-            let it = halves([rows, cols], [rows_each, cols_each], [depth, buffers, strip], 1);
-            match it.fault(subgroup, [a_along_rows, b_along_cols], target) {
-                Ok(found) => found,
-                Err(why) => return Some(why),
-            }
-        }
-        Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols } => {
-            let it = pairs([rows, cols], [rows_each, cols_each], depth);
+            let it = matrices(parts, [rows, cols], [rows_each, cols_each], [depth, buffers, strip], 1);
             match it.fault(subgroup, [a_along_rows, b_along_cols], target) {
                 Ok(found) => found,
                 Err(why) => return Some(why),
@@ -264,7 +258,7 @@ fn is_guarded(body: &Body, operand: ExprId) -> bool {
         .any(|(id, expr, _)| needed[id.0 as usize] && matches!(expr, Expr::Load { guard: Some(_), .. }))
 }
 
-/// Sizes of the templates `matmul_coop.wgsl` and `matmul_pairs.wgsl`.
+/// Sizes of the template `matmul_coop.wgsl`.
 struct Cooperative {
     /// Of f16 that an element is made of: 1 or 2.
     parts: u32,
@@ -278,27 +272,24 @@ struct Cooperative {
     speed: usize,
 }
 
-const fn halves(
+const fn matrices(
+    parts: u32,
     tile: [u32; 2],
     each: [u32; 2],
     [depth, buffers, strip]: [u32; 3],
     speed: usize,
 ) -> Cooperative {
-    Cooperative { parts: 1, tile, each, depth, buffers, strip, speed }
-}
-
-const fn pairs(tile: [u32; 2], each: [u32; 2], depth: u32) -> Cooperative {
-    Cooperative { parts: 2, tile, each, depth, buffers: 1, strip: 1, speed: 1 }
+    Cooperative { parts, tile, each, depth, buffers, strip, speed }
 }
 
 /// For operands of f16, as measured on a large GPU with subgroups of 32. Of equal cost the first is taken.
 const COOPERATIVES: [Cooperative; 6] = [
-    halves([128, 256], [64, 64], [32, 1, 2], 260),
-    halves([128, 192], [64, 48], [32, 1, 1], 230),
-    halves([64, 64], [32, 32], [64, 1, 2], 189),
-    halves([64, 64], [32, 32], [128, 1, 2], 180),
-    halves([32, 32], [16, 16], [256, 1, 1], 80),
-    halves([32, 32], [16, 16], [64, 1, 1], 109),
+    matrices(1, [128, 256], [64, 64], [32, 1, 2], 260),
+    matrices(1, [128, 192], [64, 48], [32, 1, 1], 230),
+    matrices(1, [64, 64], [32, 32], [64, 1, 2], 189),
+    matrices(1, [64, 64], [32, 32], [128, 1, 2], 180),
+    matrices(1, [32, 32], [16, 16], [256, 1, 1], 80),
+    matrices(1, [32, 32], [16, 16], [64, 1, 1], 109),
 ];
 
 /// How long a slab takes at least, in the same units of time a core: reading it from memory.
@@ -308,13 +299,14 @@ const SLAB: usize = 1600;
 const FEW_TILES: usize = 32;
 
 /// For operands of f32, largest first. Smaller tiles are no faster than f32 itself.
-const PAIRS: [Cooperative; 2] = [pairs([128, 128], [64, 32], 32), pairs([64, 128], [32, 32], 32)];
+const PAIRS: [Cooperative; 2] =
+    [matrices(2, [128, 128], [64, 32], [32, 1, 1], 1), matrices(2, [64, 128], [32, 32], [32, 1, 1], 1)];
 
 /// Fewer of the smaller of them leave so much of a device idle that f32 is faster.
 const FEW_PAIRS: usize = 96;
 
 /// The tile of cooperative matrices that takes least time, where the target has such matrices and they are faster.
-fn matrices(
+fn cooperative(
     sizes: &Sizes,
     along: [bool; 2],
     (a, b): (ExprId, ExprId),
@@ -359,7 +351,8 @@ impl Cooperative {
         if sizes.iter().any(|it| *it == 0 || *it > 1 << 12 || !it.is_multiple_of(16))
             || !rows.is_multiple_of(rows_each)
             || !cols.is_multiple_of(cols_each)
-            || self.buffers == 0
+            || !(1..=2).contains(&self.parts)
+            || !(1..=2).contains(&self.buffers)
             || self.strip == 0
             || !(cols_each / 16).is_multiple_of(self.strip)
         {
@@ -387,36 +380,30 @@ impl Cooperative {
             && self.memory(along) <= target.max_workgroup_memory
     }
 
-    /// Bytes of workgroup memory, as the templates count them.
+    /// Bytes of workgroup memory, as the template counts them.
     fn memory(&self, along: [bool; 2]) -> u32 {
         let padded = |size: u32, along| size * self.depth + 8 * if along { self.depth } else { size };
         let halves: u32 = self.tile.iter().zip(along).map(|(&size, along)| padded(size, along)).sum();
-        match self.parts {
-            1 => 2 * self.buffers * halves + 256 * (4 * self.strip + 1) * self.subgroups(),
-            _ => 2 * self.parts * halves + 1024 * self.subgroups() + 4 * (self.tile[0] + self.tile[1]),
-        }
+        let sizes = if self.parts == 2 { 4 * (self.tile[0] + self.tile[1]) } else { 0 };
+        2 * self.buffers * self.parts * halves + 256 * (4 * self.strip + 1) * self.subgroups() + sizes
     }
 
     fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
         let &Cooperative { parts, tile: [rows, cols], each: [rows_each, cols_each], depth, .. } = self;
         let &Cooperative { buffers, strip, .. } = self;
         let subgroup = subgroup(target).unwrap_or_else(|| crate::bug!("no subgroups of one size"));
-        match parts {
-            1 => Tile::Cooperative {
-                rows,
-                cols,
-                depth,
-                rows_each,
-                cols_each,
-                buffers,
-                strip,
-                subgroup,
-                a_along_rows,
-                b_along_cols,
-            },
-            _ => {
-                Tile::Pairs { rows, cols, depth, rows_each, cols_each, subgroup, a_along_rows, b_along_cols }
-            }
+        Tile::Cooperative {
+            parts,
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            buffers,
+            strip,
+            subgroup,
+            a_along_rows,
+            b_along_cols,
         }
     }
 }

@@ -32,7 +32,7 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// On cooperative matrices, which WGSL has by an extension of naga's alone, and only some back ends.
-const COOPERATIVE: [&str; 3] = ["matmul_coop", "matmul_pairs", "attention_coop"];
+const COOPERATIVE: [&str; 2] = ["matmul_coop", "attention_coop"];
 
 #[test]
 fn cooperative_matrices_are_valid() {
