@@ -23,8 +23,10 @@ pub(crate) fn device_size(dtype: DType) -> usize {
     }
 }
 
-/// Bytes on the device that a thread converts at a time where there are several: moving less takes less than waking them.
-const PART: usize = 1 << 17;
+/// Bytes on the device from which on several threads convert them, since waking those takes as long as moving a few megabytes,
+/// and how many each takes at a time.
+const LARGE: usize = 4 << 20;
+const PART: usize = 1 << 18;
 
 /// Writes the device form of whole elements to `out`, then zeros to its end. `Err` is the number of the first integer that
 /// does not fit 32 bits.
@@ -32,6 +34,9 @@ pub(crate) fn to_device(dtype: DType, host: &[u8], out: WriteOnly<'_, [u8]>) -> 
     let elements = PART / device_size(dtype);
     let (out, mut padding) = out.split_at(host.len() / dtype.size() * device_size(dtype));
     padding.fill(0);
+    if out.len() < LARGE {
+        return encode(dtype, host, out);
+    }
     let (parts, rest) = out.into_chunks::<PART>();
     let (first, last) = host.split_at(parts.len() * elements * dtype.size());
     let one = |(number, out): (usize, WriteOnly<'_, [u8; PART]>)| {
@@ -85,7 +90,7 @@ pub(crate) fn to_host(dtype: DType, device: &[u8], out: &mut [u8]) {
     let most = PART / size.max(wide);
     let one = |(device, out): (&[u8], &mut [u8])| decode(dtype, device, out);
     #[cfg(not(target_arch = "wasm32"))]
-    if out.len() > most * size {
+    if device.len() >= LARGE {
         use rayon::prelude::*;
         let parts = device.par_chunks(most * wide).zip(out.par_chunks_mut(most * size));
         return parts.for_each(one);
@@ -130,7 +135,7 @@ mod tests {
             });
             let tensor = Tensor::from_scalars(Type::new(dtype, [5]), values);
             // Several parts, the last of them ragged, and a word of padding.
-            let many = tensor.data().repeat(PART / 4 + 1);
+            let many = tensor.data().repeat(LARGE / 4 + 1);
             for host in [&tensor.data()[..], &many] {
                 let mut device = vec![7; host.len() / dtype.size() * device_size(dtype) + 4];
                 to_device(dtype, host, device.as_mut_slice().into()).expect("small values");
@@ -148,7 +153,7 @@ mod tests {
         assert_eq!(to_device(DType::I64, &bytes, [0; 8].as_mut_slice().into()), Err(1));
         assert_eq!(to_device(DType::U64, &bytes, [0; 8].as_mut_slice().into()), Ok(()));
         // The first of all threads' parts.
-        let large = bytes.repeat(PART / 4);
+        let large = bytes.repeat(LARGE / 4);
         assert_eq!(to_device(DType::I64, &large, vec![0; large.len() / 2].as_mut_slice().into()), Err(1));
     }
 }
