@@ -19,7 +19,7 @@ use crate::{
     gpu::Gpu,
     host::{self, Operand},
     launch::{Launch, Replay},
-    memory::Lines,
+    memory::{Lines, Spare},
     pipelines, portable,
     readback::{Copy, Readback},
     recording::Recording,
@@ -31,7 +31,7 @@ pub(crate) struct Tape {
     pub gpu: Option<Arc<Gpu>>,
     pub inputs: Vec<Slot>,
     pub segments: Vec<Segment>,
-    pub outputs: Vec<Source>,
+    pub outputs: Vec<Output>,
     /// Outputs on the device, copied here at the end.
     pub readback: Readback,
     /// Input buffers, and their bytes.
@@ -50,9 +50,15 @@ pub(crate) struct Slot {
     pub host: Option<Operand>,
 }
 
+/// A tensor that a run gives.
+pub(crate) struct Output {
+    pub source: Source,
+    pub spare: Spare,
+}
+
 pub(crate) enum Source {
-    /// Number in `Tape::readback`.
-    Device(usize, Type),
+    /// The next one of `Tape::readback`.
+    Device(Type),
     Host(Operand),
 }
 
@@ -155,11 +161,12 @@ pub(crate) async fn capture(
         (Some(slice), _) => Source::Host(space.operand(&port.ty, slice)),
         (None, Some(slice)) => {
             readback.copies.push(Copy { from: space.chunk(slice), to: (0, 0), bytes: slice.len });
-            Source::Device(readback.copies.len() - 1, port.ty.clone())
+            Source::Device(port.ty.clone())
         }
         (None, None) => bug!("output '{}' lies nowhere", port.name),
     };
-    let outputs: Vec<Source> = plan.outputs.iter().map(source).collect();
+    let outputs = plan.outputs.iter().map(source);
+    let outputs = outputs.map(|source| Output { source, spare: Spare::default() }).collect();
     if let Some(gpu) = &gpu {
         readback.stage(gpu, plan).await?;
         for segment in &mut segments {

@@ -1,9 +1,8 @@
 //! The hot path: inputs in, the tape's commands in order, outputs out. Nothing is looked up and nothing is made but the
 //! outputs and wgpu's own command buffers.
 
-use bytes::Bytes;
 use smallvec::SmallVec;
-use wgfuse_compiler::{plan::Plan, shape::Type, tensor::Tensor};
+use wgfuse_compiler::{plan::Plan, tensor::Tensor};
 use wgpu::WriteOnly;
 
 use crate::{
@@ -74,38 +73,34 @@ pub(crate) async fn replay(
             }
         }
     }
-    let mut found: Vec<Option<Tensor>> = Vec::new();
-    if let Some(gpu) = gpu.as_deref()
-        && !tape.readback.copies.is_empty()
-    {
-        tape.readback.copy(batch.encoder(gpu));
-        batch.submit(Some(gpu)).await?;
-        found.resize(tape.readback.copies.len(), None);
-        let types: Vec<&Type> = (tape.outputs.iter())
-            .filter_map(|it| match it {
-                Source::Device(_, ty) => Some(ty),
-                Source::Host(_) => None,
-            })
-            .collect();
-        tape.readback
-            .read(gpu, wait, |at, device| {
-                let mut bytes = vec![0; types[at].bytes()];
-                forms::to_host(types[at].dtype, device, &mut bytes);
-                found[at] = Tensor::new(types[at].clone(), Bytes::from(bytes));
-            })
-            .await?;
-    } else {
-        batch.submit(gpu.as_deref()).await?;
-    }
-    let output = |it: &Source| match it {
-        Source::Device(at, _) => found[*at].clone().expect("every copy was read"),
-        Source::Host(operand) => {
-            // SAFETY: as above.
-            let bytes = Bytes::copy_from_slice(unsafe { bytes_of(operand) });
-            Tensor::new(operand.ty.clone(), bytes).expect("an operand has its type's bytes")
+    let mut made: Vec<Option<Tensor>> = vec![None; tape.outputs.len()];
+    match gpu.as_deref().filter(|_| !tape.readback.copies.is_empty()) {
+        Some(gpu) => {
+            tape.readback.copy(batch.encoder(gpu));
+            batch.submit(Some(gpu)).await?;
+            let mut copied =
+                tape.outputs.iter_mut().zip(&mut made).filter_map(|(output, made)| match &output.source {
+                    Source::Device(ty) => Some((ty, &mut output.spare, made)),
+                    Source::Host(_) => None,
+                });
+            let see = |_, device: &[u8]| {
+                let (ty, spare, made) = copied.next().expect("a copy is of an output");
+                let bytes = spare.bytes(ty.bytes(), |host| forms::to_host(ty.dtype, device, host));
+                *made = Tensor::new(ty.clone(), bytes);
+            };
+            tape.readback.read(gpu, wait, see).await?;
         }
-    };
-    Ok(tape.outputs.iter().map(output).collect())
+        None => batch.submit(gpu.as_deref()).await?,
+    }
+    for (output, made) in tape.outputs.iter_mut().zip(&mut made) {
+        if let Source::Host(operand) = &output.source {
+            // SAFETY: as above.
+            let host = unsafe { bytes_of(operand) };
+            let bytes = output.spare.bytes(host.len(), |it| it.copy_from_slice(host));
+            *made = Tensor::new(operand.ty.clone(), bytes);
+        }
+    }
+    Ok(made.into_iter().map(|it| it.expect("every output was read, and has its type's bytes")).collect())
 }
 
 pub(crate) async fn place_inputs(tape: &mut Tape, plan: &Plan, inputs: &[Tensor]) -> Result<(), Error> {
