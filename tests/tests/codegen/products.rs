@@ -192,8 +192,6 @@ fn integer_products_wrap() {
     }
 }
 
-/// Which keys are hidden in a test of attention.
-
 /// What lies in fours in memory is read and written in fours, through halves and fused operands too.
 #[test]
 fn products_move_fours() {
