@@ -6,7 +6,8 @@ use slotmap::SecondaryMap;
 
 use super::{
     attention, attention_coop, attention_row,
-    fuse::{Fused, loads},
+    expand::loads,
+    fuse::Fused,
     group::{Form, Group, Level, Member},
     kernel::{AttentionTile, Kernel, Skeleton, Stage, Store},
     product,

@@ -1,4 +1,4 @@
-//! Which nests become one kernel. Legality is `can_join` and `can_inline`; what is worth it is `cost`'s to say.
+//! Which nests become one kernel. Legality is `can_join`, and `can_inline` in `inline`; what is worth it is `cost`'s to say.
 //!
 //! Three moves, in this order. A value that is cheap is computed wherever it is read, and so is every view. A map joins
 //! the kernel that makes what it reads, if it reads it at its own points: epilogues, normalised rows, chains. A kernel
@@ -9,7 +9,9 @@ use std::collections::{BTreeSet, HashSet};
 use slotmap::SecondaryMap;
 
 use super::{
-    cost, few,
+    cost,
+    expand::{Expanded, Pure, expand, loads, users},
+    few,
     group::{Form, Group, Level, Member},
     kernel::{Refusal, Why},
     product,
@@ -17,27 +19,11 @@ use super::{
 };
 use crate::{
     index::Index,
-    lower::{Body, Coords, Expr, ExprId, Loops, Nest, NestKind, TensorId},
+    lower::{Body, Coords, Expr, Loops, NestKind, TensorId},
     options::Options,
     shape::Shape,
     target::{Place, Target},
 };
-
-/// A value computed where it is read.
-#[derive(Clone, Debug)]
-pub struct Pure {
-    pub body: Body,
-    pub value: ExprId,
-}
-
-/// One nest's body with every pure value inside it, in the nest's own variables.
-#[derive(Debug)]
-pub struct Expanded {
-    pub body: Body,
-    pub roots: Vec<ExprId>,
-    /// The roots are those of `scaled`: operands, sums, and the scale.
-    pub scaled: bool,
-}
 
 #[derive(Debug)]
 pub struct Fused {
@@ -340,115 +326,6 @@ impl Fusion<'_> {
                 !nests.contains(user) && (!self.pure.contains_key(own) || self.escapes(own, nests))
             })
     }
-
-    /// Groups of maps that one other group reads are computed inside it.
-    fn inline_groups(&mut self) {
-        for group in self.topological() {
-            let Some(host) = &self.groups[group] else { continue };
-            if !host.is_map() || host.members.iter().any(|it| self.loops.outputs.contains(&it.tensor)) {
-                continue;
-            }
-            let readers: Vec<usize> = (0..self.groups.len())
-                .filter(|&it| it != group && self.groups[it].is_some())
-                .filter(|&it| self.reads(it).iter().any(|tensor| host.member(*tensor).is_some()))
-                .collect();
-            let [reader] = readers[..] else { continue };
-            match self.can_inline(group, reader) {
-                Ok(()) => self.inline(group, reader),
-                Err(why) => {
-                    let consumer = self.group(reader).members[0].nest;
-                    self.refuse(group, consumer, why);
-                }
-            }
-        }
-    }
-
-    fn topological(&self) -> Vec<usize> {
-        let (mut order, mut done) = (Vec::new(), HashSet::new());
-        let mut open: Vec<(usize, bool)> = (0..self.groups.len()).rev().map(|it| (it, false)).collect();
-        while let Some((group, ready)) = open.pop() {
-            if ready {
-                order.push(group);
-            } else if self.groups[group].is_some() && done.insert(group) {
-                open.push((group, true));
-                let needs: BTreeSet<usize> =
-                    self.reads(group).iter().filter_map(|it| self.group_of.get(*it).copied()).collect();
-                open.extend(needs.into_iter().map(|it| (it, false)));
-            }
-        }
-        order
-    }
-
-    fn can_inline(&self, group: usize, reader: usize) -> Result<(), Why> {
-        let (host, into) = (self.group(group), self.group(reader));
-        if host.place != into.place {
-            return Err(Why::Places);
-        }
-        let weight: u64 = (host.members.iter())
-            .map(|it| cost::weight(&self.expanded[it.nest].body, &self.expanded[it.nest].roots))
-            .sum();
-        let mut read = HashSet::new();
-        for member in &into.members {
-            let all = self.loads(member.nest);
-            read.extend(all.into_iter().filter(|(tensor, _)| host.member(*tensor).is_some()));
-        }
-        let made = host.points(Level::Point).max(1) as u64;
-        match &into.form {
-            Form::Map { .. } | Form::Rows { .. } => {
-                let wanted = (into.points(Level::Point) * read.len()) as u64;
-                let times = wanted / made;
-                let extra = weight.saturating_mul(wanted.saturating_sub(made));
-                if times > cost::FEW_TIMES && extra > cost::WORTH_A_LAUNCH {
-                    return Err(Why::Recompute(times));
-                }
-            }
-            // A workgroup reads its queries once.
-            Form::Attention { space }
-                if space[2] <= cost::FEW_QUERIES
-                    && weight <= cost::CHEAP_IN_QUERIES
-                    && self.of_queries_alone(host, into) => {}
-            Form::Contract { .. } | Form::Attention { .. } => {
-                if weight * read.len() as u64 > cost::CHEAP_IN_PRODUCT {
-                    return Err(Why::Recompute(weight));
-                }
-            }
-        }
-        let size: usize = host.members.iter().map(|it| self.expanded[it.nest].body.len()).sum();
-        let own: usize = into.members.iter().map(|it| self.expanded[it.nest].body.len()).sum();
-        let size = own + size * read.len();
-        if size > cost::BODY {
-            return Err(Why::Body(size));
-        }
-        let nests: Vec<usize> = host.members.iter().chain(&into.members).map(|it| it.nest).collect();
-        self.bindings_fit(&nests)
-    }
-
-    /// Whether the attention `into` reads what `host` makes as its queries, and nowhere else.
-    fn of_queries_alone(&self, host: &Group, into: &Group) -> bool {
-        into.members.iter().enumerate().all(|(at, member)| {
-            let Expanded { body, roots, .. } = &self.expanded[member.nest];
-            let others = if at == 0 { &roots[1..] } else { &roots[..] };
-            loads(body, others).iter().all(|it| host.member(it.0).is_none())
-        })
-    }
-
-    fn inline(&mut self, group: usize, reader: usize) {
-        let host = self.groups[group].take().expect("the group stands");
-        for member in &host.members {
-            let Expanded { body, roots, .. } =
-                expand_again(self.loops, &self.expanded[member.nest], &self.pure);
-            self.pure.insert(member.tensor, Pure { body, value: roots[0] });
-            self.group_of.remove(member.tensor);
-        }
-        let readers: Vec<usize> = self.group(reader).members.iter().map(|it| it.nest).collect();
-        for nest in readers {
-            self.expanded[nest] = expand_again(self.loops, &self.expanded[nest], &self.pure);
-        }
-        // The reader's kernel computes these nodes too.
-        let into = self.groups[reader].as_mut().expect("the group stands");
-        into.inlined.extend(host.inlined);
-        into.inlined.extend(host.members.iter().map(|it| it.nest));
-    }
 }
 
 fn reads_data(index: &Index) -> bool {
@@ -464,85 +341,4 @@ fn moved(coords: &[Index], point: &[Index]) -> Coords {
         other => Index::atom(other.clone()),
     };
     coords.iter().map(|it| it.substitute(&mut to)).collect()
-}
-
-fn expand(loops: &Loops, nest: &Nest, pure: &SecondaryMap<TensorId, Pure>) -> Expanded {
-    expand_body(loops, &nest.body, &nest.kind.roots(), pure)
-}
-
-fn expand_again(loops: &Loops, it: &Expanded, pure: &SecondaryMap<TensorId, Pure>) -> Expanded {
-    expand_body(loops, &it.body, &it.roots, pure)
-}
-
-fn expand_body(
-    loops: &Loops,
-    from: &Body,
-    roots: &[ExprId],
-    pure: &SecondaryMap<TensorId, Pure>,
-) -> Expanded {
-    let mut body = Body::default();
-    let roots = splice(&mut body, from, roots, None, None, &mut |out, tensor, at, guard| {
-        read_or_compute(loops, pure, out, tensor, at, guard)
-    });
-    Expanded { body, roots, scaled: false }
-}
-
-/// The element of a tensor: computed on the spot if it is pure, else read. What pure values read is not pure.
-fn read_or_compute(
-    loops: &Loops,
-    pure: &SecondaryMap<TensorId, Pure>,
-    out: &mut Body,
-    tensor: TensorId,
-    at: Coords,
-    guard: Option<ExprId>,
-) -> ExprId {
-    let Some(it) = pure.get(tensor) else {
-        let dtype = loops.tensors[tensor].ty.dtype;
-        return out.add(Expr::Load { tensor, at, guard }, dtype);
-    };
-    let made = splice(out, &it.body, &[it.value], Some(&at), guard, &mut |out, tensor, at, guard| {
-        read_or_compute(loops, pure, out, tensor, at, guard)
-    });
-    guarded(out, made[0], guard)
-}
-
-/// `value`, or 0 where `guard` is false, unless it is a read, which is so by itself.
-fn guarded(out: &mut Body, value: ExprId, guard: Option<ExprId>) -> ExprId {
-    match (guard, out.expr(value)) {
-        (None, _) | (_, Expr::Load { .. }) => value,
-        (Some(guard), _) => {
-            let zero = out.constant(out.dtype(value), 0.0);
-            out.select(guard, value, zero)
-        }
-    }
-}
-
-fn users(loops: &Loops) -> SecondaryMap<TensorId, Vec<usize>> {
-    let mut users: SecondaryMap<TensorId, Vec<usize>> =
-        loops.tensors.keys().map(|it| (it, Vec::new())).collect();
-    for (at, nest) in loops.nests.iter().enumerate() {
-        for (tensor, _) in loads(&nest.body, &nest.kind.roots()) {
-            if users[tensor].last() != Some(&at) {
-                users[tensor].push(at);
-            }
-        }
-    }
-    users
-}
-
-/// Every read that `roots` need.
-pub fn loads(body: &Body, roots: &[ExprId]) -> Vec<(TensorId, Coords)> {
-    let needed = body.needed(roots.iter().copied());
-    (body.iter().filter(|(id, ..)| needed[id.0 as usize]))
-        .filter_map(|(_, expr, _)| match expr {
-            Expr::Load { tensor, at, .. } => Some((*tensor, at.clone())),
-            Expr::Const(_)
-            | Expr::Coord(_)
-            | Expr::Param(_)
-            | Expr::Unary(..)
-            | Expr::Binary(..)
-            | Expr::Select(..)
-            | Expr::Cast(_) => None,
-        })
-        .collect()
 }

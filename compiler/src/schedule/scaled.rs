@@ -9,7 +9,8 @@ use slotmap::SlotMap;
 
 use super::{
     cost,
-    fuse::{Expanded, Fusion, loads},
+    expand::{Expanded, loads},
+    fuse::Fusion,
     group::{Form, Group, Member},
     kernel::Why,
     product::{SHORT_SUM, variables},

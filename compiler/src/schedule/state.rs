@@ -8,8 +8,8 @@ use slotmap::SlotMap;
 
 use super::{
     build::kernel_tensors,
+    expand::loads,
     flow::Flow,
-    fuse::loads,
     kernel::{Kept, Kernel, Skeleton, Store},
     splice::splice,
     tile,

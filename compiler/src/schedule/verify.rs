@@ -18,7 +18,7 @@ use super::product::variables;
 use super::{
     attention::{last_key as last_key_of, sharing_heads},
     attention_coop,
-    fuse::loads,
+    expand::loads,
     kernel::{AttentionTile, Kernel, Schedule, Skeleton, Store, Tile},
     product,
     tile::row_fault,
