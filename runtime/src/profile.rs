@@ -36,8 +36,8 @@ pub struct Effort {
 pub struct Profile {
     /// In the order of the launches, each timed by itself.
     pub kernels: Vec<KernelTime>,
-    /// Seconds of all launches back to back, repeated without a pause: what replays cost that keep the device busy. Waits
-    /// between the launches are in it, copies to and from the host are not.
+    /// Seconds of all launches back to back, repeated without a pause in one command buffer. Waits between the launches are in it;
+    /// submissions, and copies to and from the host, are not.
     pub back_to_back: f64,
 }
 
