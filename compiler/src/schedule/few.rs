@@ -105,25 +105,27 @@ impl Few {
 const ROWS: usize = 8;
 const ROWS_OF_SINGLES: usize = 4;
 
-/// Where b lies along the depth: columns of an invocation, and blocks that are read together, up to so many rows; from so
-/// many blocks of the depth on, all of a workgroup share a column.
+/// Where b lies along the depth, up to so many rows and factors: invocations, how many of them share a column at most, columns
+/// of one, and blocks that are read together.
 struct Along {
     rows: usize,
+    factors: usize,
+    size: u32,
+    deep: u32,
     cols: u32,
     ahead: u32,
-    all_from: usize,
 }
 
-/// The first that has at least as many rows, as measured on a large GPU with subgroups of 32.
-const ALONG_DEPTH: [Along; 3] = [
-    Along { rows: 1, cols: 1, ahead: 4, all_from: 1024 },
-    Along { rows: 2, cols: 2, ahead: 2, all_from: 1024 },
-    Along { rows: 8, cols: 4, ahead: 1, all_from: usize::MAX },
+/// The first that has at least as many rows and factors, as measured on a large GPU with subgroups of 32: of one row, many
+/// invocations that read little each keep more of memory busy than few that read much.
+const ALONG_DEPTH: [Along; 6] = [
+    Along { rows: 1, factors: 1, size: 256, deep: 128, cols: 2, ahead: 1 },
+    Along { rows: 1, factors: 2, size: 256, deep: 128, cols: 1, ahead: 1 },
+    Along { rows: 2, factors: 1, size: 128, deep: 32, cols: 2, ahead: 2 },
+    Along { rows: 2, factors: 2, size: 128, deep: 32, cols: 1, ahead: 2 },
+    Along { rows: 8, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1 },
+    Along { rows: 8, factors: 2, size: 128, deep: 32, cols: 2, ahead: 1 },
 ];
-
-/// Invocations of a workgroup there, and how many share a column if not all.
-const SIZE: u32 = 128;
-const SHARING: u32 = 32;
 
 /// Rows from which on elements of a word are read a round early there. Those of 16 bits would leave too few registers.
 const EARLY: usize = 3;
@@ -221,15 +223,15 @@ pub fn few(
         let busy = |it: &&Few| sizes.batch * sizes.cols.div_ceil(it.across() as usize) >= WORKGROUPS;
         return fitting.iter().find(busy).or(fitting.last()).copied();
     }
-    let along = ALONG_DEPTH.iter().find(|it| it.rows >= sizes.rows)?;
-    let size = SIZE.min(1 << most.ilog2());
+    let it = ALONG_DEPTH.iter().find(|it| it.rows >= sizes.rows && it.factors >= count)?;
+    let size = it.size.min(1 << most.ilog2());
     let subgroup =
         (target.subgroup).filter(|(least, most)| least == most && size.is_multiple_of(*least)).map(|it| it.0);
-    let sharing = if sizes.depth / run as usize >= along.all_from { SIZE } else { SHARING };
-    let deep = sharing.max(subgroup.unwrap_or(1)).min(size);
-    let cols = (along.cols / count as u32).max(1).min(sizes.cols.next_power_of_two() as u32);
+    let vectors = (sizes.depth / run as usize).next_power_of_two().min(it.deep as usize) as u32;
+    let deep = vectors.max(subgroup.unwrap_or(1)).min(size);
+    let cols = it.cols.min(sizes.cols.next_power_of_two() as u32);
     let early = run <= 4 && sizes.rows >= EARLY;
-    let form = Few { size, deep, depth: run, cols, ahead: along.ahead, early, subgroup, ..one };
+    let form = Few { size, deep, depth: run, cols, ahead: it.ahead, early, subgroup, ..one };
     Some(finish(form)).filter(fits)
 }
 
