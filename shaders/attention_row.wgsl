@@ -5,6 +5,8 @@
 // scores are all -inf gives 0 if zero_masked(), else NaN. Keys that the query does not see are not looked at.
 // Holes, whose bodies are replaced: batches, heads, queries, keys, scale, zero_masked (equal for all invocations), seen,
 // load_q, load_k, load_v, load_mask, store, store_log, as in attention.wgsl. keys() is at most KEYS.
+// Key number place_k(b, h), if it is one, is load_placed_k(b, h, d) in place of load_k; so are values: what is the same
+// whatever the key is computed once.
 // Dispatch batches * heads * queries workgroups in any folding; surplus ones return.
 // Invocations: SIZE. Workgroup memory, in bytes, with FOURS = ceil(CHANNELS / 4), VALUE_FOURS = ceil(VALUE_CHANNELS / 4),
 // STEP = AHEAD SIZE / ACROSS: 4 (4 FOURS + KEYS + max(STEP (ACROSS + 1), 4 SIZE)) + 8 LAST.
@@ -24,6 +26,8 @@ const TEAMS: u32 = SIZE / ACROSS;
 const FOURS: u32 = (CHANNELS + 3u) / 4u;
 const VALUE_FOURS: u32 = (VALUE_CHANNELS + 3u) / 4u;
 const STEP: u32 = AHEAD * TEAMS;
+// Invocations for each of the last.
+const SHARE: u32 = SIZE / LAST;
 // Neighbouring keys in different banks.
 const STRIDE: u32 = ACROSS + 1u;
 
@@ -72,6 +76,22 @@ fn load_k(b: u32, h: u32, j: u32, d: u32) -> vec4<f32> {
 }
 
 fn load_v(b: u32, h: u32, j: u32, e: u32) -> vec4<f32> {
+    return vec4<f32>();
+}
+
+fn place_k(b: u32, h: u32) -> u32 {
+    return 0xffffffffu;
+}
+
+fn load_placed_k(b: u32, h: u32, d: u32) -> vec4<f32> {
+    return vec4<f32>();
+}
+
+fn place_v(b: u32, h: u32) -> u32 {
+    return 0xffffffffu;
+}
+
+fn load_placed_v(b: u32, h: u32, e: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
@@ -124,18 +144,24 @@ fn main(
     for (var n = 0u; n < AHEAD; n += 1u) { // unrolled
         held[n] = load_k(b, h, min(team + n * TEAMS, keys() - 1u), own * 4u);
     }
+    let e = min(lane, VALUE_FOURS - 1u) * 4u;
+    let k_place = place_k(b, h);
+    let v_place = place_v(b, h);
+    let k_placed = load_placed_k(b, h, own * 4u);
+    let v_placed = load_placed_v(b, h, e);
     for (var d = invocation; d < FOURS; d += SIZE) {
         query[d] = load_q(b, h, i, d * 4u);
     }
     workgroupBarrier();
 
     let mine = select(query[own], vec4<f32>(), vec4<bool>(lane >= FOURS));
-    let e = min(lane, VALUE_FOURS - 1u) * 4u;
     var top = negative_infinity;
     for (var first = 0u; first < end; first += STEP) {
         for (var n = 0u; n < AHEAD; n += 1u) { // unrolled
-            let low = fma(mine.y, held[n].y, mine.x * held[n].x);
-            let part = fma(mine.w, held[n].w, fma(mine.z, held[n].z, low));
+            let placed = first + team + n * TEAMS == k_place;
+            let k = select(held[n], k_placed, vec4<bool>(placed));
+            let low = fma(mine.y, k.y, mine.x * k.x);
+            let part = fma(mine.w, k.w, fma(mine.z, k.z, low));
             // What no channel is in must not become NaN by a key's infinity.
             parts[(team + n * TEAMS) * STRIDE + lane] = select(part, 0.0, lane >= FOURS);
         }
@@ -169,9 +195,9 @@ fn main(
     parts[invocation] = top;
     workgroupBarrier();
     if invocation < LAST {
-        var most = parts[invocation];
-        for (var at = invocation + LAST; at < SIZE; at += LAST) {
-            most = max(most, parts[at]);
+        var most = negative_infinity;
+        for (var n = 0u; n < SHARE; n += 1u) { // unrolled
+            most = max(most, parts[invocation + n * LAST]);
         }
         tops[invocation] = most;
     }
@@ -189,9 +215,9 @@ fn main(
     parts[invocation] = total;
     workgroupBarrier();
     if invocation < LAST {
-        var sum = parts[invocation];
-        for (var at = invocation + LAST; at < SIZE; at += LAST) {
-            sum += parts[at];
+        var sum = 0.0;
+        for (var n = 0u; n < SHARE; n += 1u) { // unrolled
+            sum += parts[invocation + n * LAST];
         }
         totals[invocation] = sum;
     }
@@ -205,7 +231,8 @@ fn main(
     for (var first = 0u; first < end; first += STEP) {
         for (var n = 0u; n < AHEAD; n += 1u) { // unrolled
             let j = first + team + n * TEAMS;
-            let sum = fma(vec4<f32>(weights[min(j, end - 1u)]), held[n], result);
+            let v = select(held[n], v_placed, vec4<bool>(j == v_place));
+            let sum = fma(vec4<f32>(weights[min(j, end - 1u)]), v, result);
             result = select(sum, result, vec4<bool>(j >= end));
         }
         if first + STEP < end {
@@ -221,7 +248,7 @@ fn main(
     // One invocation for each component of the result's fours.
     for (var at = invocation; at < 4u * ACROSS; at += SIZE) {
         var sum = 0.0;
-        for (var n = 0u; n < TEAMS; n += 1u) {
+        for (var n = 0u; n < TEAMS; n += 1u) { // unrolled
             sum += parts[at / ACROSS * SIZE + n * ACROSS + at % ACROSS];
         }
         parts[at / ACROSS * SIZE + at % ACROSS] = sum;

@@ -9,8 +9,9 @@ use wgfuse::{
     DType, Device, Dim, Error, GraphBuilder, Model, Options, Replay, Session, Shape, Signature, Tensor, Type,
     compiler::{
         graph::{Graph, Value},
+        lower::TensorId,
         plan::{BufferRole, Plan},
-        schedule::Skeleton,
+        schedule::{Kernel, Skeleton},
     },
 };
 use wgfuse_tests::{
@@ -25,18 +26,25 @@ const HEADS: usize = 4;
 const WIDTH: usize = DIM / HEADS;
 const LAYERS: usize = 2;
 
-/// A decoder's step with caches of fixed length, which are states or inputs and outputs.
+/// So many keys that attention is a workgroup for each row.
+const MANY: usize = 150;
+
 fn decoder(dtype: DType, kept: bool) -> Graph {
+    decoder_of(dtype, kept, LENGTH)
+}
+
+/// A decoder's step with caches of fixed length, which are states or inputs and outputs.
+fn decoder_of(dtype: DType, kept: bool, length: usize) -> Graph {
     let mut b = GraphBuilder::new();
     let mut random = Random::new(3);
     let mut x = b.input("x", dtype, [1, 1, DIM]).unwrap();
     let position = b.input("position", DType::I64, [1]).unwrap();
-    let places: Vec<i64> = (0..LENGTH as i64).collect();
-    let all = b.constant(Tensor::i64([LENGTH], &places).unwrap());
+    let places: Vec<i64> = (0..length as i64).collect();
+    let all = b.constant(Tensor::i64([length], &places).unwrap());
     let seen = b.le(all, position).unwrap();
     let (near, far) = (b.scalar(dtype, 0.0), b.scalar(dtype, -1e4));
     let mask = b.select(seen, near, far).unwrap();
-    let mask = b.reshape(mask, &[1, 1, 1, LENGTH as isize]).unwrap();
+    let mask = b.reshape(mask, &[1, 1, 1, length as isize]).unwrap();
     let mut weight =
         |b: &mut GraphBuilder, shape: &[usize]| b.constant(random.tensor(&Type::new(dtype, shape), 1));
     for layer in 0..LAYERS {
@@ -50,7 +58,7 @@ fn decoder(dtype: DType, kept: bool) -> Graph {
         };
         let (q, k, v) = (heads(&mut b), heads(&mut b), heads(&mut b));
         let cached = |b: &mut GraphBuilder, name: &str, new: Value| {
-            let (name, shape) = (format!("{name}_{layer}"), [1, HEADS, LENGTH, WIDTH]);
+            let (name, shape) = (format!("{name}_{layer}"), [1, HEADS, length, WIDTH]);
             if kept {
                 let old = b.state(name, dtype, shape).unwrap();
                 let whole = b.update_slice(old, 2, position, new).unwrap();
@@ -76,10 +84,6 @@ fn token(dtype: DType, step: usize) -> Tensor {
     Random::new(100 + step as u64).tensor(&Type::new(dtype, [1, 1, DIM]), 1)
 }
 
-fn place(step: usize) -> Tensor {
-    Tensor::i64([1], &[step as i64]).unwrap()
-}
-
 /// The caches of a decoder, by name.
 fn caches() -> Vec<String> {
     (0..LAYERS).flat_map(|layer| ["k", "v"].map(|it| format!("{it}_{layer}"))).collect()
@@ -97,29 +101,60 @@ fn ways() -> Vec<(Device, Replay)> {
 fn twenty_steps_are_those_with_caches_passed_by_hand() {
     for dtype in [DType::F32, DType::F16] {
         for (device, way) in ways() {
-            let (own, by_hand) =
-                (session(decoder(dtype, true), &device, way), session(decoder(dtype, false), &device, way));
-            let zero = Tensor::from_scalars(
-                Type::new(dtype, [1, HEADS, LENGTH, WIDTH]),
-                vec![wgfuse::Scalar::Float(0.0); HEADS * LENGTH * WIDTH],
-            );
-            let mut held: Vec<(String, Tensor)> = caches().into_iter().map(|it| (it, zero.clone())).collect();
-            for step in 0..20 {
-                let given = [("x", token(dtype, step)), ("position", place(step))];
-                let have = own.run(&given).unwrap();
-                let mut all = given.to_vec();
-                all.extend(held.iter().map(|it| (it.0.as_str(), it.1.clone())));
-                let want = by_hand.run(&all).unwrap();
-                assert_eq!(have.len(), 1);
-                assert_eq!(have["y"], want["y"], "{dtype} on {} {way:?}, step {step}", device.name());
-                for (name, value) in &mut held {
-                    *value = want[format!("{name}_next").as_str()].clone();
-                }
-            }
-            for (name, want) in &held {
-                assert_eq!(own.state(name).unwrap(), *want, "{name} on {} {way:?}", device.name());
-            }
+            steps(dtype, LENGTH, &(0..20).collect::<Vec<_>>(), &device, way);
         }
+    }
+}
+
+#[test]
+fn attention_of_many_keys_sees_the_newest() {
+    // The last place, one twice, and one from the end.
+    for dtype in [DType::F32, DType::F16] {
+        for (device, way) in ways() {
+            steps(dtype, MANY, &[0, 1, 2, 63, 64, 149, 3, 3, -1], &device, way);
+        }
+    }
+}
+
+fn steps(dtype: DType, length: usize, places: &[i64], device: &Device, way: Replay) {
+    let (own, by_hand) = (
+        session(decoder_of(dtype, true, length), device, way),
+        session(decoder_of(dtype, false, length), device, way),
+    );
+    let zero = Tensor::from_scalars(
+        Type::new(dtype, [1, HEADS, length, WIDTH]),
+        vec![wgfuse::Scalar::Float(0.0); HEADS * length * WIDTH],
+    );
+    let mut held: Vec<(String, Tensor)> = caches().into_iter().map(|it| (it, zero.clone())).collect();
+    for (step, &place) in places.iter().enumerate() {
+        let given = [("x", token(dtype, step)), ("position", Tensor::i64([1], &[place]).unwrap())];
+        let have = own.run(&given).unwrap();
+        let mut all = given.to_vec();
+        all.extend(held.iter().map(|it| (it.0.as_str(), it.1.clone())));
+        let want = by_hand.run(&all).unwrap();
+        assert_eq!(have.len(), 1);
+        assert_eq!(have["y"], want["y"], "{dtype} on {} {way:?}, step {step}", device.name());
+        for (name, value) in &mut held {
+            *value = want[format!("{name}_next").as_str()].clone();
+        }
+    }
+    for (name, want) in &held {
+        assert_eq!(own.state(name).unwrap(), *want, "{name} on {} {way:?}", device.name());
+    }
+}
+
+/// It reads the caches as they were and computes the newest row itself, so that writing the row is off its way.
+#[test]
+fn attention_of_many_keys_waits_for_no_cache() {
+    let graph = decoder_of(DType::F16, true, MANY);
+    let schedule = stages(graph, gpu().target(), &Options::default()).unwrap().schedule;
+    let attention = |it: &&Kernel| matches!(it.skeleton, Skeleton::Attention { .. });
+    let readers: Vec<&Kernel> = schedule.kernels.iter().filter(attention).collect();
+    assert_eq!(readers.len(), LAYERS);
+    for it in readers {
+        let (olds, news): (Vec<_>, Vec<_>) = schedule.becoming().map(|(kept, new)| (kept.old, new)).unzip();
+        let read = |of: &[TensorId]| of.iter().filter(|own| it.tensors.contains(own)).count();
+        assert_eq!((read(&olds), read(&news)), (2, 0), "{schedule}");
     }
 }
 

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     bug,
     error::Error,
-    schedule::{AttentionTile, Kernel, LastKey, Skeleton, Store},
+    lower::ExprId,
+    schedule::{AttentionTile, Kernel, LastKey, Replaced, Skeleton, Store, changes, replaced},
     target::Target,
 };
 
@@ -112,10 +113,25 @@ pub fn write(
 
     let function = seen(writer, *last_key, *keys as u32);
     template.fill(writer, "seen", function);
+    let (mut k, mut v) = (*k, *v);
+    if let AttentionTile::Row(_) = tile {
+        let operands = [
+            (&mut k, ["place_k", "load_placed_k"], CHANNEL),
+            (&mut v, ["place_v", "load_placed_v"], VALUE_CHANNEL),
+        ];
+        for (operand, [place, load], along) in operands {
+            let Some((parts, word)) = placed(kernel, *operand) else { continue };
+            let function = holes.integer(writer, place, &[BATCH, HEAD], parts.place, word);
+            template.fill(writer, place, function);
+            let function = holes.load_four(writer, load, &[BATCH, HEAD, along], along, parts.value);
+            template.fill(writer, load, function);
+            *operand = parts.there;
+        }
+    }
     let loads = [
         ("load_q", [BATCH, HEAD, QUERY, CHANNEL], CHANNEL, *q),
-        ("load_k", [BATCH, HEAD, KEY, CHANNEL], CHANNEL, *k),
-        ("load_v", [BATCH, HEAD, KEY, VALUE_CHANNEL], VALUE_CHANNEL, *v),
+        ("load_k", [BATCH, HEAD, KEY, CHANNEL], CHANNEL, k),
+        ("load_v", [BATCH, HEAD, KEY, VALUE_CHANNEL], VALUE_CHANNEL, v),
     ];
     for (name, vars, along, value) in loads {
         let function = holes.load_four(writer, name, &vars, along, value);
@@ -140,6 +156,15 @@ pub fn write(
     let heads = tile.heads() as u64;
     let tiles = (space[QUERY] as u64 * heads).div_ceil(tile.rows() as u64);
     grid::fold(space[BATCH] as u64 * (space[HEAD] as u64 / heads) * tiles, size, &kernel.name, target)
+}
+
+/// What an operand replaces at one key, where that is the same at all keys and a number of 32 bits tells which.
+fn placed(kernel: &Kernel, operand: ExprId) -> Option<(Replaced, Word)> {
+    let body = &kernel.body;
+    let parts = replaced(body, operand, KEY)?;
+    let word = Word::of(body.dtype(parts.place));
+    let fits = matches!(word, Word::I32 | Word::U32) && !changes(body, parts.value, KEY);
+    fits.then_some((parts, word))
 }
 
 /// How many keys a query sees at most, of `keys`.

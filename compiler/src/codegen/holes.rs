@@ -4,7 +4,7 @@
 //! fours handle four neighbours along one group, of which the first is in range and a multiple of 4: past the last, loads
 //! give 0 and stores do nothing.
 
-use naga::{BinaryOperator, Block, MathFunction, Statement};
+use naga::{BinaryOperator, Block, MathFunction, ScalarKind, Statement};
 
 use super::{
     body::{Frame, Scope, Step},
@@ -114,6 +114,27 @@ impl Holes<'_> {
         }
         code.result(Word::F32);
         let value = scope.value(&mut code, value);
+        code.give(Some(value));
+        code.function()
+    }
+
+    /// An integer of a word, as a u32 of the same bits.
+    pub fn integer(
+        &self,
+        writer: &mut Writer,
+        name: &str,
+        groups: &[usize],
+        value: ExprId,
+        word: Word,
+    ) -> FunctionHandle {
+        let mut code = Code::new(writer, name);
+        let mut scope = self.scope();
+        for (group, number) in self.arguments(&mut code, groups) {
+            self.bind(&mut scope, group, number);
+        }
+        code.result(Word::U32);
+        let value = scope.value(&mut code, value);
+        let value = if word == Word::U32 { value } else { code.bitcast(value, ScalarKind::Uint) };
         code.give(Some(value));
         code.function()
     }

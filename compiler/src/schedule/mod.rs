@@ -29,6 +29,8 @@ mod splice;
 mod split;
 mod split_attention;
 mod split_product;
+mod replaced;
+mod unwritten;
 mod state;
 pub mod text;
 mod tile;
@@ -40,6 +42,7 @@ pub use kernel::{
     RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
 };
 pub use lanes::Lanes;
+pub use replaced::{Replaced, changes, replaced};
 
 use crate::{lower::Loops, options::Options, target::Target};
 
@@ -58,7 +61,7 @@ pub fn schedule_as(loops: Loops, target: &Target, options: &Options, choices: &C
     let kernels = split_attention::split(kernels, &mut tensors, target);
     let mut refusals = fused.refusals;
     let mut kernels = split_product::split(kernels, &mut tensors, &outputs, &mut refusals, target);
-    let states = state::settle(&mut kernels, &mut tensors, &mut outputs, &states, target);
+    let states = state::settle(&mut kernels, &mut tensors, &mut outputs, &states, target, &mut refusals);
     if options.fuse {
         kernels = beside::merge(kernels, &tensors, &outputs, &states, target);
     }

@@ -10,9 +10,10 @@ use super::{
     build::kernel_tensors,
     expand::loads,
     flow::Flow,
-    kernel::{Kept, Kernel, Skeleton, Store},
+    kernel::{Kept, Kernel, Refusal, Skeleton, Store},
+    replaced::{Replaced, replaced},
     splice::splice,
-    tile,
+    tile, unwritten,
 };
 use crate::{
     dtype::DType,
@@ -31,6 +32,7 @@ pub fn settle(
     outputs: &mut [TensorId],
     states: &[State],
     target: &Target,
+    refusals: &mut Vec<Refusal>,
 ) -> Vec<Kept> {
     let olds: Vec<TensorId> = states.iter().map(|it| entering(tensors, it, outputs)).collect();
     // What leaves, or becomes another state, is as it was when the run began.
@@ -47,6 +49,9 @@ pub fn settle(
         kept.push(Kept { input, output, old });
         if new == old {
             continue;
+        }
+        if !taken {
+            refusals.extend(unwritten::read_old(kernels, (old, new), tensors, target));
         }
         let flow = Flow::of(kernels, outputs, &kept[..kept.len() - 1]);
         let writer = flow.writer(new).filter(|_| !taken);
@@ -154,8 +159,20 @@ fn element_by_element(
     same.then(|| Kernel { body, stores, tensors, ..kernel.clone() })
 }
 
-/// Where the kernel writes `new`, and nothing else, as `select(number along an axis == place, value, what is there)`: the
-/// kernel that writes the elements of that number alone. A place outside the axis writes what is there to the nearest one.
+/// The axis along which `kernel` replaces a slice of `from`, and how, if it writes nothing else.
+pub fn slice(kernel: &Kernel, from: TensorId) -> Option<(usize, Replaced)> {
+    let (Skeleton::Map { space, .. }, [store]) = (&kernel.skeleton, &kernel.stores[..]) else { return None };
+    let body = &kernel.body;
+    let axes = (0..space.rank()).filter(|&it| space[it] > 1 && store.at.contains(&Index::var(it, space[it])));
+    let (axis, parts) = axes.into_iter().find_map(|it| Some((it, replaced(body, store.value, it)?)))?;
+    let Expr::Load { tensor, at, .. } = body.expr(parts.there) else { return None };
+    let elsewhere = loads(body, &[parts.place, parts.value]).iter().any(|it| it.0 == from);
+    let plain = |it: &Index| it.as_var().is_some() || it.as_constant().is_some();
+    (*tensor == from && *at == store.at && !elsewhere && store.at.iter().all(plain)).then_some((axis, parts))
+}
+
+/// Where the kernel replaces a slice of `new`, and does nothing else: the kernel that writes the elements of that number alone.
+/// A place outside the axis writes what is there to the nearest one.
 fn slice_alone(
     kernel: &Kernel,
     new: TensorId,
@@ -163,30 +180,14 @@ fn slice_alone(
     target: &Target,
 ) -> Option<Kernel> {
     let (Skeleton::Map { space, .. }, [store]) = (&kernel.skeleton, &kernel.stores[..]) else { return None };
-    let body = &kernel.body;
-    let Expr::Select(cond, value, there) = *body.expr(store.value) else { return None };
-    let Expr::Load { tensor, .. } = body.expr(there) else { return None };
-    let Expr::Binary(BinaryOp::Eq, left, right) = *body.expr(cond) else { return None };
-    if *tensor != new || loads(body, &[cond, value]).iter().any(|it| it.0 == new) {
-        return None;
-    }
-    let along = |it: ExprId| match number(body, it) {
-        Some(at) => at.as_var().filter(|axis| space[*axis] > 1 && store.at.contains(at)),
-        None => None,
-    };
-    let (axis, place) = match (along(left), along(right)) {
-        (Some(axis), _) if !changes(body, right, axis) => (axis, right),
-        (_, Some(axis)) if !changes(body, left, axis) => (axis, left),
-        _ => return None,
-    };
+    let (body, (axis, Replaced { place, value, there })) = (&kernel.body, slice(kernel, new)?);
     let mut to = Body::default();
     let mut read = |out: &mut Body, tensor: TensorId, at: Coords, guard: Option<ExprId>| {
         out.add(Expr::Load { tensor, at, guard }, tensors[tensor].ty.dtype)
     };
-    let slice: Shape =
+    let own: Shape =
         space.iter().enumerate().map(|(it, &extent)| if it == axis { 1 } else { extent }).collect();
-    let mut point: Vec<Index> =
-        slice.iter().enumerate().map(|(it, &extent)| Index::var(it, extent)).collect();
+    let mut point: Vec<Index> = own.iter().enumerate().map(|(it, &extent)| Index::var(it, extent)).collect();
     let place = splice(&mut to, body, &[place], Some(&point), None, &mut read)[0];
     let dtype = to.dtype(place);
     let (zero, last) = (to.constant(dtype, 0.0), to.constant(dtype, space[axis] as f64 - 1.0));
@@ -203,53 +204,14 @@ fn slice_alone(
             None => it.clone(),
         })
         .collect();
-    let plain = |it: &Index| it.as_var().is_some() || it.as_constant().is_some();
     let stores = vec![Store { tensor: new, at, value }];
-    let (workgroup, lanes) = tile::map_form(&slice, &to, &stores, tensors, target);
+    let (workgroup, lanes) = tile::map_form(&own, &to, &stores, tensors, target);
     let written = kernel_tensors(&to, &[value], &stores);
-    let skeleton = Skeleton::Map { space: slice, workgroup, lanes };
-    store.at.iter().all(plain).then(|| Kernel {
-        body: to,
-        stores,
-        skeleton,
-        tensors: written,
-        ..kernel.clone()
-    })
+    let skeleton = Skeleton::Map { space: own, workgroup, lanes };
+    Some(Kernel { body: to, stores, skeleton, tensors: written, ..kernel.clone() })
 }
 
-/// The coordinate that an integer is.
-fn number(body: &Body, value: ExprId) -> Option<&Index> {
-    match body.expr(value) {
-        Expr::Coord(at) => Some(at),
-        Expr::Cast(x) if body.dtype(value).is_int() => number(body, *x),
-        _ => None,
-    }
-}
-
-/// Whether `value` may differ along variable `axis`.
-fn changes(body: &Body, value: ExprId, axis: usize) -> bool {
-    let needed = body.needed([value]);
-    let mut found = false;
-    let mut see = |it: &Index| {
-        it.leaves(&mut |leaf| found |= matches!(leaf, Atom::Var { axis: own, .. } if *own as usize == axis));
-    };
-    for (id, expr, _) in body.iter() {
-        match expr {
-            _ if !needed[id.0 as usize] => {}
-            Expr::Coord(at) => see(at),
-            Expr::Load { at, .. } => at.iter().for_each(&mut see),
-            Expr::Const(_)
-            | Expr::Param(_)
-            | Expr::Unary(..)
-            | Expr::Binary(..)
-            | Expr::Select(..)
-            | Expr::Cast(_) => {}
-        }
-    }
-    found
-}
-
-fn reads_data(index: &Index) -> bool {
+pub fn reads_data(index: &Index) -> bool {
     let mut found = false;
     index.leaves(&mut |leaf| found |= matches!(leaf, Atom::Data { .. }));
     found
