@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use wgfuse::{Device, Fallback, Model, Options, Session, Shape, Target, Tensor};
+use wgfuse::{DType, Device, Fallback, GraphBuilder, Model, Options, Session, Shape, Target, Tensor, Type};
 use wgfuse_compiler::{
     compile_graph,
     graph::{Graph, Op},
@@ -39,10 +39,28 @@ fn told(plan: &Plan) -> String {
     told
 }
 
+/// With states between its inputs and outputs, one of which becomes what an output is.
+fn remembering() -> Graph {
+    let mut b = GraphBuilder::new();
+    let shape = [3, 8];
+    let total = b.state("total", DType::F32, shape).unwrap();
+    let x = b.input("x", DType::F32, shape).unwrap();
+    let last = b.state("last", DType::F32, shape).unwrap();
+    let sum = b.add(total, x).unwrap();
+    b.update(total, sum).unwrap();
+    let change = b.sub(x, last).unwrap();
+    b.output("change", change).unwrap();
+    let gone = b.mul(sum, last).unwrap();
+    let soft = b.softmax(gone, -1).unwrap();
+    b.update(last, x).unwrap();
+    b.output("soft", soft).unwrap();
+    b.finish().unwrap()
+}
+
 #[test]
 fn every_plan_comes_back() {
-    for name in ZOO {
-        let graph = graph(&load(name).unwrap());
+    let zoo = ZOO.iter().map(|name| (*name, graph(&load(name).unwrap())));
+    for (name, graph) in zoo.chain([("states", remembering())]) {
         for target in [target(), Target::webgpu_minimum(), Target::cpu()] {
             let plan =
                 compile_graph(graph.clone(), &target, &Options::default(), &Choices::default()).unwrap();
@@ -89,6 +107,25 @@ fn a_plan_is_compiled_once() {
 }
 
 #[test]
+fn a_plan_with_states_is_compiled_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |compiled: u64| {
+        let device = opened().cache_in(Some(folder.path()));
+        let session = Session::new(&Model::from_graph(remembering()), &device).unwrap();
+        let mut all = Vec::new();
+        for step in 0..3 {
+            let x = Random::new(step).tensor(&Type::new(DType::F32, [3, 8]), 1);
+            all.extend(session.run(&[("x", x)]).unwrap().into_iter().map(|it| it.1));
+        }
+        all.extend(["total", "last"].map(|it| session.state(it).unwrap()));
+        assert_eq!(device.counts().plans, compiled);
+        all
+    };
+    let cold = run(1);
+    assert_eq!(run(0), cold);
+}
+
+#[test]
 fn damaged_files_are_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
     let device = opened().cache_in(Some(folder.path()));
@@ -113,8 +150,8 @@ fn damaged_files_are_compiled_again() {
 fn changed_bytes_are_refused_or_hold_together() {
     let mut random = Random::new(7);
     let (mut refused, mut read) = (0, 0);
-    for name in ["t5_encoder_tiny", "bert_tiny"] {
-        let graph = graph(&load(name).unwrap());
+    let zoo = ["t5_encoder_tiny", "bert_tiny"].map(|name| graph(&load(name).unwrap()));
+    for graph in zoo.into_iter().chain([remembering()]) {
         let target = target();
         let plan = compile_graph(graph.clone(), &target, &Options::default(), &Choices::default()).unwrap();
         let whole = kept::write(&plan, &graph);
@@ -169,10 +206,13 @@ fn keys_tell_apart_what_decides() {
     let mut keys: Vec<_> = options.iter().map(|it| key(&own, &target(), it)).collect();
     keys.push(key(&other, &target(), &Options::default()));
     keys.push(key(&own, &Target::webgpu_minimum(), &Options::default()));
+    let mut forgetting = remembering();
+    forgetting.states.clear();
+    keys.extend([remembering(), forgetting].iter().map(|it| key(it, &target(), &Options::default())));
     keys.push(base);
     keys.sort_unstable();
     keys.dedup();
-    assert_eq!(keys.len(), options.len() + 3);
+    assert_eq!(keys.len(), options.len() + 5);
 
     let pass = UserPass {
         name: "own".into(),

@@ -18,20 +18,20 @@ use slotmap::{Key, SecondaryMap, SlotMap};
 
 use super::{
     keys::{BY_CONTENT, keys},
-    step::{Constant, Plan, PlanKernel, Step},
+    step::{Constant, Plan, PlanKernel, Port, Step},
     text, verify, work,
 };
 use crate::{
     bug,
     codegen::{self, Binding, LateModule, Shader, device_bytes},
     graph::{
-        ConstantId, Graph, Input, KNOWN, Op, Output, Value, number,
+        ConstantId, Graph, Input, KNOWN, Op, Output, State, Value, number,
         text::{Constants, parse, print},
     },
     lower::{TensorId, TensorInfo},
     options::Options,
     passes::is_causal_mask,
-    schedule::{self, Choices, Kernel, Schedule},
+    schedule::{self, Choices, Kept, Kernel, Schedule},
     shape::Type,
     target::{Place, Target},
     tensor::Tensor,
@@ -41,11 +41,10 @@ use crate::{
 /// What this build was made from.
 pub const SOURCES: &str = env!("WGFUSE_SOURCES");
 
-/// The key of compiling `graph`; none if a pass of the user's own decides about it, nor for one with states, whose schedule
-/// a plan does not tell.
+/// The key of compiling `graph`; none if a pass of the user's own decides about it.
 pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices) -> Option<[u8; 32]> {
     let Options { fallback, checked, fuse, without_passes, exact, pairs, passes, memory_limit } = options;
-    if !passes.is_empty() || !graph.states.is_empty() {
+    if !passes.is_empty() {
         return None;
     }
     let mut feed = Feed(blake3::Hasher::new());
@@ -75,6 +74,9 @@ pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices)
     }
     for Output { name, value } in &graph.outputs {
         (name, number(*value)).hash(&mut feed);
+    }
+    for State { input, output } in &graph.states {
+        (input, output).hash(&mut feed);
     }
     Some(*feed.0.finalize().as_bytes())
 }
@@ -144,11 +146,18 @@ pub fn write(plan: &Plan, graph: &Graph) -> Vec<u8> {
     outline.outputs = (plan.constant_graph.outputs.iter())
         .map(|it| Output { name: it.name.clone(), value: moved[it.value] })
         .collect();
+    let mut given = plan.outputs.iter().filter_map(|it| it.tensor);
+    let output = |number: usize| match graph.states.iter().position(|it| it.output as usize == number) {
+        Some(state) => plan.becoming.get(state).copied(),
+        None => given.next(),
+    };
     let schedule = Schedule {
         tensors: plan.tensors.clone(),
         kernels: plan.kernels.iter().map(|it| (*it.kernel).clone()).collect(),
-        outputs: plan.outputs.iter().filter_map(|it| it.tensor).collect(),
-        states: Vec::new(),
+        outputs: (0..graph.outputs.len()).filter_map(output).collect(),
+        states: (graph.states.iter().zip(&plan.states))
+            .filter_map(|(it, port)| Some(Kept { input: it.input, output: it.output, old: port.tensor? }))
+            .collect(),
         refusals: plan.refusals.clone(),
     };
     let mut shaders = String::new();
@@ -184,7 +193,8 @@ pub fn read(bytes: &[u8], graph: &Graph, target: &Target) -> Result<Plan, String
     if let Some(fault) = faults.first() {
         return Err(fault.clone());
     }
-    let Schedule { tensors, kernels, outputs, states: _, refusals } = schedule;
+    let becoming = schedule.becoming().map(|it| it.1).collect();
+    let Schedule { tensors, kernels, outputs, states, refusals } = schedule;
     let outlines: Vec<Outline> = lines(shaders)?;
     let mut outlines = outlines.into_iter();
     let context = Arc::new((tensors, target.clone()));
@@ -215,6 +225,7 @@ pub fn read(bytes: &[u8], graph: &Graph, target: &Target) -> Result<Plan, String
         inputs: Vec::new(),
         outputs: Vec::new(),
         states: Vec::new(),
+        becoming,
         constants: Vec::new(),
         constant_graph,
         kernels: made,
@@ -228,7 +239,7 @@ pub fn read(bytes: &[u8], graph: &Graph, target: &Target) -> Result<Plan, String
     if let Some(fault) = faults.first() {
         return Err(fault.clone());
     }
-    belongs(&plan, graph, &outputs)?;
+    belongs(&plan, graph, &outputs, &states)?;
     Ok(plan)
 }
 
@@ -333,22 +344,41 @@ fn shader(
 }
 
 /// Whether a plan that holds together is one of `graph`.
-fn belongs(plan: &Plan, graph: &Graph, outputs: &[TensorId]) -> Result<(), String> {
-    if !plan.states.is_empty() {
-        return Err("a state that the graph has not".into());
+fn belongs(plan: &Plan, graph: &Graph, outputs: &[TensorId], states: &[Kept]) -> Result<(), String> {
+    let kept = |it: &Kept| State { input: it.input, output: it.output };
+    let old = plan.states.iter().map(|it| it.tensor);
+    if !states.iter().map(kept).eq(graph.states.iter().copied())
+        || !old.eq(states.iter().map(|it| Some(it.old)))
+    {
+        return Err("other states".into());
     }
-    let inputs = graph.inputs().iter().map(|it| (&it.name, &it.ty));
-    if !inputs.eq(plan.inputs.iter().map(|it| (&it.name, &it.ty))) {
-        return Err("other inputs".into());
+    let said = |it: &Port| (it.name.clone(), it.ty.clone());
+    let (mut inputs, mut fed) = (plan.inputs.iter(), plan.states.iter());
+    for (number, input) in graph.inputs().iter().enumerate() {
+        let is_state = graph.states.iter().any(|it| it.input as usize == number);
+        let port = if is_state { fed.next() } else { inputs.next() };
+        if port.map(said) != Some((input.name.clone(), input.ty.clone())) {
+            return Err("other inputs".into());
+        }
     }
-    let results = graph.outputs.iter().map(|it| (&it.name, graph.ty(it.value)));
-    if !results.eq(plan.outputs.iter().map(|it| (&it.name, &it.ty))) {
-        return Err("other outputs".into());
+    let mut results = plan.outputs.iter();
+    for (number, output) in graph.outputs.iter().enumerate() {
+        if graph.states.iter().any(|it| it.output as usize == number) {
+            continue;
+        }
+        let port = results.next();
+        if port.map(said) != Some((output.name.clone(), graph.ty(output.value).clone())) {
+            return Err("other outputs".into());
+        }
+        if port.and_then(|it| it.tensor).as_ref() != outputs.get(number) {
+            return Err("other results".into());
+        }
     }
-    if !plan.outputs.iter().filter_map(|it| it.tensor).eq(outputs.iter().copied()) {
-        return Err("other results".into());
+    if [inputs.next(), fed.next(), results.next()].iter().any(Option::is_some) {
+        return Err("more inputs or outputs".into());
     }
-    let ports = plan.inputs.iter().chain(&plan.outputs).chain(plan.constants.iter().map(|it| &it.port));
+    let ports = plan.inputs.iter().chain(&plan.outputs).chain(&plan.states);
+    let ports = ports.chain(plan.constants.iter().map(|it| &it.port));
     for port in ports {
         if port.tensor.is_some_and(|it| plan.tensors.get(it).is_none_or(|it| it.ty != port.ty)) {
             return Err(format!("port '{}' is of another type than its tensor", port.name));

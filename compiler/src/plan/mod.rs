@@ -110,6 +110,7 @@ pub fn plan(
         inputs,
         outputs,
         states,
+        becoming,
         constants,
         constant_graph: partition.constants.clone(),
         kernels,

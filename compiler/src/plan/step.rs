@@ -111,6 +111,8 @@ pub struct Plan {
     /// What enters each state, and is overwritten by what it becomes: it lies on one side, or nowhere if nothing needs it. Its
     /// name is that of the input.
     pub states: Vec<Port>,
+    /// What each state becomes.
+    pub becoming: Vec<TensorId>,
     /// Those that are read.
     pub constants: Vec<Constant>,
     /// Computes the constants from the model's weights. It has no inputs.

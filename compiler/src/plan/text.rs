@@ -47,6 +47,7 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
             constants: Vec::new(),
             outputs: Vec::new(),
             states: Vec::new(),
+            becoming: of.becoming.clone(),
             constant_graph: of.constant_graph.clone(),
             kernels: Vec::new(),
             steps: Vec::new(),

@@ -107,6 +107,7 @@ fn plan(device: &Device, weight: Tensor) -> Plan {
         inputs: vec![port("x", x, 0)],
         outputs: vec![port("y", y, 3), port("again", y, 3)],
         states: Vec::new(),
+        becoming: Vec::new(),
         constants: vec![Constant { key: 1, value, port: port("w", w, 1) }],
         constant_graph,
         kernels,
