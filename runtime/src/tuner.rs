@@ -13,9 +13,9 @@ use wgfuse_compiler::{
     graph::Graph,
     lower::{TensorId, TensorInfo},
     options::Options,
-    plan::{Plan, kept::SOURCES, trial},
+    plan::{Plan, Port, kept::SOURCES, trial},
     scalar::Scalar,
-    schedule::{Choice, Choices, Class, Kernel, choice::candidates},
+    schedule::{Choice, Choices, Class, Kernel, Skeleton, Tile, choice::candidates},
     schedule_graph,
     shape::Type,
     target::Target,
@@ -170,7 +170,24 @@ struct Trials<'a> {
 struct Trial {
     choice: Choice,
     tape: Tape,
+    /// Seconds of one copy.
     turns: Vec<f64>,
+}
+
+/// Bytes that no cache holds, and copies of a kernel that are worth it. In a model, what products of few rows read comes from
+/// memory.
+const UNCACHED: usize = 128 << 20;
+const COPIES: usize = 16;
+
+/// How many copies of `kernel`, on tensors of their own, are measured together.
+fn copies(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>) -> usize {
+    match kernel.skeleton {
+        Skeleton::Contract { tile: Tile::Few(_), .. } => {
+            let bytes: usize = kernel.tensors.iter().map(|it| tensors[*it].ty.bytes()).sum();
+            UNCACHED.div_ceil(bytes.max(1)).min(COPIES)
+        }
+        _ => 1,
+    }
 }
 
 impl Trials<'_> {
@@ -183,6 +200,7 @@ impl Trials<'_> {
         let default = all[0];
         let mut seen = Measured { default: 0.0, chosen: 0.0, tried: all.len(), broken: 0, wrong: 0 };
         let gpu = self.device.gpu_now().await?;
+        let copies = copies(kernel, self.tensors);
         let (mut trials, mut wanted): (Vec<Trial>, Vec<Tensor>) = (Vec::new(), Vec::new());
         let mut inputs: Vec<Tensor> = Vec::new();
         for &choice in all {
@@ -216,7 +234,7 @@ impl Trials<'_> {
                 let warm_up = if turn == 0 { WARM_UP } else { 0.0 };
                 let seconds = back_to_back(&it.tape, Effort { warm_up, rounds: 1 }, Wait::Block).await;
                 match seconds {
-                    Ok(seconds) => it.turns.push(seconds),
+                    Ok(seconds) => it.turns.push(seconds / copies as f64),
                     Err(error) => {
                         tracing::debug!("{}: {} cannot be timed: {error}", kernel.name, it.choice);
                         return Ok((default, seen));
@@ -247,9 +265,10 @@ impl Trials<'_> {
         gpu: &Arc<Gpu>,
         inputs: &mut Vec<Tensor>,
     ) -> Result<(Tape, Vec<Tensor>)> {
-        let plan = trial(kernel, self.tensors, self.target, self.options)?;
+        let copies = copies(kernel, self.tensors);
+        let plan = trial(kernel, copies, self.tensors, self.target, self.options)?;
         if inputs.is_empty() {
-            *inputs = random(&plan);
+            *inputs = random(&plan, copies);
         }
         let (checked, mut constants) = (self.options.checked, Constants::default());
         let tape =
@@ -274,8 +293,8 @@ fn median(turns: &[f64]) -> f64 {
 }
 
 /// Values that repeat after a while whose length has few divisors: floats in -1..1, integers below 8, which all types hold
-/// and most tables have.
-fn random(plan: &Plan) -> Vec<Tensor> {
+/// and most tables have. All copies have the same.
+fn random(plan: &Plan, copies: usize) -> Vec<Tensor> {
     const PERIOD: usize = 65_521;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = move || {
@@ -295,7 +314,9 @@ fn random(plan: &Plan) -> Vec<Tensor> {
         Tensor::new(ty.clone(), bytes.into()).expect("as many bytes")
     };
     // Outputs have ports among the inputs that nothing reads.
-    plan.inputs.iter().filter(|it| it.tensor.is_some()).map(|it| tensor(&it.ty)).collect()
+    let read: Vec<&Port> = plan.inputs.iter().filter(|it| it.tensor.is_some()).collect();
+    let own: Vec<Tensor> = read[..read.len() / copies].iter().map(|it| tensor(&it.ty)).collect();
+    own.iter().cycle().take(read.len()).cloned().collect()
 }
 
 fn agree(have: &[Tensor], want: &[Tensor]) -> bool {

@@ -15,7 +15,8 @@ use wgfuse_compiler::{
 };
 use wgfuse_tests::{device::opened, random::Random};
 
-/// A product with a bias and an activation, a softmax and attention, all of sizes that no tile divides.
+/// A product with a bias and an activation, a softmax, attention, and products of one row and of two, all of sizes that no tile
+/// divides.
 fn graph() -> Graph {
     let made = || -> Result<Graph, Error> {
         let mut b = GraphBuilder::new();
@@ -33,6 +34,13 @@ fn graph() -> Graph {
         let weights = b.softmax(scores, -1)?;
         let y = b.matmul(weights, k)?;
         b.output("attention", y)?;
+        for (rows, turned) in [(1, true), (2, false)] {
+            let x = b.input(format!("x{rows}"), DType::F32, [rows, 520])?;
+            let shape = if turned { [100, 520] } else { [520, 100] };
+            let w = b.input(format!("w{rows}"), DType::F32, shape)?;
+            let y = if turned { b.linear(x, w, None)? } else { b.matmul(x, w)? };
+            b.output(format!("few{rows}"), y)?;
+        }
         b.finish()
     };
     made().unwrap()
@@ -75,7 +83,7 @@ fn tuned_kernels_give_what_they_should_and_are_remembered() {
 
     let (tuned, found) = run(&device(), Tune::On);
     assert!(apart(&tuned, &want) < 1e-4);
-    assert!(found.len() >= 3, "{found:?}");
+    assert!(found.len() >= 5, "{found:?}");
     for it in &found {
         let measured = it.measured.expect("nothing was known");
         assert!(measured.tried > 1 && measured.default > 0.0, "{it:?}");
@@ -138,7 +146,7 @@ fn every_candidate_is_legal_and_none_other_is_taken() {
                 assert_eq!(verify(&chosen, &target), Vec::<String>::new(), "{choice}");
             }
         }
-        assert!(kinds >= 3, "{kinds} kernels have candidates");
+        assert!(kinds >= 5, "{kinds} kernels have candidates");
     }
 }
 

@@ -1,36 +1,45 @@
-//! One kernel as a plan of its own, to be measured: what it reads are inputs, what it writes are outputs.
+//! One kernel as a plan of its own, to be measured: what it reads are inputs, what it writes are outputs. Several copies of it, one
+//! after the other, each on tensors of its own, find in no cache what they read.
 
 use slotmap::{SecondaryMap, SlotMap};
 
 use super::step::{Plan, Step};
 use crate::{
-    codegen,
+    bug, codegen,
     error::Error,
     graph::{Graph, Output},
-    lower::{Definition, TensorId, TensorInfo},
+    lower::{Body, Definition, Expr, TensorId, TensorInfo},
     options::Options,
     partition::Partition,
-    schedule::{Kernel, Schedule, verify},
+    schedule::{Kernel, Schedule, Store, verify},
     target::Target,
 };
 
-/// The plan of `kernel` alone. Where the target cannot run it, the error says why.
+/// The plan of `copies` of `kernel` alone: its inputs, those of all copies, then their outputs. Where the target cannot run it, the error
+/// says why.
 pub fn trial(
     kernel: &Kernel,
+    copies: usize,
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
     options: &Options,
 ) -> Result<Plan, Error> {
-    let written = |it: TensorId| kernel.stores.iter().any(|store| store.tensor == it);
     let mut tensors = tensors.clone();
     tensors.values_mut().for_each(|it| it.definition = Definition::Nest(0));
+    let mut kernels = vec![kernel.clone()];
+    while kernels.len() < copies {
+        kernels.push(copy(kernel, kernels.len(), &mut tensors));
+    }
     let mut graph = Graph::new();
-    for &tensor in kernel.tensors.iter().filter(|it| !written(**it)) {
-        tensors[tensor].definition = Definition::Input(graph.inputs().len() as u32);
-        graph.add_input(format!("in{}", graph.inputs().len()), tensors[tensor].ty.clone())?;
+    for kernel in &kernels {
+        let written = |it: TensorId| kernel.stores.iter().any(|store| store.tensor == it);
+        for &tensor in kernel.tensors.iter().filter(|it| !written(**it)) {
+            tensors[tensor].definition = Definition::Input(graph.inputs().len() as u32);
+            graph.add_input(format!("in{}", graph.inputs().len()), tensors[tensor].ty.clone())?;
+        }
     }
     let mut outputs = Vec::new();
-    for store in &kernel.stores {
+    for store in kernels.iter().flat_map(|it| &it.stores) {
         // Of an output of a plan no more than the name is asked.
         let name = format!("out{}", outputs.len());
         let value = graph.add_input(name.clone(), tensors[store.tensor].ty.clone())?;
@@ -46,7 +55,6 @@ pub fn trial(
         reasons: Vec::new(),
         apart: Vec::new(),
     };
-    let kernels = vec![kernel.clone()];
     let schedule = Schedule { tensors, kernels, outputs, states: Vec::new(), refusals: Vec::new() };
     if let Some(fault) = verify::verify(&schedule, target).first() {
         return Err(Error::node(&*kernel.name, fault.clone()));
@@ -60,4 +68,30 @@ pub fn trial(
         }
     }
     Ok(plan)
+}
+
+/// The same on tensors of its own.
+fn copy(kernel: &Kernel, number: usize, tensors: &mut SlotMap<TensorId, TensorInfo>) -> Kernel {
+    let own: Vec<(TensorId, TensorId)> = (kernel.tensors.iter())
+        .map(|&it| {
+            let info = tensors[it].clone();
+            (it, tensors.insert(info))
+        })
+        .collect();
+    let moved = |it: TensorId| own.iter().find(|own| own.0 == it).map_or(it, |own| own.1);
+    let mut body = Body::default();
+    for (id, expr, dtype) in kernel.body.iter() {
+        let expr = match expr {
+            Expr::Load { tensor, at, guard } => {
+                Expr::Load { tensor: moved(*tensor), at: at.clone(), guard: *guard }
+            }
+            other => other.clone(),
+        };
+        if body.add(expr, dtype) != id {
+            bug!("{}: a copy's expressions have other numbers", kernel.name);
+        }
+    }
+    let stores = kernel.stores.iter().map(|it| Store { tensor: moved(it.tensor), ..it.clone() }).collect();
+    let tensors = kernel.tensors.iter().map(|it| moved(*it)).collect();
+    Kernel { name: format!("{}_{number}", kernel.name), body, stores, tensors, ..kernel.clone() }
 }

@@ -235,6 +235,68 @@ pub fn few(
     Some(finish(form)).filter(fits)
 }
 
+/// Other ways to run what runs as `own`, a product of so many factors and sums, and how little each promises: most promise those
+/// of as many columns an invocation.
+pub fn others(own: &Few, sizes: &Sizes, (factors, sums): (usize, usize), target: &Target) -> Vec<(Few, f64)> {
+    let along_depth = OTHERS_ALONG_DEPTH.iter().map(|&[size, deep, cols, ahead, early]| {
+        let deep = deep.max(own.subgroup.unwrap_or(1)).min(size);
+        Few { size, deep, cols, ahead, early: early == 1, ..*own }
+    });
+    let along_cols = OTHERS_ALONG_COLS.iter().map(|&[size, across, ahead, early]| {
+        let deep = size / across;
+        Few { size, deep, ahead, early: early == 1, ..*own }
+    });
+    let all: Vec<Few> = if own.along_cols { along_cols.collect() } else { along_depth.collect() };
+    let finish = |mut it: Few| {
+        it.stored = own.stored.min(if it.across().is_multiple_of(2) { 2 } else { 1 });
+        it.held = 1;
+        it.held = (target.max_workgroup_memory / it.memory(factors, sums).max(1)).clamp(1, sizes.rows as u32);
+        it
+    };
+    let fits = |it: &Few| {
+        it.size <= limited(u32::MAX, target)
+            && sizes.rows * it.cols as usize * factors <= SUMS
+            && (it.deep * it.depth) as usize <= sizes.depth.next_power_of_two()
+            && it.fault(sizes.cols, sizes.depth, (factors, sums), target).is_none()
+    };
+    let cost = |(rank, it): (usize, Few)| {
+        let apart = it.cols.ilog2().abs_diff(own.cols.ilog2()) as usize;
+        (it, (apart * all.len() + rank) as f64)
+    };
+    all.iter().copied().map(finish).enumerate().filter(|it| fits(&it.1)).map(cost).collect()
+}
+
+/// Invocations, how many share a column, columns of one, blocks read together, and whether a round early: those that were among
+/// the fastest for some product and number of rows on a large GPU.
+const OTHERS_ALONG_DEPTH: [[u32; 5]; 14] = [
+    [256, 128, 2, 1, 0],
+    [128, 32, 1, 4, 0],
+    [256, 256, 2, 1, 0],
+    [256, 128, 1, 2, 0],
+    [128, 32, 2, 4, 0],
+    [128, 32, 4, 1, 0],
+    [128, 32, 4, 1, 1],
+    [128, 32, 2, 2, 0],
+    [128, 128, 2, 2, 0],
+    [256, 128, 1, 1, 0],
+    [128, 64, 1, 2, 0],
+    [256, 32, 4, 1, 0],
+    [512, 128, 2, 1, 0],
+    [64, 32, 1, 8, 0],
+];
+
+/// Invocations, how many of them are next to each other, blocks read together, and whether a round early.
+const OTHERS_ALONG_COLS: [[u32; 4]; 8] = [
+    [1024, 32, 1, 1],
+    [1024, 32, 1, 0],
+    [512, 16, 1, 1],
+    [512, 16, 2, 0],
+    [512, 32, 1, 0],
+    [256, 16, 1, 1],
+    [256, 8, 2, 0],
+    [1024, 16, 1, 0],
+];
+
 /// How many neighbours along `vars` of the largest tensor that `operand` reads are one access: 8 of 16 bits, or 4, 2, 1.
 fn vector(
     body: &Body,

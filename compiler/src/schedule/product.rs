@@ -4,7 +4,7 @@
 use slotmap::SlotMap;
 
 use super::{
-    few::few,
+    few,
     kernel::{Skeleton, Stage, Store, Tile, Vars},
     matmul::{self, CORES, fastest},
     tile::{BUSY, limited, row_form},
@@ -65,8 +65,18 @@ pub fn contract(
     let others = others.to_vec();
     let factors: Vec<ExprId> = [b].into_iter().chain(others.iter().copied()).collect();
     let (all, place) = ((a, &factors[..]), (&cols, &steps[..]));
-    let few =
-        few(&sizes, along[1], all, sums.len(), body, &extents, (place.0, place.1), stores, tensors, target);
+    let few = few::few(
+        &sizes,
+        along[1],
+        all,
+        sums.len(),
+        body,
+        &extents,
+        (place.0, place.1),
+        stores,
+        tensors,
+        target,
+    );
     if few.is_none() && !sums.is_empty() && others.is_empty() {
         return as_rows((space, depth), body, (a, b), &sums, stores, tensors, target);
     }
@@ -149,16 +159,19 @@ pub fn tiles(
     tensors: &SlotMap<TensorId, TensorInfo>,
     target: &Target,
 ) -> Vec<(Tile, f64)> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, others: _, sums: _, tile } = skeleton
-    else {
+    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, others, sums, tile } = skeleton else {
         return Vec::new();
     };
-    match tile {
-        Tile::Matmul { .. } | Tile::Cooperative { .. } => {}
-        Tile::Few(_) | Tile::Direct { .. } => return Vec::new(),
-    }
     let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
     let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
+    match tile {
+        Tile::Matmul { .. } | Tile::Cooperative { .. } => {}
+        Tile::Few(own) => {
+            let all = few::others(own, &sizes, (1 + others.len(), sums.len()), target);
+            return all.into_iter().map(|(it, cost)| (Tile::Few(it), cost)).collect();
+        }
+        Tile::Direct { .. } => return Vec::new(),
+    }
     let along = along((space, depth), [(*a, rows), (*b, cols)], body, tensors);
     // Families of tiles are no two of them compared: each has its best among the first.
     let mut all = Vec::new();
