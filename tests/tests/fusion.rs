@@ -511,3 +511,22 @@ fn pooling_and_its_tail() {
         b.output("o", y)
     });
 }
+
+#[test]
+fn what_many_look_up_is_looked_up_once() {
+    let chain = |count: usize| {
+        move |b: &mut GraphBuilder| -> Built {
+            let (table, place) =
+                (b.input("table", DType::F32, [50, 16])?, b.input("place", DType::I64, [1])?);
+            let row = b.gather(table, 0, place)?;
+            let mut x = b.input("x", DType::F32, [16, 16])?;
+            for number in 0..count {
+                let scaled = b.mul(x, row)?;
+                x = b.softmax(scaled, number as isize % 2)?;
+            }
+            b.output("y", x)
+        }
+    };
+    assert_eq!(kernels(chain(7)), 7);
+    assert_eq!(kernels(chain(8)), 9);
+}

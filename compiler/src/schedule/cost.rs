@@ -28,6 +28,9 @@ pub const WORTH_A_LAUNCH: u64 = 1 << 24;
 /// Points up to which a map takes as long as its launch.
 pub const LAUNCHED: usize = 1 << 14;
 
+/// Readers from which on what an index says where to find is looked up once for all, by a kernel of its own that waits for nothing.
+pub const LOOKED_UP_ONCE: usize = 8;
+
 /// How often a value may be computed over whatever it costs.
 pub const FEW_TIMES: u64 = 4;
 

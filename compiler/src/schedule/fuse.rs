@@ -123,7 +123,12 @@ impl Fusion<'_> {
         if self.loops.outputs.contains(&it.tensor) {
             return false;
         }
-        if let Expr::Load { guard: None, .. } | Expr::Const(_) = body.expr(roots[0]) {
+        if let Expr::Load { guard: None, at, .. } = body.expr(roots[0]) {
+            // A reader that looks something up waits for memory twice.
+            let often = self.users[it.tensor].len() >= cost::LOOKED_UP_ONCE;
+            return !(often && it.space.count() <= cost::LAUNCHED && at.iter().any(reads_data));
+        }
+        if let Expr::Const(_) = body.expr(roots[0]) {
             return true;
         }
         let place = self.loops.places[nest];
