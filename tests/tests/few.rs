@@ -25,8 +25,14 @@ fn check(few: Few, dtype: DType, out: DType, sizes: [usize; 4]) {
     check_all(few, dtype, out, sizes, 1);
 }
 
-/// The same by `factors` matrices, whose products are multiplied.
-fn check_all(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [usize; 4], factors: u32) {
+/// The same by `factors` matrices, whose products are multiplied; gives the shader's text.
+fn check_all(
+    few: Few,
+    dtype: DType,
+    out: DType,
+    [batch, rows, cols, depth]: [usize; 4],
+    factors: u32,
+) -> String {
     let mut case = Case::new(23);
     case.target.subgroup = few.subgroup.map(|it| (it, it));
     let x = case.input(dtype, [batch, rows, depth]);
@@ -73,8 +79,9 @@ fn check_all(few: Few, dtype: DType, out: DType, [batch, rows, cols, depth]: [us
     };
     let shader = case.check(skeleton, if out == DType::F32 { 5e-4 } else { 5e-3 });
     let words = if few.along_cols { few.cols } else { few.depth } as usize * dtype.size() / 4;
-    let vector = format!("vec{words}<");
-    assert!(words < 2 || shader.wgsl().contains(&vector), "{few:?} reads no {vector}");
+    let (vector, text) = (format!("vec{words}<"), shader.wgsl());
+    assert!(words < 2 || text.contains(&vector), "{few:?} reads no {vector}");
+    text
 }
 
 const HALVES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -138,6 +145,29 @@ fn halves_are_stored_in_pairs() {
             check(few([64, 16, 4, 2, 2, 2, stored], false), out, out, [2, 3, 10, 200]);
             check(few([64, 16, 4, 4, 2, 2, stored], true), out, out, [2, 3, 36, 200]);
         }
+    }
+}
+
+/// Whether storage is read after the last barrier, where a result is finished.
+fn reads_last(text: &str) -> bool {
+    let last = text.rsplit("workgroupBarrier").next().unwrap_or_default();
+    let read = |it: &str| it.trim().starts_with("let") && it.contains("= b") && it.contains("_[");
+    last.lines().any(read)
+}
+
+#[test]
+fn what_results_need_beside_sums_is_read_first() {
+    for (form, one) in [
+        (few([64, 16, 4, 2, 1, 1, 1], false), true),
+        (few([64, 16, 4, 4, 1, 3, 2], false), true),
+        (few([64, 32, 4, 4, 1, 3, 1], true), true),
+        // In rounds, or more than one an invocation.
+        (few([64, 16, 4, 2, 1, 1, 1], false), false),
+        (few([32, 2, 4, 4, 1, 3, 1], false), false),
+    ] {
+        let rows = if one { form.held as usize } else { 3 };
+        let text = check_all(form, DType::F32, DType::F32, [1, rows, 36, 200], 1);
+        assert_eq!(reads_last(&text), !one, "{form:?}\n{text}");
     }
 }
 

@@ -66,7 +66,12 @@ impl Step {
 
     /// `params` has all `Param`s of each point.
     pub fn of_params(lanes: Lanes, params: Vec<Vec<(Handle, Word)>>) -> Step {
-        Step { params, ..Step::new(lanes, None) }
+        Step::new(lanes, None).given(params)
+    }
+
+    /// The same with all `Param`s of each point.
+    pub fn given(self, params: Vec<Vec<(Handle, Word)>>) -> Step {
+        Step { params, ..self }
     }
 
     pub fn lanes(&self) -> usize {
@@ -360,9 +365,10 @@ impl<'k> Scope<'k> {
         self.memory.store(code, store.tensor, at, value);
     }
 
-    /// Reads the units of all that `root` reads at the points of `step`, where those are known to lie in units.
-    pub fn read_units(&mut self, code: &mut Code, root: ExprId, step: &mut Step) {
-        let reads = self.reads(&[root]);
+    /// Reads the units of all that `roots` read at the points of `step`, where those are known to lie in units, and that waits for no
+    /// `Param`.
+    pub fn read_units(&mut self, code: &mut Code, roots: &[ExprId], step: &mut Step) {
+        let reads = self.reads(roots);
         for lane in 0..step.lanes() {
             self.at_lane(step, lane, |scope| {
                 for &id in &reads {

@@ -92,8 +92,9 @@ pub fn write(
         vectors: deep / few.depth as usize,
     };
     let columns = product.columns(&mut code, &mut scope);
+    let early = product.early(&mut code, &mut scope, kernel);
     let sums = product.sums(&mut code, &mut scope, &columns);
-    product.finish(&mut code, &mut scope, kernel, sums, held);
+    product.finish(&mut code, &mut scope, kernel, (sums, early), held);
     grid::close_below(&mut code, below);
     code.entry_point([few.size, 1, 1]);
     Ok(folded)

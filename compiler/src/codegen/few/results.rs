@@ -1,6 +1,9 @@
 //! The sums of all shares put together, in subgroups and in workgroup memory, and results stored.
+//!
+//! Where an invocation stores one group of neighbours at most, what that needs beside sums is read before anything is summed: it
+//! would be waited for at the end otherwise.
 
-use naga::{Barrier, BinaryOperator as B, Block, GlobalVariable, Statement, SubgroupOperation};
+use naga::{Barrier, BinaryOperator as B, Block, GlobalVariable, MathFunction, Statement, SubgroupOperation};
 
 use super::{Product, put};
 use crate::{
@@ -11,17 +14,67 @@ use crate::{
         writer::{Code, Handle},
     },
     index::Index,
+    lower::ExprId,
     schedule::{Few, Kernel, Lanes},
 };
 
+/// What a result needs beside sums: its number among the workgroup's, the number of its columns, and what was read.
+pub struct Early {
+    number: Index,
+    column: Index,
+    step: Step,
+}
+
 impl Product<'_> {
+    pub fn early(&self, code: &mut Code, scope: &mut Scope, kernel: &Kernel) -> Option<Early> {
+        let Few { size, held, stored, .. } = self.few;
+        let count = self.row_count as u32 * self.few.across() / stored;
+        if count > size || self.row_count as u32 > held {
+            return None;
+        }
+        let values: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
+        if scope.reads(&values).is_empty() {
+            return None;
+        }
+        // Other invocations read what the last one does.
+        let mut near = |scope: &mut Scope, number: &Index, count: usize| {
+            let number = scope.index(code, number);
+            let last = code.u32(count as u32 - 1);
+            let number = code.math(MathFunction::Min, &[number, last]);
+            scope.leaf(number, count)
+        };
+        let number = near(scope, &self.member, count as usize);
+        let (_, column) = self.place_of(&number);
+        let column = near(scope, &column, self.col_count / stored as usize);
+        let lanes = self.neighbours(scope, (&number, &column), 0);
+        let mut step = Step::new(lanes, None);
+        scope.read_units(code, &values, &mut step);
+        Some(Early { number, column, step })
+    }
+
+    /// Row of a result by its number among those in memory, and the number of its columns.
+    fn place_of(&self, number: &Index) -> (Index, Index) {
+        let groups = (self.few.across() / self.few.stored) as i64;
+        (number.div(groups), self.tile.mul(groups).add(&number.modulo(groups)))
+    }
+
+    /// The points of a result, of which `first` is the first row in memory. The scope steps through them.
+    fn neighbours(&self, scope: &mut Scope, (number, column): (&Index, &Index), first: u32) -> Lanes {
+        let mut here = self.here.clone();
+        put(&mut here, self.rows, self.extents, &self.place_of(number).0.offset_by(first as i64));
+        let lanes = Lanes::along(&here, self.extents, self.cols, self.few.stored, column);
+        scope.bind(0.., here);
+        scope.step_with(&lanes, 0);
+        lanes
+    }
+
     /// Puts the sums of all shares together, rows of `held` at a time, and stores the results.
     pub fn finish(
         &self,
         code: &mut Code,
         scope: &mut Scope,
         kernel: &Kernel,
-        mut sums: Vec<Handle>,
+        (mut sums, early): (Vec<Handle>, Option<Early>),
         memory: naga::Handle<GlobalVariable>,
     ) {
         let Few { size, cols, subgroup, held, stored, .. } = self.few;
@@ -69,10 +122,16 @@ impl Product<'_> {
             code.stmt(Statement::ControlBarrier(Barrier::WORK_GROUP));
             let count = rows * across / stored;
             for start in (0..count).step_by(size as usize) {
-                let number = self.member.offset_by(start as i64);
                 code.open();
                 scope.enter(Frame::default());
-                self.result(code, scope, kernel, (number, count), round * held, memory);
+                let number = match &early {
+                    Some(early) => early.number.clone(),
+                    None => {
+                        let number = scope.index(code, &self.member.offset_by(start as i64));
+                        scope.leaf(number, count as usize)
+                    }
+                };
+                self.result(code, scope, kernel, (&number, early.as_ref()), round * held, memory);
                 scope.leave();
                 let body = code.close();
                 match start + size <= count {
@@ -124,23 +183,21 @@ impl Product<'_> {
         held * (self.few.across() * self.factors.len() as u32 + number)
     }
 
-    /// Finishes and stores the results number `number` of the rows in memory, of which `first` is the first.
+    /// Finishes and stores the results number `number`, a leaf, of the rows in memory, of which `first` is the first.
     fn result(
         &self,
         code: &mut Code,
         scope: &mut Scope,
         kernel: &Kernel,
-        (number, count): (Index, u32),
+        (number, early): (&Index, Option<&Early>),
         first: u32,
         memory: Handle,
     ) {
         let Few { held, stored, .. } = self.few;
         let across = self.few.across();
-        let number = scope.index(code, &number);
-        let number = scope.leaf(number, count as usize);
         let groups = (across / stored) as i64;
         let (row, group) = (number.div(groups), number.modulo(groups));
-        let column = self.tile.mul(groups).add(&group);
+        let (_, column) = self.place_of(number);
         let columns = self.col_count / stored as usize;
         let column = scope.index(code, &column);
         let below = grid::open_below(
@@ -150,7 +207,10 @@ impl Product<'_> {
             self.tile.range().1 as u64 * groups as u64 + groups as u64,
         );
         scope.enter(Frame::default());
-        let column = scope.leaf(column, columns);
+        let column = match early {
+            Some(early) => early.column.clone(),
+            None => scope.leaf(column, columns),
+        };
         let results = self.few.partial(self.factors.len(), self.alone.len());
         let at = row.mul(across as i64).add(&group.mul(stored as i64));
         let mut sums: Vec<Vec<(Handle, Word)>> = Vec::new();
@@ -179,12 +239,14 @@ impl Product<'_> {
             params.extend(alone.map(|it| total(&row.offset_by(self.alone_at(it) as i64))));
             sums.push(params);
         }
-        let mut here = self.here.clone();
-        put(&mut here, self.rows, self.extents, &row.offset_by(first as i64));
-        let lanes = Lanes::along(&here, self.extents, self.cols, stored, &column);
-        scope.bind(0.., here);
-        scope.step_with(&lanes, 0);
-        let mut step = Step::of_params(lanes, sums);
+        let lanes = self.neighbours(scope, (number, &column), first);
+        let mut step = match early {
+            Some(early) => {
+                let units: Vec<Handle> = early.step.units().map(|it| it.1).collect();
+                early.step.with_units(&units).given(sums)
+            }
+            None => Step::of_params(lanes, sums),
+        };
         for store in &kernel.stores {
             scope.store_step(code, store, &mut step);
         }
