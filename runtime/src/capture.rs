@@ -127,7 +127,7 @@ pub(crate) async fn capture(
                         operands.push(operand);
                     }
                     _ => {
-                        let readback = Readback { copies: vec![copy], staging: Vec::new() };
+                        let readback = Readback { copies: vec![copy], ..Readback::default() };
                         segments.push(Segment::Download(readback, vec![operand]));
                     }
                 }
@@ -142,20 +142,6 @@ pub(crate) async fn capture(
         }
     }
 
-    let mut portable = None;
-    if let Some(gpu) = &gpu {
-        let (commands, why) = commands(plan, gpu, &launches, checked, replay).await?;
-        portable = why;
-        if commands.iter().any(|it| matches!(it, Commands::Recorded(_))) {
-            space.initialise(gpu).await?;
-        }
-        let slots = segments.iter_mut().filter_map(|it| match it {
-            Segment::Gpu(slot) => Some(slot),
-            Segment::Host(_) | Segment::Download(..) | Segment::Upload(_) => None,
-        });
-        slots.zip(commands).for_each(|(slot, commands)| *slot = commands);
-    }
-
     let mut readback = Readback::default();
     let source = |port: &Port| match (&port.host, &port.device) {
         (Some(slice), _) => Source::Host(space.operand(&port.ty, slice)),
@@ -167,11 +153,36 @@ pub(crate) async fn capture(
     };
     let outputs = plan.outputs.iter().map(source);
     let outputs = outputs.map(|source| Output { source, spare: Spare::default() }).collect();
+
+    let mut portable = None;
     if let Some(gpu) = &gpu {
         readback.stage(gpu, plan).await?;
         for segment in &mut segments {
             if let Segment::Download(readback, _) = segment {
                 readback.stage(gpu, plan).await?;
+            }
+        }
+        // Copies of what launches made follow at once, or at the end.
+        let behind = |at: usize| match segments.get(at + 1) {
+            Some(Segment::Download(readback, _)) => Some(readback),
+            Some(Segment::Gpu(_) | Segment::Host(_) | Segment::Upload(_)) => None,
+            None => Some(&readback),
+        };
+        let on_gpu = (0..segments.len()).filter(|&at| matches!(segments[at], Segment::Gpu(_)));
+        let parts: Vec<Part> = on_gpu.clone().zip(&launches).map(|(at, it)| (&it[..], behind(at))).collect();
+        let on_gpu: Vec<usize> = on_gpu.collect();
+        let (commands, why) = commands(plan, gpu, &parts, checked, replay).await?;
+        portable = why;
+        if commands.iter().any(|it| matches!(it, Commands::Recorded(_))) {
+            space.initialise(gpu, parts.iter().filter_map(|it| it.1)).await?;
+        }
+        for (at, commands) in on_gpu.into_iter().zip(commands) {
+            let recorded = matches!(commands, Commands::Recorded(_));
+            segments[at] = Segment::Gpu(commands);
+            match segments.get_mut(at + 1) {
+                Some(Segment::Download(readback, _)) => readback.recorded = recorded,
+                Some(Segment::Gpu(_) | Segment::Host(_) | Segment::Upload(_)) => {}
+                None => readback.recorded = recorded,
             }
         }
     }
@@ -215,11 +226,14 @@ async fn prepare(
     constants.prepare(plan, gpu).await
 }
 
+/// Launches of one segment, and what is copied to staging memory behind them.
+type Part<'a> = (&'a [Launch], Option<&'a Readback>);
+
 /// The launches of each segment, recorded where that is wanted and can be done, else portable with the reason.
 async fn commands(
     plan: &Plan,
     gpu: &Gpu,
-    segments: &[Vec<Launch>],
+    segments: &[Part<'_>],
     checked: bool,
     replay: Replay,
 ) -> Result<(Vec<Commands>, Option<DisabledReason>), DeviceError> {
@@ -232,8 +246,9 @@ async fn commands(
         }
         (Replay::Auto | Replay::Recorded, Some(recorder)) => {
             let recorded = recorder.prepare(plan, checked).and_then(|()| {
-                let one =
-                    |it: &Vec<Launch>| Recording::new(recorder, plan, it, checked).map(Commands::Recorded);
+                let one = |&(launches, behind): &Part| {
+                    Recording::new(recorder, plan, launches, behind, checked).map(Commands::Recorded)
+                };
                 segments.iter().map(one).collect()
             });
             match recorded {
@@ -251,7 +266,7 @@ async fn commands(
     let pipelines: Vec<Option<wgpu::ComputePipeline>> =
         plan.kernels.iter().map(|it| it.shader.as_ref().and_then(|_| made.next())).collect();
     let mut commands = Vec::with_capacity(segments.len());
-    for launches in segments {
+    for (launches, _) in segments {
         commands.push(Commands::Portable(portable::commands(gpu, plan, launches, &pipelines).await?));
     }
     Ok((commands, why))
@@ -362,13 +377,18 @@ impl Space<'_> {
         Slot { device, host: port.host.as_ref().map(|it| self.operand(&port.ty, it)) }
     }
 
-    /// Makes every buffer but those of states, which do so already, count as written. wgpu clears what it has not seen written when it first copies from it, and it
-    /// does not see what recordings write.
-    async fn initialise(&self, gpu: &Gpu) -> Result<(), DeviceError> {
+    /// Makes every buffer but those of states, which do so already, count as written. wgpu clears what it has not seen written
+    /// when it first copies from it or maps it, and it does not see what recordings write.
+    async fn initialise<'a>(
+        &self,
+        gpu: &Gpu,
+        readbacks: impl Iterator<Item = &'a Readback>,
+    ) -> Result<(), DeviceError> {
         gpu.scoped("the memory of a plan", || {
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             let own = self.device.iter().zip(&self.plan.buffers).filter(|it| it.1.role != BufferRole::State);
-            own.filter_map(|it| it.0.as_ref()).for_each(|it| encoder.clear_buffer(it, 0, None));
+            let own = own.filter_map(|it| it.0.as_ref());
+            own.chain(readbacks.flat_map(|it| &it.staging)).for_each(|it| encoder.clear_buffer(it, 0, None));
             gpu.queue.submit([encoder.finish()]);
         })
         .await

@@ -13,6 +13,8 @@ use crate::{
 pub(crate) struct Readback {
     pub copies: Vec<Copy>,
     pub staging: Vec<wgpu::Buffer>,
+    /// The launches before were recorded, and these copies with them.
+    pub recorded: bool,
 }
 
 pub(crate) struct Copy {

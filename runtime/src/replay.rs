@@ -41,7 +41,9 @@ pub(crate) async fn replay(
                 }
             }
             Segment::Download(readback, operands) => {
-                readback.copy(batch.encoder(device(gpu.as_deref())));
+                if !readback.recorded {
+                    readback.copy(batch.encoder(device(gpu.as_deref())));
+                }
                 batch.submit(gpu.as_deref()).await?;
                 readback
                     .read(device(gpu.as_deref()), wait, |at, device| {
@@ -76,7 +78,9 @@ pub(crate) async fn replay(
     let mut made: Vec<Option<Tensor>> = vec![None; tape.outputs.len()];
     match gpu.as_deref().filter(|_| !tape.readback.copies.is_empty()) {
         Some(gpu) => {
-            tape.readback.copy(batch.encoder(gpu));
+            if !tape.readback.recorded {
+                tape.readback.copy(batch.encoder(gpu));
+            }
             batch.submit(Some(gpu)).await?;
             let mut copied =
                 tape.outputs.iter_mut().zip(&mut made).filter_map(|(output, made)| match &output.source {

@@ -311,6 +311,7 @@ async fn read(held: &Held, name: &str, ty: &Type, gpu: Option<&Gpu>, wait: Wait)
             let mut readback = Readback {
                 copies: vec![Copy { from: chunk.clone(), to: (0, 0), bytes }],
                 staging: Vec::new(),
+                recorded: false,
             };
             readback.staging.push(buffers::buffer(gpu, bytes, "staging", buffers::STAGING).await?);
             gpu.scoped("a state", || {

@@ -4,12 +4,20 @@ use std::{convert::Infallible, sync::Arc};
 
 use wgfuse_compiler::plan::Plan;
 
-use crate::{buffers::Wait, error::DeviceError, gpu::Gpu, launch::Launch, recorder::Recorder};
+use crate::{
+    buffers::Wait, error::DeviceError, gpu::Gpu, launch::Launch, readback::Readback, recorder::Recorder,
+};
 
 pub(crate) struct Recording(Infallible);
 
 impl Recording {
-    pub fn new(recorder: &Arc<Recorder>, _: &Plan, _: &[Launch], _: bool) -> Result<Recording, DeviceError> {
+    pub fn new(
+        recorder: &Arc<Recorder>,
+        _: &Plan,
+        _: &[Launch],
+        _: Option<&Readback>,
+        _: bool,
+    ) -> Result<Recording, DeviceError> {
         match recorder.0 {}
     }
 

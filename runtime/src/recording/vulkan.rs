@@ -1,12 +1,13 @@
 //! The launches of one segment as a secondary command buffer, executed inside wgpu's own submissions.
 //!
-//! In: launches with the plan's barriers. Out: command buffers for `Queue::submit`. What always holds: the recording and all that it
-//! uses live until the device is done with the last submission; wgpu sees every buffer in the same submission, so its queue
-//! lock, fences and trackers cover the work; full barriers stand at both ends, so that wgpu need not know what is between.
+//! In: launches with the plan's barriers, and what is copied to staging memory behind them. Out: command buffers for `Queue::submit`.
+//! What always holds: the recording and all that it uses live until the device is done with the last submission; wgpu sees every
+//! buffer in the same submission, so its queue lock, fences and trackers cover the work; full barriers stand at both ends, so that
+//! wgpu need not know what is between.
 
 use std::sync::{Arc, Mutex};
 
-use ash::vk;
+use ash::vk::{self, AccessFlags as Access, PipelineStageFlags as Stage};
 use wgfuse_compiler::{bug, plan::Plan};
 use wgpu::hal::api::Vulkan;
 
@@ -17,13 +18,18 @@ use crate::{
     gpu::Gpu,
     launch::Launch,
     poll,
+    readback::Readback,
     recorder::{Recorder, fault},
 };
 
 pub(crate) struct Recording {
     launches: Vec<Raw>,
-    /// Each once.
+    /// From where to where.
+    copies: Vec<(vk::Buffer, vk::Buffer, vk::BufferCopy)>,
+    /// What launches use and what is copied from, each once.
     buffers: Vec<wgpu::Buffer>,
+    /// What is copied to.
+    staging: Vec<wgpu::Buffer>,
     commands: vk::CommandBuffer,
     pool: vk::CommandPool,
     sets: vk::DescriptorPool,
@@ -48,12 +54,15 @@ impl Recording {
         recorder: &Arc<Recorder>,
         plan: &Plan,
         launches: &[Launch],
+        behind: Option<&Readback>,
         checked: bool,
     ) -> Result<Recording, DeviceError> {
         let raw = &recorder.raw;
         let mut it = Recording {
             launches: Vec::with_capacity(launches.len()),
+            copies: Vec::new(),
             buffers: Vec::new(),
+            staging: behind.map(|it| it.staging.clone()).unwrap_or_default(),
             commands: vk::CommandBuffer::null(),
             pool: vk::CommandPool::null(),
             sets: vk::DescriptorPool::null(),
@@ -72,6 +81,13 @@ impl Recording {
         for launch in launches {
             it.add(plan, launch, checked)?;
         }
+        for copy in behind.iter().flat_map(|it| &it.copies) {
+            let (staging, offset) = copy.to;
+            let region =
+                vk::BufferCopy { src_offset: copy.from.offset, dst_offset: offset, size: copy.bytes };
+            let places = (keep(&mut it.buffers, &copy.from.buffer)?, handle(&it.staging[staging])?);
+            it.copies.push((places.0, places.1, region));
+        }
 
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(recorder.family);
         // SAFETY: the device is alive.
@@ -89,6 +105,7 @@ impl Recording {
                 .inheritance_info(&inheritance);
             raw.begin_command_buffer(it.commands, &begin).map_err(|it| fault("a recording", it))?;
             it.record(it.commands, None);
+            it.record_copies(it.commands);
             raw.end_command_buffer(it.commands).map_err(|it| fault("a recording", it))?;
         }
         Ok(it)
@@ -107,16 +124,8 @@ impl Recording {
             unsafe { raw.allocate_descriptor_sets(&info) }.map_err(|it| fault(&kernel.kernel.name, it))?[0];
         let mut places = Vec::with_capacity(launch.bindings.len());
         for (chunk, len) in &launch.bindings {
-            // SAFETY: only the handle is taken, and the buffer is kept.
-            let Some(buffer) =
-                (unsafe { chunk.buffer.as_hal::<Vulkan>() }).map(|it| unsafe { it.raw_handle() })
-            else {
-                return Err(DeviceError::Lost("a buffer was destroyed".into()));
-            };
+            let buffer = keep(&mut self.buffers, &chunk.buffer)?;
             places.push(vk::DescriptorBufferInfo { buffer, offset: chunk.offset, range: *len });
-            if !self.buffers.contains(&chunk.buffer) {
-                self.buffers.push(chunk.buffer.clone());
-            }
         }
         let writes: Vec<_> = (places.iter().enumerate())
             .map(|(binding, place)| {
@@ -145,19 +154,14 @@ impl Recording {
     /// # Safety
     /// `commands` is being recorded, by this thread alone, outside of a pass. `stamps` has two queries a launch.
     unsafe fn record(&self, commands: vk::CommandBuffer, stamps: Option<vk::QueryPool>) {
-        use vk::{AccessFlags as Access, PipelineStageFlags as Stage};
         let raw = &self.recorder.raw;
-        let barrier = |from: Stage, to: Stage, written: Access, used: Access| {
-            let memory = [vk::MemoryBarrier::default().src_access_mask(written).dst_access_mask(used)];
-            // SAFETY: the caller's promise.
-            unsafe {
-                raw.cmd_pipeline_barrier(commands, from, to, Default::default(), &memory, &[], &[]);
-            }
-        };
+        // SAFETY: the caller's promise.
+        let barrier = |from, to, written, used| unsafe { barrier(raw, commands, from, to, written, used) };
         let shader = Access::SHADER_READ | Access::SHADER_WRITE;
         // What ran before anything else but a recording, wgpu has waited for: to it, each recording writes to all of its buffers
-        // as shaders do, and whoever uses them next waits for that.
-        barrier(Stage::COMPUTE_SHADER, Stage::COMPUTE_SHADER, Access::SHADER_WRITE, shader);
+        // as shaders do, and whoever uses them next waits for that. A recording copies from them too.
+        let before = Stage::COMPUTE_SHADER | Stage::TRANSFER;
+        barrier(before, Stage::COMPUTE_SHADER, Access::SHADER_WRITE, shader);
         let (mut pipeline, mut stamp) = (vk::Pipeline::null(), 0);
         for it in &self.launches {
             if it.barrier || stamps.is_some() {
@@ -186,6 +190,28 @@ impl Recording {
         }
     }
 
+    /// Writes the copies, after which the host may read what was copied.
+    ///
+    /// # Safety
+    /// As for `record`, whose launches stand before.
+    unsafe fn record_copies(&self, commands: vk::CommandBuffer) {
+        if self.copies.is_empty() {
+            return;
+        }
+        let raw = &self.recorder.raw;
+        let (made, copied) = (Access::SHADER_WRITE | Access::TRANSFER_WRITE, Access::TRANSFER_WRITE);
+        let copying = Access::TRANSFER_READ | Access::TRANSFER_WRITE;
+        let before = Stage::COMPUTE_SHADER | Stage::TRANSFER;
+        // SAFETY: the caller's promise; the buffers live as long as `self`, and the plan's slices lie in them.
+        unsafe {
+            barrier(raw, commands, before, Stage::TRANSFER, made, copying);
+            for (from, to, region) in &self.copies {
+                raw.cmd_copy_buffer(commands, *from, *to, &[*region]);
+            }
+            barrier(raw, commands, Stage::TRANSFER, Stage::HOST, copied, Access::HOST_READ);
+        }
+    }
+
     /// `Plan::kernels` numbers, a launch each.
     pub fn kernels(&self) -> Vec<usize> {
         self.launches.iter().map(|it| it.kernel).collect()
@@ -203,9 +229,10 @@ impl Recording {
         write: impl FnOnce(&ash::Device, vk::CommandBuffer),
     ) -> [wgpu::CommandBuffer; 2] {
         let mut seen = device.create_command_encoder(&Default::default());
-        let state = wgpu::BufferUses::STORAGE_READ_WRITE;
-        let buffers = self.buffers.iter().map(|buffer| wgpu::BufferTransition { buffer, state });
-        seen.transition_resources(buffers, std::iter::empty());
+        let used = |state| move |buffer| wgpu::BufferTransition { buffer, state };
+        let buffers = self.buffers.iter().map(used(wgpu::BufferUses::STORAGE_READ_WRITE));
+        let staging = self.staging.iter().map(used(wgpu::BufferUses::COPY_DST));
+        seen.transition_resources(buffers.chain(staging), std::iter::empty());
         let mut own = device.create_command_encoder(&Default::default());
         // SAFETY: wgpu's encoder is used for nothing else; what is written to it is complete.
         unsafe {
@@ -281,6 +308,36 @@ impl Recording {
         let period = gpu.queue.get_timestamp_period() as f64 * 1e-9;
         Ok(stamps.chunks_exact(2).map(|it| it[1].saturating_sub(it[0]) as f64 * period).collect())
     }
+}
+
+/// The handle of a buffer that is among `kept` from now on.
+fn keep(kept: &mut Vec<wgpu::Buffer>, buffer: &wgpu::Buffer) -> Result<vk::Buffer, DeviceError> {
+    if !kept.contains(buffer) {
+        kept.push(buffer.clone());
+    }
+    handle(buffer)
+}
+
+/// The handle of a buffer that the caller keeps.
+fn handle(buffer: &wgpu::Buffer) -> Result<vk::Buffer, DeviceError> {
+    // SAFETY: only the handle is taken.
+    let handle = (unsafe { buffer.as_hal::<Vulkan>() }).map(|it| unsafe { it.raw_handle() });
+    handle.ok_or_else(|| DeviceError::Lost("a buffer was destroyed".into()))
+}
+
+/// # Safety
+/// `commands` is being recorded, by this thread alone, outside of a pass.
+unsafe fn barrier(
+    raw: &ash::Device,
+    commands: vk::CommandBuffer,
+    from: Stage,
+    to: Stage,
+    written: Access,
+    used: Access,
+) {
+    let memory = [vk::MemoryBarrier::default().src_access_mask(written).dst_access_mask(used)];
+    // SAFETY: the caller's promise.
+    unsafe { raw.cmd_pipeline_barrier(commands, from, to, Default::default(), &memory, &[], &[]) };
 }
 
 struct Queries<'a> {
