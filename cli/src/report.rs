@@ -12,7 +12,10 @@ use wgfuse::compiler::{
     options::Options,
     partition, passes,
     plan::{self, BufferRole, Plan, PlanKernel, Slice, Step},
-    schedule::{self, AttentionTile, Skeleton, Team, Tile},
+    schedule::{
+        self, AttentionTile, Skeleton, Team, Tile,
+        attention_coop::{Why as NotOnMatrices, why_not},
+    },
     shape::Shape,
     target::{Place, Target},
 };
@@ -146,7 +149,7 @@ pub fn report(
         outputs: made(&model.outputs, &output_types),
         operators: operators(&imported, &graph),
         nodes: nodes(&graph),
-        kernels: plan.kernels.iter().map(kernel).collect(),
+        kernels: plan.kernels.iter().map(|it| kernel(it, target)).collect(),
         cpu_parts: (plan.cpu_parts.iter())
             .map(|(node, reason)| CpuPart { node: node.to_string(), reason: reason.clone() })
             .collect(),
@@ -196,14 +199,14 @@ fn nodes(graph: &Graph) -> Vec<Node> {
         .collect()
 }
 
-fn kernel(it: &PlanKernel) -> Kernel {
+fn kernel(it: &PlanKernel, target: &Target) -> Kernel {
     let kernel = &it.kernel;
     Kernel {
         name: kernel.name.clone(),
         place: place(kernel.place),
         ops: kernel.ops.clone(),
         origins: kernel.origins.iter().map(|it| it.to_string()).collect(),
-        form: form(&kernel.skeleton),
+        form: form(kernel, target),
         groups: it.shader.as_ref().map(|it| it.groups),
         workgroup: it.shader.as_ref().map(|it| it.workgroup_size),
         bindings: it.shader.as_ref().map_or(kernel.tensors.len(), |it| it.bindings.len()),
@@ -219,9 +222,9 @@ pub fn place(place: Place) -> &'static str {
     }
 }
 
-/// How a kernel runs, in a few words.
-pub fn form(skeleton: &Skeleton) -> String {
-    match skeleton {
+/// How a kernel runs, in a few words; of attention also why it is not on cooperative matrices, where the target has such.
+fn form(kernel: &schedule::Kernel, target: &Target) -> String {
+    match &kernel.skeleton {
         Skeleton::Map { space, .. } => format!("each of {space}"),
         Skeleton::Rows { outer, inner, form, .. } => match form.team {
             Team::Invocation { .. } => format!("rows {outer} of {inner}, one an invocation"),
@@ -243,9 +246,13 @@ pub fn form(skeleton: &Skeleton) -> String {
         },
         Skeleton::Attention { space, keys, tile, .. } => {
             let on = match tile {
-                AttentionTile::Plain(_) => "",
-                AttentionTile::Row(_) => ", a workgroup a row",
-                AttentionTile::Cooperative(_) => " on cooperative matrices",
+                AttentionTile::Plain(_) if kernel.place == Place::Cpu => String::new(),
+                AttentionTile::Plain(_) => match why_not(kernel, target) {
+                    None | Some(NotOnMatrices::Target) => String::new(),
+                    Some(why) => format!(", not on cooperative matrices: {why}"),
+                },
+                AttentionTile::Row(_) => ", a workgroup a row".to_owned(),
+                AttentionTile::Cooperative(_) => " on cooperative matrices".to_owned(),
             };
             format!("attention {space} over {keys} keys, {} rows a workgroup{on}", tile.rows())
         }
@@ -314,4 +321,41 @@ fn spans(plan: &Plan) -> Vec<Span> {
         }
     }
     spans
+}
+
+#[cfg(test)]
+mod tests {
+    use wgfuse::{DType, GraphBuilder};
+
+    use super::*;
+
+    #[test]
+    fn attention_says_why_it_is_not_on_cooperative_matrices() {
+        let with_matrices = Target {
+            subgroup: Some((32, 32)),
+            f16: true,
+            cooperative: vec![[16, 16, 16]],
+            max_workgroup_memory: 49_152,
+            ..Target::webgpu_minimum()
+        };
+        let form = |dtype: DType, target: &Target| {
+            let mut b = GraphBuilder::new();
+            let [q, k, v] = ["q", "k", "v"].map(|it| b.input(it, dtype, [1, 2, 64, 32]).expect("an input"));
+            let y = b.attention(q, k, v, None, false).expect("attention");
+            b.output("y", y).expect("an output");
+            let model = Model::from_graph(b.finish().expect("a graph"));
+            let shapes = vec![Shape::new(&[1, 2, 64, 32]); 3];
+            let (report, _) = report(&model, &shapes, target, &Options::default()).expect("a report");
+            report.kernels[0].form.clone()
+        };
+        let text = form(DType::F32, &with_matrices);
+        assert!(
+            text.ends_with(", not on cooperative matrices: queries, keys and values are not all f16"),
+            "{text}"
+        );
+        let text = form(DType::F16, &with_matrices);
+        assert!(text.ends_with(" on cooperative matrices"), "{text}");
+        let text = form(DType::F32, &Target::webgpu_minimum());
+        assert!(!text.contains("cooperative"), "{text}");
+    }
 }

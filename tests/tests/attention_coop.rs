@@ -5,16 +5,35 @@ use std::io::Write;
 use wgfuse_compiler::{
     codegen::shader::CAPABILITIES,
     dtype::DType,
+    graph::builder::GraphBuilder,
     index::Index,
     lower::{Expr, eval::Memory},
+    options::Options,
     scalar::{BinaryOp, Scalar},
-    schedule::{AttentionTile, CooperativeAttention, LastKey, Skeleton},
+    schedule::{
+        AttentionTile, CooperativeAttention, Kernel, LastKey, Skeleton,
+        attention_coop::{Why, why_not},
+    },
     target::Target,
 };
 use wgfuse_tests::{
     gpu::gpu,
     kernel_case::{Case, run_and_compare},
+    stages::stages,
 };
+
+/// A large GPU with cooperative matrices.
+fn large() -> Target {
+    Target {
+        max_workgroup_invocations: 1024,
+        max_workgroup_size: [1024, 1024, 64],
+        max_workgroup_memory: 49_152,
+        subgroup: Some((32, 32)),
+        f16: true,
+        cooperative: vec![[16, 16, 16]],
+        ..Target::webgpu_minimum()
+    }
+}
 
 /// Which keys are hidden.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -49,14 +68,7 @@ fn tile([teams, parts, sub_rows, keys, sub_keys]: Shares, heads: usize) -> Atten
 fn check(sizes: Sizes, hidden: Hidden, zero_masked: bool, growing: bool, shares: Shares) {
     let [batch, heads, share, queries, keys, channels, values] = sizes;
     let mut case = Case::new(24);
-    case.target = Target {
-        max_workgroup_invocations: 1024,
-        max_workgroup_size: [1024, 1024, 64],
-        max_workgroup_memory: 49_152,
-        f16: true,
-        cooperative: vec![[16, 16, 16]],
-        ..Target::webgpu_minimum()
-    };
+    case.target = Target { subgroup: None, ..large() };
     let q = case.input(DType::F16, [batch, queries, heads, channels]);
     let k = match growing {
         false => case.input(DType::F16, [batch, heads / share, keys, channels]),
@@ -258,4 +270,51 @@ fn four_parts() {
 #[test]
 fn parts_of_two_matrices_down() {
     check_all([2, 2, 32, 64, 16]);
+}
+
+/// The tile of an attention of `heads` heads, of which `share` have the same keys and values, or why it is not on cooperative
+/// matrices.
+fn chosen(
+    dtype: DType,
+    [heads, share, queries, keys, channels, values]: [usize; 6],
+    target: &Target,
+) -> Result<AttentionTile, Why> {
+    let mut b = GraphBuilder::new();
+    let q = b.input("q", dtype, [1, heads, queries, channels]).expect("an input");
+    let k = b.input("k", dtype, [1, heads / share, keys, channels]).expect("an input");
+    let v = b.input("v", dtype, [1, heads / share, keys, values]).expect("an input");
+    let y = b.attention(q, k, v, None, false).expect("attention");
+    b.output("y", y).expect("an output");
+    let made = stages(b.finish().expect("a graph"), target, &Options::default()).expect("stages");
+    let kernels = &made.schedule.kernels;
+    let is_attention = |it: &&Kernel| matches!(it.skeleton, Skeleton::Attention { .. });
+    let kernel = kernels.iter().find(is_attention).expect("a kernel of attention");
+    match kernel.skeleton {
+        Skeleton::Attention { tile: tile @ AttentionTile::Cooperative(_), .. } => Ok(tile),
+        _ => Err(why_not(kernel, target).expect("a reason")),
+    }
+}
+
+#[test]
+fn every_reason_is_told() {
+    let of = |dtype, sizes| chosen(dtype, sizes, &large());
+    let tile = of(DType::F16, [12, 1, 128, 128, 64, 64]);
+    assert!(matches!(tile, Ok(AttentionTile::Cooperative(_))), "{tile:?}");
+    // Queries of neighbouring heads that share keys are rows of one matrix.
+    assert!(of(DType::F16, [16, 4, 4, 128, 64, 64]).is_ok());
+    assert_eq!(of(DType::F16, [16, 4, 2, 100, 64, 64]).err(), Some(Why::Queries(8)));
+    assert_eq!(of(DType::F32, [12, 1, 128, 128, 64, 64]).err(), Some(Why::Operands));
+    assert_eq!(of(DType::F16, [12, 1, 128, 128, 64, 8]).err(), Some(Why::Channels([64, 8])));
+    assert_eq!(of(DType::F16, [12, 1, 128, 128, 160, 160]).err(), Some(Why::Channels([160, 160])));
+    let small = Target { max_workgroup_memory: 4096, ..large() };
+    assert_eq!(chosen(DType::F16, [12, 1, 128, 128, 64, 64], &small).err(), Some(Why::Memory));
+    for without in [
+        Target { subgroup: Some((16, 32)), ..large() },
+        Target { f16: false, ..large() },
+        Target { cooperative: Vec::new(), ..large() },
+    ] {
+        assert_eq!(chosen(DType::F16, [12, 1, 128, 128, 64, 64], &without).err(), Some(Why::Target));
+    }
+    // Few queries over many keys.
+    assert_eq!(of(DType::F16, [1, 1, 16, 4096, 64, 64]).err(), Some(Why::Pieces));
 }

@@ -1,9 +1,11 @@
 //! Which template attention gets, and the sizes of `attention_coop.wgsl`. Every tuned number of these is here.
 //!
-//! In: an attention's sizes and operands. Out: its tile.
+//! In: an attention's sizes and operands. Out: its tile, and why it is not on cooperative matrices.
+
+use std::fmt::{self, Display, Formatter};
 
 use super::{
-    kernel::{AttentionTile, CooperativeAttention},
+    kernel::{AttentionTile, CooperativeAttention, Kernel, Skeleton},
     product::{is_half, subgroup},
     tile::{self, attention_pieces, limited},
 };
@@ -20,14 +22,35 @@ pub enum Why {
     Target,
     /// An operand has values that f16 does not hold.
     Operands,
-    /// Channels of keys or of values that registers do not hold, or none.
-    Channels,
+    /// There is nothing to attend to.
+    Keys,
+    /// So many channels of keys and of values, which registers do not hold, or too few.
+    Channels([usize; 2]),
     /// So few queries have the same keys.
     Queries(usize),
     /// Few queries over many keys are done in pieces.
     Pieces,
     /// No tile fits the target.
     Memory,
+}
+
+impl Display for Why {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Target => f.write_str("the device multiplies no such matrices"),
+            Why::Operands => f.write_str("queries, keys and values are not all f16"),
+            Why::Keys => f.write_str("there are no keys"),
+            Why::Channels([keys, values]) => {
+                write!(
+                    f,
+                    "keys have {keys} channels and values {values}, not {LEAST_CHANNELS} to {MOST_CHANNELS} each"
+                )
+            }
+            Why::Queries(count) => write!(f, "only {count} queries have the same keys"),
+            Why::Pieces => f.write_str("so few queries go through so many keys in pieces"),
+            Why::Memory => f.write_str("no tile fits a workgroup of the device"),
+        }
+    }
 }
 
 /// A row of the table: subgroups down, subgroups that share rows, rows of a subgroup, keys held, scores made at once; and how
@@ -64,53 +87,100 @@ const LEAST_CHANNELS: usize = 16;
 /// Fewer rows leave most of a matrix empty.
 const LEAST_ROWS: usize = 12;
 
-/// `heads` neighbours have the same keys and values; `operands` are queries, keys, values and the mask, if there is one.
-pub fn attention(
-    space: &Shape,
-    keys: usize,
-    channels: usize,
-    heads: usize,
-    body: &Body,
-    operands: &[ExprId],
-    target: &Target,
-) -> AttentionTile {
-    match cooperative(space, keys, channels, heads, body, operands, target) {
-        Ok(it) => AttentionTile::Cooperative(it),
-        Err(_) => AttentionTile::Plain(tile::attention(space, keys, channels, heads, target)),
+/// What attention is asked for. `heads` neighbours have the same keys and values.
+pub struct Asked<'a> {
+    pub space: &'a Shape,
+    pub keys: usize,
+    pub channels: usize,
+    pub heads: usize,
+    pub body: &'a Body,
+    /// Queries, keys and values.
+    pub operands: [ExprId; 3],
+}
+
+/// Why `kernel`, attention on tiles of rows, is not on cooperative matrices; `None` where it was chosen by measurement.
+pub fn why_not(kernel: &Kernel, target: &Target) -> Option<Why> {
+    let Skeleton::Attention { tile: AttentionTile::Plain(_), .. } = kernel.skeleton else { return None };
+    match Asked::of(kernel)?.cooperative(target) {
+        Err(why) => Some(why),
+        // Of pieces the sums are stored too.
+        Ok(_) => kernel.stores.iter().any(|it| kernel.stores_param(it, 1)).then_some(Why::Pieces),
     }
 }
 
-fn cooperative(
-    space: &Shape,
-    keys: usize,
-    channels: usize,
-    heads: usize,
-    body: &Body,
-    operands: &[ExprId],
-    target: &Target,
-) -> Result<CooperativeAttention, Why> {
-    let fitting = fitting(space, keys, channels, heads, body, operands, target)?;
-    let planes = space[0] * space[1] / heads.max(1);
-    let rows = space[2] * heads;
-    let busy = |(it, wanted): &&(CooperativeAttention, usize)| {
-        planes * rows.div_ceil((it.teams * it.sub_rows) as usize) >= *wanted
-    };
-    fitting.iter().find(busy).or(fitting.last()).map(|it| it.0).ok_or(Why::Memory)
-}
+impl<'a> Asked<'a> {
+    /// What `kernel` does, if it is attention.
+    pub fn of(kernel: &'a Kernel) -> Option<Asked<'a>> {
+        let Skeleton::Attention { space, keys, channels, q, k, v, tile, .. } = &kernel.skeleton else {
+            return None;
+        };
+        let (heads, operands) = (tile.heads() as usize, [*q, *k, *v]);
+        Some(Asked { space, keys: *keys, channels: *channels, heads, body: &kernel.body, operands })
+    }
 
-/// Every way in which attention may run, of both templates.
-pub fn attentions(
-    space: &Shape,
-    keys: usize,
-    channels: usize,
-    heads: usize,
-    body: &Body,
-    operands: &[ExprId],
-    target: &Target,
-) -> Vec<AttentionTile> {
-    let fitting = fitting(space, keys, channels, heads, body, operands, target).unwrap_or_default();
-    let plain = tile::attentions(space, keys, channels, heads, target).into_iter().map(AttentionTile::Plain);
-    fitting.into_iter().map(|it| AttentionTile::Cooperative(it.0)).chain(plain).collect()
+    pub fn tile(&self, target: &Target) -> AttentionTile {
+        match self.cooperative(target) {
+            Ok(it) => AttentionTile::Cooperative(it),
+            Err(_) => AttentionTile::Plain(tile::attention(
+                self.space,
+                self.keys,
+                self.channels,
+                self.heads,
+                target,
+            )),
+        }
+    }
+
+    /// Every way in which it may run, of both templates.
+    pub fn tiles(&self, target: &Target) -> Vec<AttentionTile> {
+        let fitting = self.fitting(target).unwrap_or_default();
+        let plain = tile::attentions(self.space, self.keys, self.channels, self.heads, target);
+        let plain = plain.into_iter().map(AttentionTile::Plain);
+        fitting.into_iter().map(|it| AttentionTile::Cooperative(it.0)).chain(plain).collect()
+    }
+
+    /// The tile on cooperative matrices, or why there is none.
+    fn cooperative(&self, target: &Target) -> Result<CooperativeAttention, Why> {
+        let fitting = self.fitting(target)?;
+        let planes = self.space[0] * self.space[1] / self.heads.max(1);
+        let busy = |(it, wanted): &&(CooperativeAttention, usize)| {
+            planes * self.rows().div_ceil((it.teams * it.sub_rows) as usize) >= *wanted
+        };
+        fitting.iter().find(busy).or(fitting.last()).map(|it| it.0).ok_or(Why::Memory)
+    }
+
+    /// Those of `SIZES` that the target can run, each with the workgroups that it asks for.
+    fn fitting(&self, target: &Target) -> Result<Vec<(CooperativeAttention, usize)>, Why> {
+        let subgroup = subgroup(target).ok_or(Why::Target)?;
+        let channels = [self.channels, self.space[3]];
+        let held = |it: &usize| (LEAST_CHANNELS..=MOST_CHANNELS).contains(it);
+        if !self.operands.iter().all(|it| is_half(self.body, *it)) {
+            return Err(Why::Operands);
+        }
+        if self.keys == 0 {
+            return Err(Why::Keys);
+        }
+        if !channels.iter().all(held) {
+            return Err(Why::Channels(channels));
+        }
+        if self.rows() < LEAST_ROWS {
+            return Err(Why::Queries(self.rows()));
+        }
+        if attention_pieces(self.space, self.keys, self.heads).is_some() {
+            return Err(Why::Pieces);
+        }
+        let fitting = SIZES.iter().filter(|it| it.fits(channels, subgroup, target));
+        let heads = self.heads as u32;
+        let tile = |&Sizes { teams, parts, sub_rows, keys, sub_keys, workgroups }: &Sizes| {
+            (CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads, subgroup }, workgroups)
+        };
+        Ok(fitting.map(tile).collect())
+    }
+
+    /// Queries with the same keys.
+    fn rows(&self) -> usize {
+        self.space[2] * self.heads
+    }
 }
 
 /// Why the target cannot run attention in `tile`.
@@ -132,42 +202,6 @@ pub fn fault(tile: &AttentionTile, space: &Shape, channels: usize, target: &Targ
     }
     let sizes = Sizes { teams, parts, sub_rows, keys, sub_keys, workgroups: 0 };
     (!sizes.fits([channels, space[3]], size, target)).then_some("more than a workgroup of the target has")
-}
-
-/// Those of `SIZES` that the target can run, each with the workgroups that it asks for.
-fn fitting(
-    space: &Shape,
-    keys: usize,
-    channels: usize,
-    heads: usize,
-    body: &Body,
-    operands: &[ExprId],
-    target: &Target,
-) -> Result<Vec<(CooperativeAttention, usize)>, Why> {
-    let subgroup = subgroup(target).ok_or(Why::Target)?;
-    if !operands.iter().take(3).all(|it| is_half(body, *it)) {
-        return Err(Why::Operands);
-    }
-    // Nothing to load at all.
-    if keys == 0 {
-        return Err(Why::Queries(0));
-    }
-    if [channels, space[3]].iter().any(|it| !(LEAST_CHANNELS..=MOST_CHANNELS).contains(it)) {
-        return Err(Why::Channels);
-    }
-    let rows = space[2] * heads;
-    if rows < LEAST_ROWS {
-        return Err(Why::Queries(rows));
-    }
-    if attention_pieces(space, keys, heads).is_some() {
-        return Err(Why::Pieces);
-    }
-    let fitting = SIZES.iter().filter(|it| it.fits([channels, space[3]], subgroup, target));
-    let heads = heads as u32;
-    let tile = |&Sizes { teams, parts, sub_rows, keys, sub_keys, workgroups }: &Sizes| {
-        (CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads, subgroup }, workgroups)
-    };
-    Ok(fitting.map(tile).collect())
 }
 
 impl Sizes {

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use slotmap::SecondaryMap;
 
 use super::{
-    attention, attention_coop, attention_row,
+    attention,
+    attention_coop::Asked,
+    attention_row,
     expand::loads,
     fuse::Fused,
     group::{Form, Group, Level, Member},
@@ -212,11 +214,11 @@ fn kernel(
                 last_key: operands.get(3).and_then(|&mask| attention::last_key(&body, mask)),
                 tile: {
                     let heads = attention::sharing_heads(&body, [operands[1], operands[2]], space[1]);
-                    match attention_row::row(space, *keys, *channels, target) {
+                    let (keys, channels) = (*keys, *channels);
+                    let operands = [operands[0], operands[1], operands[2]];
+                    match attention_row::row(space, keys, channels, target) {
                         Some(row) => AttentionTile::Row(row),
-                        None => attention_coop::attention(
-                            space, *keys, *channels, heads, &body, &operands, target,
-                        ),
+                        None => Asked { space, keys, channels, heads, body: &body, operands }.tile(target),
                     }
                 },
             }

@@ -12,7 +12,7 @@ use std::{
 use slotmap::SlotMap;
 
 use super::{
-    attention_coop,
+    attention_coop::Asked,
     kernel::{AttentionTile, Kernel, RowForm, Skeleton, Tile},
     product, tile,
 };
@@ -178,10 +178,8 @@ fn legal(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, target: &Targ
         Skeleton::Attention { tile: tile @ AttentionTile::Row(_), .. } => {
             vec![(Choice::Attention(*tile), 0.0)]
         }
-        Skeleton::Attention { space, keys, channels, q, k, v, tile, .. } => {
-            let (heads, operands) = (tile.heads() as usize, [*q, *k, *v]);
-            let body = &kernel.body;
-            let all = attention_coop::attentions(space, *keys, *channels, heads, body, &operands, target);
+        Skeleton::Attention { tile, .. } => {
+            let all = Asked::of(kernel).map_or_else(Vec::new, |it| it.tiles(target));
             // Those next to the default in the tables.
             let place = all.iter().position(|it| it == tile).unwrap_or(0);
             let tiles = all.into_iter().enumerate();

@@ -4,7 +4,7 @@
 //! kernel (cheap ones by each that reads them), and writers stand before readers. Every decision is taken here.
 
 mod attention;
-mod attention_coop;
+pub mod attention_coop;
 mod attention_row;
 mod beside;
 mod build;
