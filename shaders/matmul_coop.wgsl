@@ -80,6 +80,7 @@ const STRIPS: u32 = ACROSS / STRIP;
 const RESULT_STRIDE: u32 = 4u * STRIP + 1u;
 const OWN: u32 = 16u * RESULT_STRIDE;
 const RESULTS_EACH: u32 = 64u * STRIP / SUBGROUP;
+const AHEAD: u32 = STRIPS * RESULTS_EACH;
 
 var<workgroup> a_tile: array<vec4<f16>, BUFFERS * A_SLAB>;
 var<workgroup> b_tile: array<vec4<f16>, BUFFERS * B_SLAB>;
@@ -115,8 +116,17 @@ fn load_b(batch: u32, slab: u32, within: u32, col: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
+// What is read to store columns col.. of one row, beside the sums; another structure takes its place.
+struct Ahead {
+    none: u32,
+}
+
+fn read_ahead(batch: u32, row: u32, col: u32) -> Ahead {
+    return Ahead(0u);
+}
+
 // Columns col.. of one row.
-fn store(batch: u32, row: u32, col: u32, values: vec4<f32>) {
+fn store(batch: u32, row: u32, col: u32, values: vec4<f32>, ahead: Ahead) {
 }
 
 // Line and place in the line of four number `at` of a tile of lines of `fours`.
@@ -215,24 +225,19 @@ fn added_up(batch: u32, row: u32, col: u32) -> vec4<f32> {
     return sums;
 }
 
-// The results `four` of columns col.. of the tile and one row of it, as they are stored.
+// Those of the results `four` of columns col.. of the tile and one row of it that are lost are added up again.
 fn mended(four: vec4<f32>, batch: u32, first_row: u32, first_col: u32, row: u32, col: u32) -> vec4<f32> {
-    if PAIRED { // chosen
-        let all = lost(atomicLoad(&a_largest[row]));
-        let again = vec4<bool>(
-            all || lost(atomicLoad(&b_largest[col])),
-            all || lost(atomicLoad(&b_largest[col + 1u])),
-            all || lost(atomicLoad(&b_largest[col + 2u])),
-            all || lost(atomicLoad(&b_largest[col + 3u])),
-        );
-        var values = four * (1.0 / (SCALE * SCALE));
-        if any(again) {
-            values = select(values, added_up(batch, first_row + row, first_col + col), again);
-        }
-        return values;
-    } else {
-        return four;
+    let all = lost(atomicLoad(&a_largest[row]));
+    let again = vec4<bool>(
+        all || lost(atomicLoad(&b_largest[col])),
+        all || lost(atomicLoad(&b_largest[col + 1u])),
+        all || lost(atomicLoad(&b_largest[col + 2u])),
+        all || lost(atomicLoad(&b_largest[col + 3u])),
+    );
+    if any(again) {
+        return select(four, added_up(batch, first_row + row, first_col + col), again);
     }
+    return four;
 }
 
 @compute @workgroup_size(SIZE)
@@ -426,9 +431,32 @@ fn main(
         }
         workgroupBarrier();
     }
+    // Whether anything of a subgroup's results is lost.
+    var spoilt = false;
+    if PAIRED { // chosen
+        for (var at = lane; at < SUB_ROWS; at += SUBGROUP) {
+            spoilt = spoilt || lost(atomicLoad(&a_largest[sub_row + at]));
+        }
+        for (var at = lane; at < SUB_COLS; at += SUBGROUP) {
+            spoilt = spoilt || lost(atomicLoad(&b_largest[sub_col + at]));
+        }
+        spoilt = subgroupAny(spoilt);
+    }
 
     let own = subgroup * OWN;
+    let last_row = rows() - 1u;
+    let last_col = (cols() - 1u) / 4u * 4u;
     for (var i = 0u; i < DOWN; i += 1u) { // unrolled
+        // All that these rows need is on its way before the first of it is waited for. Places out of range are moved into it.
+        var ahead: array<Ahead, AHEAD>;
+        for (var strip = 0u; strip < STRIPS; strip += 1u) { // unrolled
+            for (var n = 0u; n < RESULTS_EACH; n += 1u) { // unrolled
+                let at = lane + n * SUBGROUP;
+                let row = first_row + sub_row + 16u * i + at / (4u * STRIP);
+                let col = first_col + sub_col + 16u * STRIP * strip + at % (4u * STRIP) * 4u;
+                ahead[strip * RESULTS_EACH + n] = read_ahead(batch, min(row, last_row), min(col, last_col));
+            }
+        }
         for (var strip = 0u; strip < STRIPS; strip += 1u) { // unrolled
             for (var j = 0u; j < STRIP; j += 1u) { // unrolled
                 coopStoreT(sums[i * ACROSS + strip * STRIP + j], &results[own + 4u * j], RESULT_STRIDE);
@@ -441,8 +469,14 @@ fn main(
                 let row = sub_row + 16u * i + line;
                 let col = sub_col + 16u * STRIP * strip + 4u * four;
                 if (ROWS_WHOLE || first_row + row < rows()) && (COLS_WHOLE || first_col + col < cols()) {
-                    let made = results[own + line * RESULT_STRIDE + four];
-                    store(batch, first_row + row, first_col + col, mended(made, batch, first_row, first_col, row, col));
+                    var made = results[own + line * RESULT_STRIDE + four];
+                    if PAIRED { // chosen
+                        made *= 1.0 / (SCALE * SCALE);
+                        if spoilt {
+                            made = mended(made, batch, first_row, first_col, row, col);
+                        }
+                    }
+                    store(batch, first_row + row, first_col + col, made, ahead[strip * RESULTS_EACH + n]);
                 }
             }
             subgroupBarrier();

@@ -78,6 +78,12 @@ impl Step {
         self.each.len()
     }
 
+    /// The same points with the units of `other`, which were read at points with the same numbers in another function.
+    pub fn holding(mut self, other: &Step, units: &[Handle]) -> Step {
+        self.shared.units.extend(other.units.iter().map(|it| it.0.clone()).zip(units.iter().copied()));
+        self
+    }
+
     /// Units that were read, with the tensors that they are of.
     pub fn units(&self) -> impl Iterator<Item = (TensorId, Handle)> {
         self.units.iter().map(|it| (it.0.0, it.1))

@@ -145,11 +145,22 @@ pub fn write(
     let (in_a, in_b, out) = ([BATCH, ROW, DEPTH], [BATCH, DEPTH, COL], [BATCH, ROW, COL]);
     let [load_a, load_b, store] = match *tile {
         Tile::Matmul { a_along_rows, b_along_cols, .. }
-        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [
-            holes.load_four(writer, "load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a),
-            holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b),
-            holes.store_four(writer, &out, COL, &stores),
-        ],
+        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => {
+            let load_a = holes.load_four(writer, "load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a);
+            let load_b = holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b);
+            let store = match *tile {
+                Tile::Cooperative { .. } => {
+                    let ahead = holes.store_four_ahead(writer, &out, COL, &stores);
+                    template.fill_type(writer, "Ahead", ahead.ty);
+                    template.fill(writer, "read_ahead", ahead.read);
+                    ahead.store
+                }
+                Tile::Matmul { .. } | Tile::Few(_) | Tile::Direct { .. } => {
+                    holes.store_four(writer, &out, COL, &stores)
+                }
+            };
+            [load_a, load_b, store]
+        }
         Tile::Few(_) | Tile::Direct { .. } => [
             holes.load(writer, "load_a", &in_a, a),
             holes.load(writer, "load_b", &in_b, b),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     bug,
     index::{Index, delinearise},
-    lower::{Coords, ExprId},
+    lower::{Coords, ExprId, TensorId},
     schedule::{Kernel, Lanes, Store, Vars},
     shape::Shape,
 };
@@ -31,6 +31,14 @@ pub struct Holes<'k> {
     pub names: &'static [&'static str],
     /// A group of which functions are told the slab of so many numbers, and the place in it.
     pub slab: Option<(usize, u32)>,
+}
+
+/// Functions that store fours of results.
+pub struct Ahead {
+    /// What is read beside the results.
+    pub ty: naga::Handle<naga::Type>,
+    pub read: FunctionHandle,
+    pub store: FunctionHandle,
 }
 
 /// A number of a group, as a function is told it.
@@ -218,25 +226,88 @@ impl Holes<'_> {
                     scope.store_step(&mut code, store, &mut step);
                 }
             }
-            Err(first) => {
-                for lane in 0..4 {
-                    let (number, inside) = self.near(&mut code, along, first, lane);
-                    let sum = code.component(sums, lane);
-                    code.open();
-                    scope.enter(Frame::default());
-                    self.bind(&mut scope, along, Number::Whole(number));
-                    scope.sum(sum);
-                    stores.iter().for_each(|it| scope.store(&mut code, it));
-                    scope.leave();
-                    let body = code.close();
-                    match inside {
-                        Some(inside) => code.when(inside, body, Block::new()),
-                        None => code.stmt(Statement::Block(body)),
-                    }
-                }
-            }
+            Err(first) => self.store_apart(&mut code, &mut scope, along, first, sums, stores),
         }
         code.function()
+    }
+
+    /// `store_four` in two: what it reads beside the results, and the rest, which is given that.
+    pub fn store_four_ahead(
+        &self,
+        writer: &mut Writer,
+        groups: &[usize],
+        along: usize,
+        stores: &[&Store],
+    ) -> Ahead {
+        let roots: Vec<ExprId> = stores.iter().map(|it| it.value).collect();
+        let mut code = Code::new(writer, "read_ahead");
+        let mut scope = self.scope();
+        let numbers = self.arguments(&mut code, groups);
+        let read = match self.lanes(&mut code, &mut scope, numbers, along) {
+            Ok(lanes) => {
+                scope.step_with(&lanes, 0);
+                let mut step = Step::new(lanes, None);
+                scope.read_units(&mut code, &roots, &mut step);
+                Some(step)
+            }
+            Err(_) => None,
+        };
+        let units: Vec<(TensorId, Handle)> = read.iter().flat_map(Step::units).collect();
+        // A structure has members.
+        let (types, values) = match units.is_empty() {
+            true => (vec![code.writer.word(Word::U32)], vec![code.u32(0)]),
+            false => units.iter().map(|it| (self.memory.unit_type(code.writer, it.0), it.1)).unzip(),
+        };
+        let ty = code.writer.structure("Ahead", &types);
+        code.result_of(ty);
+        let all = code.compose(ty, values);
+        code.give(Some(all));
+        let function = code.function();
+
+        let mut code = Code::new(writer, "store");
+        let mut scope = self.scope();
+        let numbers = self.arguments(&mut code, groups);
+        let sums = code.arguments("values", Word::F32, 4);
+        let ahead = code.argument_of("ahead", ty);
+        match (self.lanes(&mut code, &mut scope, numbers, along), read) {
+            (Ok(lanes), Some(read)) => {
+                scope.step_with(&lanes, 0);
+                let sums = (0..4).map(|it| code.component(sums, it)).collect();
+                let held: Vec<Handle> = (0..units.len()).map(|it| code.component(ahead, it as u32)).collect();
+                let mut step = Step::of_sums(lanes, sums).holding(&read, &held);
+                stores.iter().for_each(|it| scope.store_step(&mut code, it, &mut step));
+            }
+            (Err(first), _) => self.store_apart(&mut code, &mut scope, along, first, sums, stores),
+            (Ok(_), None) => bug!("{}: fours that are none", self.kernel.name),
+        }
+        Ahead { ty, read: function, store: code.function() }
+    }
+
+    /// Each of four results by itself.
+    fn store_apart(
+        &self,
+        code: &mut Code,
+        scope: &mut Scope,
+        along: usize,
+        first: Handle,
+        sums: Handle,
+        stores: &[&Store],
+    ) {
+        for lane in 0..4 {
+            let (number, inside) = self.near(code, along, first, lane);
+            let sum = code.component(sums, lane);
+            code.open();
+            scope.enter(Frame::default());
+            self.bind(scope, along, Number::Whole(number));
+            scope.sum(sum);
+            stores.iter().for_each(|it| scope.store(code, it));
+            scope.leave();
+            let body = code.close();
+            match inside {
+                Some(inside) => code.when(inside, body, Block::new()),
+                None => code.stmt(Statement::Block(body)),
+            }
+        }
     }
 
     /// The four neighbours along `along` from the number given for it on; that number, if they may be out of range. Binds

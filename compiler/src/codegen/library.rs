@@ -63,6 +63,8 @@ pub struct Copied {
     functions: HashMap<(File, FunctionHandle), FunctionHandle>,
     globals: HashMap<(File, Handle<GlobalVariable>), Handle<GlobalVariable>>,
     constants: HashMap<(File, Handle<Constant>), Handle<Constant>>,
+    /// Types that stand for others, and how far apart their values lie in an array.
+    types: HashMap<(File, Handle<Type>), (Handle<Type>, u32)>,
 }
 
 /// The library of `file` with the constants `values`. A module uses one choice of constants a file.
@@ -107,6 +109,16 @@ impl Library {
     /// From here on `function` stands for the function `name`.
     pub fn fill(&self, writer: &mut Writer, name: &str, function: FunctionHandle) {
         writer.copied.functions.insert((self.file, self.find(name)), function);
+    }
+
+    /// From here on the structure `ty` of the module of `writer` stands for the type `name`.
+    pub fn fill_type(&self, writer: &mut Writer, name: &str, ty: Handle<Type>) {
+        let own = self.module.types.iter().find(|it| it.1.name.as_deref() == Some(name));
+        let Some((own, _)) = own else { bug!("{:?} has no type {name}", self.file) };
+        let TypeInner::Struct { span, .. } = writer.module.types[ty].inner else {
+            bug!("{name} is no structure")
+        };
+        writer.copied.types.insert((self.file, own), (ty, span));
     }
 
     /// The function `name` in the module of `writer`.
@@ -195,8 +207,16 @@ impl Library {
     }
 
     fn ty(&self, writer: &mut Writer, ty: Handle<Type>) -> Handle<Type> {
+        if let Some(filled) = writer.copied.types.get(&(self.file, ty)) {
+            return filled.0;
+        }
         let Type { name, mut inner } = self.module.types[ty].clone();
         match &mut inner {
+            TypeInner::Array { base, stride, .. }
+                if writer.copied.types.contains_key(&(self.file, *base)) =>
+            {
+                (*base, *stride) = writer.copied.types[&(self.file, *base)];
+            }
             TypeInner::Array { base, .. } | TypeInner::Pointer { base, .. } => {
                 *base = self.ty(writer, *base);
             }

@@ -164,6 +164,12 @@ impl Memory {
         self.held(tensor).load_unit(code, at, &mut |code, pointer| code.load(pointer))
     }
 
+    /// The type of a unit of `tensor`.
+    pub fn unit_type(&self, writer: &mut Writer, tensor: TensorId) -> naga::Handle<naga::Type> {
+        let held = self.held(tensor);
+        if held.halves { writer.halves() } else { writer.words(Word::stored(held.dtype), held.width) }
+    }
+
     /// A variable of the function for a unit of `tensor`, which is read in words.
     pub fn local_unit(&self, code: &mut Code, tensor: TensorId) -> Handle {
         let held = self.held(tensor);

@@ -9,7 +9,7 @@ use naga::{
     AddressSpace, ArraySize, BinaryOperator, Binding, Block, BuiltIn, CollectiveOperation, EntryPoint,
     Expression, Function, FunctionArgument, FunctionResult, GlobalVariable, Literal, LocalVariable,
     MathFunction, MemoryDecorations, Module, ResourceBinding, ScalarKind, ShaderStage, Span, Statement,
-    StorageAccess, SubgroupOperation, Type, TypeInner, UnaryOperator, VectorSize,
+    StorageAccess, StructMember, SubgroupOperation, Type, TypeInner, UnaryOperator, VectorSize,
 };
 
 use super::types::Word;
@@ -35,7 +35,7 @@ impl Writer {
     }
 
     /// `width` words: 1, or a vector of 2 or 4.
-    fn words(&mut self, word: Word, width: u32) -> naga::Handle<Type> {
+    pub fn words(&mut self, word: Word, width: u32) -> naga::Handle<Type> {
         let scalar = word.scalar();
         self.ty(match width {
             1 => TypeInner::Scalar(scalar),
@@ -43,6 +43,28 @@ impl Writer {
             4 => TypeInner::Vector { size: VectorSize::Quad, scalar },
             it => bug!("no vector has {it} components here"),
         })
+    }
+
+    /// A vector of four f16.
+    pub fn halves(&mut self) -> naga::Handle<Type> {
+        self.ty(TypeInner::Vector { size: VectorSize::Quad, scalar: naga::Scalar::F16 })
+    }
+
+    /// A structure of members of those types.
+    pub fn structure(&mut self, name: &str, types: &[naga::Handle<Type>]) -> naga::Handle<Type> {
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(self.module.to_ctx()).unwrap_or_else(|it| bug!("{name} has no layout: {it}"));
+        let (mut span, mut widest) = (0, naga::proc::Alignment::ONE);
+        let mut members = Vec::new();
+        for (number, &ty) in types.iter().enumerate() {
+            let layout = layouter[ty];
+            let offset = layout.alignment.round_up(span);
+            members.push(StructMember { name: Some(format!("m{number}")), ty, binding: None, offset });
+            span = offset + layout.size;
+            widest = widest.max(layout.alignment);
+        }
+        let inner = TypeInner::Struct { members, span: widest.round_up(span) };
+        self.module.types.insert(Type { name: Some(name.to_owned()), inner }, Span::UNDEFINED)
     }
 
     /// A storage buffer of words, `width` (1, 2 or 4) an element, at `binding` of group 0.
@@ -62,7 +84,7 @@ impl Writer {
 
     /// A storage buffer of vectors of four f16, at `binding` of group 0.
     pub fn storage_of_halves(&mut self, binding: u32) -> naga::Handle<GlobalVariable> {
-        let base = self.ty(TypeInner::Vector { size: VectorSize::Quad, scalar: naga::Scalar::F16 });
+        let base = self.halves();
         self.buffer(binding, base, 8)
     }
 
@@ -196,6 +218,20 @@ impl<'w> Code<'w> {
     pub fn results(&mut self, word: Word, width: u32) {
         let ty = self.writer.words(word, width);
         self.function.result = Some(FunctionResult { ty, binding: None });
+    }
+
+    /// The result is of that type.
+    pub fn result_of(&mut self, ty: naga::Handle<Type>) {
+        self.function.result = Some(FunctionResult { ty, binding: None });
+    }
+
+    pub fn argument_of(&mut self, name: &str, ty: naga::Handle<Type>) -> Handle {
+        self.push_argument(name, ty, None)
+    }
+
+    /// A value of a structure.
+    pub fn compose(&mut self, ty: naga::Handle<Type>, components: Vec<Handle>) -> Handle {
+        self.expr(Expression::Compose { ty, components })
     }
 
     /// A variable of the function; its value is not defined until it is stored to.

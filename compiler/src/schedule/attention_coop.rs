@@ -5,8 +5,9 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
+    cooperative::subgroup,
     kernel::{AttentionTile, CooperativeAttention, Kernel, Skeleton},
-    product::{is_half, subgroup},
+    product::is_half,
     tile::{self, attention_pieces, limited},
 };
 use crate::{

@@ -1,11 +1,6 @@
-//! Tiles of the template `matmul.wgsl`: which of them takes the shortest time, and when its sums are made in pieces. Every
-//! tuned number of these choices is here.
+//! Tiles of the template `matmul.wgsl`: which of them takes the shortest time. Every tuned number of these choices is here.
 
-use super::{
-    kernel::{Skeleton, Tile, Vars},
-    product::Sizes,
-    tile::limited,
-};
+use super::{kernel::Tile, product::Sizes, tile::limited};
 use crate::target::Target;
 
 /// Rows and columns of a block of 32 invocations over a tile.
@@ -72,13 +67,10 @@ const MATMULS: [Matmul; 29] = [
 /// Cores of that GPU, each of which makes one tile after another: the last ones to be made leave some of them idle.
 pub const CORES: usize = 132;
 
-/// Its multiply-adds of each a microsecond, bytes a microsecond from and to memory, microseconds of a launch, and of
-/// a second kernel that adds pieces up, and what a partial sum costs in bytes.
-const MULTIPLY_ADDS: f64 = 224_600.0;
-const BYTES: f64 = 4e6;
-const LAUNCH: f64 = 3.0;
-const SECOND_KERNEL: f64 = 4.5;
-const PARTIAL: usize = 16;
+/// Its multiply-adds of each a microsecond, bytes a microsecond from and to memory, and microseconds of a launch.
+pub const MULTIPLY_ADDS: f64 = 224_600.0;
+pub const BYTES: f64 = 4e6;
+pub const LAUNCH: f64 = 3.0;
 
 /// Workgroups one after the other on a core, from which on what is round their sums is hidden behind the sums of others.
 const HIDDEN: usize = 3;
@@ -173,31 +165,4 @@ impl Matmul {
             scalars: !target.components_apart,
         }
     }
-}
-
-/// The fewest terms of a piece of a sum, what their number is a multiple of, and the most pieces.
-const SHORTEST_PIECE: usize = 64;
-const WHOLE_PIECE: usize = 16;
-const MOST_PIECES: usize = 16;
-
-/// In how many pieces the depth of a product is gone through, by a kernel of its own, if that pays. `joined`: what adds them
-/// up is a kernel that there is anyway.
-pub fn pieces(skeleton: &Skeleton, joined: bool, target: &Target) -> Option<usize> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, tile: Tile::Matmul { .. }, .. } = skeleton
-    else {
-        return None;
-    };
-    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
-    let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
-    let time = |pieces: usize| {
-        let each = Sizes { batch: sizes.batch * pieces, depth: sizes.depth / pieces, ..sizes };
-        let launch = if joined { 0.0 } else { SECOND_KERNEL };
-        let second = if pieces > 1 { launch + (each.results() * PARTIAL) as f64 / BYTES } else { 0.0 };
-        Some((fastest(&each, target)?.1 + second, pieces))
-    };
-    let fits =
-        |it: &usize| sizes.depth.is_multiple_of(it * WHOLE_PIECE) && sizes.depth / it >= SHORTEST_PIECE;
-    let all = [1].into_iter().chain((2..=MOST_PIECES).filter(fits)).filter_map(time);
-    let best = all.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.1 > 1).then_some(best.1)
 }

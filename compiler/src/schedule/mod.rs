@@ -9,6 +9,7 @@ mod attention_row;
 mod beside;
 mod build;
 pub mod choice;
+mod cooperative;
 mod cost;
 mod flow;
 pub mod eval;

@@ -1,13 +1,14 @@
 //! How products run on their target: what are rows and columns, which template, which tiles. Every tuned number of these
-//! choices is here, but for those of few rows (`few.rs`) and of `matmul.wgsl` (`matmul.rs`).
+//! choices is here, but for those of few rows (`few.rs`), of `matmul.wgsl` (`matmul.rs`) and of `matmul_coop.wgsl` (`cooperative.rs`).
 
 use slotmap::SlotMap;
 
 use super::{
+    cooperative,
     few,
     kernel::{Skeleton, Stage, Store, Tile, Vars},
-    matmul::{self, CORES, fastest},
-    tile::{BUSY, limited, row_form},
+    matmul,
+    tile::{limited, row_form},
 };
 use crate::{
     dtype::DType,
@@ -82,10 +83,7 @@ pub fn contract(
     }
     let tile = match few {
         Some(form) => Tile::Few(form),
-        None => match cooperative(&sizes, along, (a, b), body, target) {
-            Some(it) => it.tile(along, target),
-            None => contract_tile(&sizes, along, body.dtype(a), target),
-        },
+        None => contract_tile(&sizes, along, (a, b), body, target),
     };
     Skeleton::Contract {
         space: space.clone(),
@@ -180,16 +178,9 @@ pub fn tiles(
         all.extend(tiles.into_iter().enumerate().map(|(rank, (tile, _))| (tile, rank as f64)));
     };
     family(matmul::fitting(&sizes, target).map(|(it, time)| (it.tile(along, target), time)).collect());
-    if let Some(size) = subgroup(target) {
-        let both = |holds: fn(&Body, ExprId) -> bool| holds(body, *a) && holds(body, *b);
-        let pairs = target.pairs && both(|body, it| body.dtype(it) == DType::F32 && !is_guarded(body, it));
-        let table: &[Cooperative] = match both(is_half) {
-            true => &COOPERATIVES,
-            false if pairs => &PAIRS,
-            false => &[],
-        };
-        let fitting = table.iter().filter(|it| it.fits(&sizes, along, size, target));
-        family(fitting.map(|it| (it.tile(along, target), it.cost(&sizes) as f64)).collect());
+    if let Some(parts) = parts(body, [*a, *b], target) {
+        let fitting = cooperative::fitting(&sizes, along, parts, target);
+        family(fitting.map(|(it, time)| (it.tile(along, target), time)).collect());
     }
     all
 }
@@ -201,25 +192,10 @@ pub fn fault(tile: &Tile, target: &Target) -> Option<&'static str> {
             Ok(found) => found,
             Err(why) => return Some(why),
         },
-        Tile::Cooperative {
-            parts,
-            rows,
-            cols,
-            depth,
-            rows_each,
-            cols_each,
-            buffers,
-            strip,
-            subgroup,
-            a_along_rows,
-            b_along_cols,
-        } => {
-            let it = matrices(parts, [rows, cols], [rows_each, cols_each], [depth, buffers, strip], 1);
-            match it.fault(subgroup, [a_along_rows, b_along_cols], target) {
-                Ok(found) => found,
-                Err(why) => return Some(why),
-            }
-        }
+        Tile::Cooperative { .. } => match cooperative::fault(tile, target) {
+            Ok(found) => found,
+            Err(why) => return Some(why),
+        },
         Tile::Few(_) => return None,
         Tile::Direct { workgroup } => (workgroup, 0),
     };
@@ -247,16 +223,22 @@ impl Sizes {
     }
 }
 
-fn contract_tile(sizes: &Sizes, along: [bool; 2], dtype: DType, target: &Target) -> Tile {
+fn contract_tile(
+    sizes: &Sizes,
+    along: [bool; 2],
+    (a, b): (ExprId, ExprId),
+    body: &Body,
+    target: &Target,
+) -> Tile {
     let direct = Tile::Direct { workgroup: limited(64, target) };
     // The templates sum in f32.
-    if dtype != DType::F32 || sizes.depth == 0 {
+    if body.dtype(a) != DType::F32 || sizes.depth == 0 {
         return direct;
     }
     if sizes.rows <= 4 || (sizes.cols < 8 && sizes.depth < SHORT_SUM) {
         return direct;
     }
-    fastest(sizes, target).map_or(direct, |it| it.0.tile(along, target))
+    fastest(sizes, along, parts(body, [a, b], target), target).map_or(direct, |it| it.0)
 }
 
 /// Whether every value of an operand is one of f16.
@@ -264,161 +246,63 @@ pub fn is_half(body: &Body, operand: ExprId) -> bool {
     matches!(body.expr(operand), Expr::Cast(from) if body.dtype(*from) == DType::F16)
 }
 
-/// Whether what an operand reads may lie outside of a tensor, as a window's elements do.
-fn is_guarded(body: &Body, operand: ExprId) -> bool {
-    let needed = body.needed([operand]);
-    body.iter()
-        .any(|(id, expr, _)| needed[id.0 as usize] && matches!(expr, Expr::Load { guard: Some(_), .. }))
-}
-
-/// Sizes of the template `matmul_coop.wgsl`.
-struct Cooperative {
-    /// Of f16 that an element is made of: 1 or 2.
-    parts: u32,
-    /// Of the results of a workgroup and of a subgroup.
-    tile: [u32; 2],
-    each: [u32; 2],
-    depth: u32,
-    buffers: u32,
-    strip: u32,
-    /// Multiply-adds in a unit of time, of many tiles on all cores.
-    speed: usize,
-}
-
-const fn matrices(
-    parts: u32,
-    tile: [u32; 2],
-    each: [u32; 2],
-    [depth, buffers, strip]: [u32; 3],
-    speed: usize,
-) -> Cooperative {
-    Cooperative { parts, tile, each, depth, buffers, strip, speed }
-}
-
-/// For operands of f16, as measured on a large GPU with subgroups of 32. Of equal cost the first is taken.
-const COOPERATIVES: [Cooperative; 6] = [
-    matrices(1, [128, 256], [64, 64], [32, 1, 2], 260),
-    matrices(1, [128, 192], [64, 48], [32, 1, 1], 230),
-    matrices(1, [64, 64], [32, 32], [64, 1, 2], 189),
-    matrices(1, [64, 64], [32, 32], [128, 1, 2], 180),
-    matrices(1, [32, 32], [16, 16], [256, 1, 1], 80),
-    matrices(1, [32, 32], [16, 16], [64, 1, 1], 109),
-];
-
-/// How long a slab takes at least, in the same units of time a core: reading it from memory.
-const SLAB: usize = 1600;
-
-/// Fewer of them than this take longer than invocations that share the depth.
-const FEW_TILES: usize = 32;
-
-/// For operands of f32, largest first. Smaller tiles are no faster than f32 itself.
-const PAIRS: [Cooperative; 2] =
-    [matrices(2, [128, 128], [64, 32], [32, 1, 1], 1), matrices(2, [64, 128], [32, 32], [32, 1, 1], 1)];
-
-/// Fewer of the smaller of them leave so much of a device idle that f32 is faster.
-const FEW_PAIRS: usize = 96;
-
-/// The tile of cooperative matrices that takes least time, where the target has such matrices and they are faster.
-fn cooperative(
-    sizes: &Sizes,
-    along: [bool; 2],
-    (a, b): (ExprId, ExprId),
-    body: &Body,
-    target: &Target,
-) -> Option<&'static Cooperative> {
-    let size = subgroup(target)?;
-    let both = |holds: fn(&Body, ExprId) -> bool| holds(body, a) && holds(body, b);
-    if both(is_half) {
-        let fitting = COOPERATIVES.iter().filter(|it| it.fits(sizes, along, size, target));
-        return fitting.filter(|it| it.workgroups(sizes) >= FEW_TILES).min_by_key(|it| it.cost(sizes));
+/// Of how many f16 the template for cooperative matrices makes an element of both operands: 1 or 2, where it multiplies them.
+fn parts(body: &Body, operands: [ExprId; 2], target: &Target) -> Option<u32> {
+    let both = |holds: fn(&Body, ExprId) -> bool| operands.iter().all(|it| holds(body, *it));
+    match () {
+        _ if both(is_half) => Some(1),
+        _ if target.pairs && both(|body, it| body.dtype(it) == DType::F32) => Some(2),
+        _ => None,
     }
-    if !target.pairs || !both(|body, it| body.dtype(it) == DType::F32 && !is_guarded(body, it)) {
+}
+
+/// The tile that takes the shortest time, if the target can run any, and the microseconds.
+fn fastest(sizes: &Sizes, along: [bool; 2], parts: Option<u32>, target: &Target) -> Option<(Tile, f64)> {
+    let matrices = parts.and_then(|it| cooperative::fastest(sizes, along, it, target));
+    let plain = matmul::fastest(sizes, target);
+    match (matrices, plain) {
+        (Some((it, time)), other) if other.as_ref().is_none_or(|it| time <= it.1) => {
+            Some((it.tile(along, target), time))
+        }
+        (_, plain) => plain.map(|(it, time)| (it.tile(along, target), time)),
+    }
+}
+
+/// What a kernel that adds pieces of sums up takes in microseconds, and what a partial sum costs in bytes.
+const SECOND_KERNEL: f64 = 4.5;
+const PARTIAL: usize = 16;
+
+/// The fewest terms of a piece of a sum, what their number is a multiple of, and the most pieces.
+const SHORTEST_PIECE: usize = 64;
+const WHOLE_PIECE: usize = 16;
+const MOST_PIECES: usize = 16;
+
+/// In how many pieces the depth of a product is gone through, by a kernel of its own, if that pays. `joined`: what adds them
+/// up is a kernel that there is anyway.
+pub fn pieces(skeleton: &Skeleton, body: &Body, joined: bool, target: &Target) -> Option<usize> {
+    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, tile, .. } = skeleton else {
         return None;
-    }
-    let fitting: Vec<&Cooperative> = PAIRS.iter().filter(|it| it.fits(sizes, along, size, target)).collect();
-    let busy = fitting.iter().find(|it| it.workgroups(sizes) >= BUSY).or(fitting.last())?;
-    (busy.workgroups(sizes) >= FEW_PAIRS).then_some(*busy)
-}
-
-/// The size of all subgroups of a target whose subgroups multiply matrices of 16 x 16.
-pub fn subgroup(target: &Target) -> Option<u32> {
-    let (least, most) = target.subgroup?;
-    let multiplies = target.f16 && target.cooperative.contains(&[16, 16, 16]);
-    (multiplies && least == most).then_some(most)
-}
-
-impl Cooperative {
-    fn subgroups(&self) -> u32 {
-        self.tile[0] / self.each[0] * (self.tile[1] / self.each[1])
-    }
-
-    fn workgroups(&self, sizes: &Sizes) -> usize {
-        sizes.tiles(self.tile)
-    }
-
-    /// Invocations and bytes of workgroup memory, or why the target cannot run it with subgroups of `size`.
-    fn fault(&self, size: u32, along: [bool; 2], target: &Target) -> Result<(u32, u32), &'static str> {
-        let [rows, cols] = self.tile;
-        let [rows_each, cols_each] = self.each;
-        let sizes = [rows, cols, rows_each, cols_each, self.depth];
-        if sizes.iter().any(|it| *it == 0 || *it > 1 << 12 || !it.is_multiple_of(16))
-            || !rows.is_multiple_of(rows_each)
-            || !cols.is_multiple_of(cols_each)
-            || !(1..=2).contains(&self.parts)
-            || !(1..=2).contains(&self.buffers)
-            || self.strip == 0
-            || !(cols_each / 16).is_multiple_of(self.strip)
-        {
-            return Err("tiles are no multiples of matrices or of a subgroup's");
-        }
-        if subgroup(target) != Some(size) {
-            return Err("the target multiplies no such matrices");
-        }
-        Ok((self.subgroups() * size, self.memory(along)))
-    }
-
-    /// Time for a thousand steps along the depth.
-    fn cost(&self, sizes: &Sizes) -> usize {
-        let [rows, cols] = self.tile.map(|it| it as usize);
-        let turns = self.workgroups(sizes).div_ceil(CORES);
-        (1000 * turns * rows * cols / self.speed).max(1000 * SLAB / self.depth as usize)
-    }
-
-    /// Whether the target, with subgroups of `size`, can run it: every invocation loads as much as any other.
-    fn fits(&self, sizes: &Sizes, along: [bool; 2], size: u32, target: &Target) -> bool {
-        let invocations = self.subgroups() * size;
-        self.tile.iter().all(|it| (self.depth / 4 * it).is_multiple_of(invocations))
-            && sizes.depth >= self.depth as usize
-            && invocations <= limited(u32::MAX, target)
-            && self.memory(along) <= target.max_workgroup_memory
-    }
-
-    /// Bytes of workgroup memory, as the template counts them.
-    fn memory(&self, along: [bool; 2]) -> u32 {
-        let padded = |size: u32, along| size * self.depth + 8 * if along { self.depth } else { size };
-        let halves: u32 = self.tile.iter().zip(along).map(|(&size, along)| padded(size, along)).sum();
-        let sizes = if self.parts == 2 { 4 * (self.tile[0] + self.tile[1]) } else { 0 };
-        2 * self.buffers * self.parts * halves + 256 * (4 * self.strip + 1) * self.subgroups() + sizes
-    }
-
-    fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
-        let &Cooperative { parts, tile: [rows, cols], each: [rows_each, cols_each], depth, .. } = self;
-        let &Cooperative { buffers, strip, .. } = self;
-        let subgroup = subgroup(target).unwrap_or_else(|| crate::bug!("no subgroups of one size"));
-        Tile::Cooperative {
-            parts,
-            rows,
-            cols,
-            depth,
-            rows_each,
-            cols_each,
-            buffers,
-            strip,
-            subgroup,
-            a_along_rows,
-            b_along_cols,
-        }
-    }
+    };
+    let along = match *tile {
+        Tile::Matmul { a_along_rows, b_along_cols, .. }
+        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [a_along_rows, b_along_cols],
+        Tile::Few(_) | Tile::Direct { .. } => return None,
+    };
+    let parts = parts(body, [*a, *b], target);
+    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
+    let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
+    let time = |pieces: usize| {
+        let each = Sizes { batch: sizes.batch * pieces, depth: sizes.depth / pieces, ..sizes };
+        let launch = if joined { 0.0 } else { SECOND_KERNEL };
+        let second =
+            if pieces > 1 { launch + (each.results() * PARTIAL) as f64 / matmul::BYTES } else { 0.0 };
+        Some((fastest(&each, along, parts, target)?.1 + second, pieces))
+    };
+    let fits =
+        |it: &usize| sizes.depth.is_multiple_of(it * WHOLE_PIECE) && sizes.depth / it >= SHORTEST_PIECE;
+    let all = [1].into_iter().chain((2..=MOST_PIECES).filter(fits)).filter_map(time);
+    let best = all.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.1 > 1).then_some(best.1)
 }
 
 /// How many elements of the largest tensor that `operand` reads lie next to each other in memory along `vars`: 0 if

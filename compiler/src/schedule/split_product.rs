@@ -9,7 +9,7 @@ use super::{
     flow::Flow,
     joined::joined,
     kernel::{Kernel, Refusal, Skeleton, Store},
-    matmul, product,
+    product,
     splice::splice_with,
     tile,
 };
@@ -36,7 +36,7 @@ pub fn split(
         if kernels[at].place == Place::Cpu {
             continue;
         }
-        if let Some(pieces) = matmul::pieces(&kernels[at].skeleton, true, target)
+        if let Some(pieces) = product::pieces(&kernels[at].skeleton, &kernels[at].body, true, target)
             && let Some(rows) = rows_after(at, &kernels, outputs)
         {
             let made = kernels[at].stores[0].tensor;
@@ -60,7 +60,7 @@ pub fn split(
                 }
             }
         }
-        if let Some(pieces) = matmul::pieces(&kernels[at].skeleton, false, target) {
+        if let Some(pieces) = product::pieces(&kernels[at].skeleton, &kernels[at].body, false, target) {
             let [first, second] = in_two(&kernels[at], pieces, tensors, target);
             kernels[at] = first;
             kernels.push(second);

@@ -1,0 +1,182 @@
+//! Tiles of the template `matmul_coop.wgsl`: which of them the target can run, and how long each takes. Every tuned number of these
+//! choices is here.
+
+use super::{
+    kernel::Tile,
+    matmul::{BYTES, CORES, LAUNCH, MULTIPLY_ADDS},
+    product::Sizes,
+    tile::limited,
+};
+use crate::target::Target;
+
+/// Sizes of the template, and how long a workgroup takes on a large GPU.
+pub struct Cooperative {
+    /// Of f16 that an element is made of: 1 or 2.
+    parts: u32,
+    /// Of the results of a workgroup and of a subgroup.
+    tile: [u32; 2],
+    each: [u32; 2],
+    depth: u32,
+    buffers: u32,
+    strip: u32,
+    /// As those of `Matmul`, in multiples of what a core's invocations multiply and add up in f32.
+    around: f64,
+    alone: f64,
+    together: f64,
+}
+
+const fn matrices(
+    parts: u32,
+    tile: [u32; 2],
+    each: [u32; 2],
+    [depth, buffers, strip]: [u32; 3],
+    [around, alone, together]: [f64; 3],
+) -> Cooperative {
+    Cooperative { parts, tile, each, depth, buffers, strip, around, alone, together }
+}
+
+/// Times were fitted to those of products and convolutions on a GPU of 132 cores with subgroups of 32: what is round the sums is
+/// hidden behind nothing, because a workgroup has a core for itself.
+const COOPERATIVES: [Cooperative; 16] = [
+    matrices(1, [128, 256], [64, 64], [32, 1, 2], [8.0, 5.0, 5.0]),
+    matrices(1, [256, 128], [64, 64], [32, 1, 2], [10.0, 5.0, 4.5]),
+    matrices(1, [128, 192], [64, 48], [32, 1, 1], [8.0, 4.5, 5.0]),
+    matrices(1, [128, 128], [64, 32], [64, 1, 1], [6.0, 4.5, 4.5]),
+    matrices(1, [256, 64], [64, 32], [32, 1, 2], [6.0, 3.5, 3.5]),
+    matrices(1, [128, 64], [32, 32], [64, 1, 2], [4.0, 3.0, 3.5]),
+    matrices(1, [64, 128], [32, 32], [64, 1, 2], [4.0, 3.0, 4.0]),
+    matrices(1, [64, 64], [32, 16], [32, 1, 1], [1.5, 1.4, 2.3]),
+    matrices(1, [64, 64], [32, 16], [64, 2, 1], [2.5, 2.0, 2.6]),
+    matrices(1, [32, 32], [16, 16], [64, 2, 1], [1.0, 0.6, 1.6]),
+    matrices(1, [32, 32], [16, 16], [256, 1, 1], [1.5, 0.6, 1.1]),
+    matrices(2, [128, 128], [64, 32], [32, 1, 1], [10.0, 1.2, 0.9]),
+    matrices(2, [64, 128], [32, 32], [32, 1, 2], [6.0, 1.0, 0.9]),
+    matrices(2, [128, 64], [32, 32], [32, 1, 2], [6.0, 1.0, 0.9]),
+    matrices(2, [64, 64], [32, 16], [64, 1, 1], [3.0, 0.8, 0.8]),
+    matrices(2, [32, 32], [16, 16], [32, 1, 1], [0.75, 0.3, 0.6]),
+];
+
+/// The tile that takes the shortest time for operands of so many parts, where the target can run any, and the microseconds.
+/// Of equals the first.
+pub fn fastest(
+    sizes: &Sizes,
+    along: [bool; 2],
+    parts: u32,
+    target: &Target,
+) -> Option<(&'static Cooperative, f64)> {
+    fitting(sizes, along, parts, target).min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// Every tile that the target can run, with the microseconds that it takes.
+pub fn fitting(
+    sizes: &Sizes,
+    along: [bool; 2],
+    parts: u32,
+    target: &Target,
+) -> impl Iterator<Item = (&'static Cooperative, f64)> {
+    let size = subgroup(target);
+    let fits = move |it: &&Cooperative| {
+        it.parts == parts && size.is_some_and(|size| it.fits(sizes, along, size, target))
+    };
+    COOPERATIVES.iter().filter(fits).map(|it| (it, it.time(sizes)))
+}
+
+/// The size of all subgroups of a target whose subgroups multiply matrices of 16 x 16.
+pub fn subgroup(target: &Target) -> Option<u32> {
+    let (least, most) = target.subgroup?;
+    let multiplies = target.f16 && target.cooperative.contains(&[16, 16, 16]);
+    (multiplies && least == most).then_some(most)
+}
+
+/// Invocations and bytes of workgroup memory of a tile, or why it is none of the template, or none that the target can run.
+pub fn fault(tile: &Tile, target: &Target) -> Result<(u32, u32), &'static str> {
+    let Tile::Cooperative {
+        parts,
+        rows,
+        cols,
+        depth,
+        rows_each,
+        cols_each,
+        buffers,
+        strip,
+        subgroup: size,
+        a_along_rows,
+        b_along_cols,
+    } = *tile
+    else {
+        return Err("another template");
+    };
+    let sizes = [rows, cols, rows_each, cols_each, depth];
+    if sizes.iter().any(|it| *it == 0 || *it > 1 << 12 || !it.is_multiple_of(16))
+        || !rows.is_multiple_of(rows_each)
+        || !cols.is_multiple_of(cols_each)
+        || !(1..=2).contains(&parts)
+        || !(1..=2).contains(&buffers)
+        || strip == 0
+        || !(cols_each / 16).is_multiple_of(strip)
+    {
+        return Err("tiles are no multiples of matrices or of a subgroup's");
+    }
+    if subgroup(target) != Some(size) {
+        return Err("the target multiplies no such matrices");
+    }
+    let it = matrices(parts, [rows, cols], [rows_each, cols_each], [depth, buffers, strip], [0.0; 3]);
+    let large = u64::from(it.subgroups()) * u64::from(size) > 1 << 20;
+    if large {
+        Err("more than any workgroup has")
+    } else {
+        Ok((it.subgroups() * size, it.memory([a_along_rows, b_along_cols])))
+    }
+}
+
+impl Cooperative {
+    fn subgroups(&self) -> u32 {
+        self.tile[0] / self.each[0] * (self.tile[1] / self.each[1])
+    }
+
+    /// Microseconds that a large GPU takes.
+    fn time(&self, sizes: &Sizes) -> f64 {
+        let [rows, cols] = self.tile;
+        let turns = sizes.tiles(self.tile).div_ceil(CORES);
+        let rate = MULTIPLY_ADDS * if turns > 1 { self.together } else { self.alone };
+        let sums = turns as f64 * f64::from(rows * cols) * sizes.depth as f64 / rate;
+        let memory = (sizes.results() * 4 * self.parts as usize) as f64 / BYTES;
+        LAUNCH + sums.max(memory) + turns as f64 * self.around
+    }
+
+    /// Whether the target, with subgroups of `size`, can run it: every invocation loads as much as any other.
+    fn fits(&self, sizes: &Sizes, along: [bool; 2], size: u32, target: &Target) -> bool {
+        let invocations = self.subgroups() * size;
+        self.tile.iter().all(|it| (self.depth / 4 * it).is_multiple_of(invocations))
+            && sizes.depth >= self.depth as usize
+            && invocations <= limited(u32::MAX, target)
+            && self.memory(along) <= target.max_workgroup_memory
+    }
+
+    /// Bytes of workgroup memory, as the template counts them.
+    fn memory(&self, along: [bool; 2]) -> u32 {
+        let padded = |size: u32, along| size * self.depth + 8 * if along { self.depth } else { size };
+        let halves: u32 = self.tile.iter().zip(along).map(|(&size, along)| padded(size, along)).sum();
+        let sizes = if self.parts == 2 { 4 * (self.tile[0] + self.tile[1]) } else { 0 };
+        2 * self.buffers * self.parts * halves + 256 * (4 * self.strip + 1) * self.subgroups() + sizes
+    }
+
+    pub fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
+        let &Cooperative { parts, tile: [rows, cols], each: [rows_each, cols_each], depth, .. } = self;
+        let &Cooperative { buffers, strip, .. } = self;
+        let subgroup = subgroup(target).unwrap_or_else(|| crate::bug!("no subgroups of one size"));
+        Tile::Cooperative {
+            parts,
+            rows,
+            cols,
+            depth,
+            rows_each,
+            cols_each,
+            buffers,
+            strip,
+            subgroup,
+            a_along_rows,
+            b_along_cols,
+        }
+    }
+}
