@@ -56,6 +56,9 @@ const COOPERATIVES: [Cooperative; 16] = [
     matrices(2, [32, 32], [16, 16], [32, 1, 1], [0.75, 0.3, 0.6]),
 ];
 
+/// Fewer of them than this take longer than invocations that share the depth.
+const FEW_TILES: usize = 32;
+
 /// The tile that takes the shortest time for operands of so many parts, where the target can run any, and the microseconds.
 /// Of equals the first.
 pub fn fastest(
@@ -67,7 +70,7 @@ pub fn fastest(
     fitting(sizes, along, parts, target).min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// Every tile that the target can run, with the microseconds that it takes.
+/// Every tile that the target can run and that there are enough of, with the microseconds that it takes.
 pub fn fitting(
     sizes: &Sizes,
     along: [bool; 2],
@@ -76,7 +79,9 @@ pub fn fitting(
 ) -> impl Iterator<Item = (&'static Cooperative, f64)> {
     let size = subgroup(target);
     let fits = move |it: &&Cooperative| {
-        it.parts == parts && size.is_some_and(|size| it.fits(sizes, along, size, target))
+        it.parts == parts
+            && sizes.tiles(it.tile) >= FEW_TILES
+            && size.is_some_and(|size| it.fits(sizes, along, size, target))
     };
     COOPERATIVES.iter().filter(fits).map(|it| (it, it.time(sizes)))
 }
