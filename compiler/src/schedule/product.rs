@@ -4,7 +4,7 @@
 use slotmap::SlotMap;
 
 use super::{
-    cooperative,
+    cooperative::{self, Operands},
     few,
     kernel::{Skeleton, Stage, Store, Tile, Vars},
     matmul,
@@ -83,7 +83,11 @@ pub fn contract(
     }
     let tile = match few {
         Some(form) => Tile::Few(form),
-        None => contract_tile(&sizes, along, (a, b), body, target),
+        None => {
+            let inner = neighbours(&extents, [&rows, &cols, &steps], along);
+            let operands = on_matrices(body, [a, b], inner, along, target);
+            contract_tile(&sizes, along, body.dtype(a), operands, target)
+        }
     };
     Skeleton::Contract {
         space: space.clone(),
@@ -178,8 +182,11 @@ pub fn tiles(
         all.extend(tiles.into_iter().enumerate().map(|(rank, (tile, _))| (tile, rank as f64)));
     };
     family(matmul::fitting(&sizes, target).map(|(it, time)| (it.tile(along, target), time)).collect());
-    if let Some(parts) = parts(body, [*a, *b], target) {
-        let fitting = cooperative::fitting(&sizes, along, parts, target);
+    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
+    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
+    let inner = neighbours(&extents, [rows, cols, &steps], along);
+    if let Some(operands) = on_matrices(body, [*a, *b], inner, along, target) {
+        let fitting = cooperative::fitting(&sizes, operands, target);
         family(fitting.map(|(it, time)| (it.tile(along, target), time)).collect());
     }
     all
@@ -226,19 +233,19 @@ impl Sizes {
 fn contract_tile(
     sizes: &Sizes,
     along: [bool; 2],
-    (a, b): (ExprId, ExprId),
-    body: &Body,
+    dtype: DType,
+    operands: Option<Operands>,
     target: &Target,
 ) -> Tile {
     let direct = Tile::Direct { workgroup: limited(64, target) };
     // The templates sum in f32.
-    if body.dtype(a) != DType::F32 || sizes.depth == 0 {
+    if dtype != DType::F32 || sizes.depth == 0 {
         return direct;
     }
     if sizes.rows <= 4 || (sizes.cols < 8 && sizes.depth < SHORT_SUM) {
         return direct;
     }
-    fastest(sizes, along, parts(body, [a, b], target), target).map_or(direct, |it| it.0)
+    fastest(sizes, along, operands, target).map_or(direct, |it| it.0)
 }
 
 /// Whether every value of an operand is one of f16.
@@ -246,22 +253,51 @@ pub fn is_half(body: &Body, operand: ExprId) -> bool {
     matches!(body.expr(operand), Expr::Cast(from) if body.dtype(*from) == DType::F16)
 }
 
-/// Of how many f16 the template for cooperative matrices makes an element of both operands: 1 or 2, where it multiplies them.
-fn parts(body: &Body, operands: [ExprId; 2], target: &Target) -> Option<u32> {
+/// How the template for cooperative matrices reads the operands, if it multiplies such. `inner`: how many neighbours each has
+/// along the variable that it is read along.
+fn on_matrices(
+    body: &Body,
+    operands: [ExprId; 2],
+    inner: [usize; 2],
+    along: [bool; 2],
+    target: &Target,
+) -> Option<Operands> {
     let both = |holds: fn(&Body, ExprId) -> bool| operands.iter().all(|it| holds(body, *it));
-    match () {
-        _ if both(is_half) => Some(1),
-        _ if target.pairs && both(|body, it| body.dtype(it) == DType::F32) => Some(2),
-        _ => None,
-    }
+    let parts = match () {
+        _ if both(is_half) => 1,
+        _ if target.pairs && both(|body, it| body.dtype(it) == DType::F32) => 2,
+        _ => return None,
+    };
+    let apart = operands.iter().zip(inner).any(|(it, inner)| inner % 4 != 0 && is_guarded(body, *it));
+    Some(Operands { parts, along, apart })
+}
+
+/// Whether what an operand reads may lie outside of a tensor, as a window's elements do.
+fn is_guarded(body: &Body, operand: ExprId) -> bool {
+    let needed = body.needed([operand]);
+    body.iter()
+        .any(|(id, expr, _)| needed[id.0 as usize] && matches!(expr, Expr::Load { guard: Some(_), .. }))
+}
+
+/// Neighbours that the operands of a product have along the innermost of the variables that they are read along.
+fn neighbours(extents: &Shape, [rows, cols, steps]: [&[usize]; 3], along: [bool; 2]) -> [usize; 2] {
+    [(along[0], rows), (along[1], cols)].map(|(along, own)| {
+        let vars = if along { own } else { steps };
+        vars.iter().rev().map(|&it| extents[it]).find(|it| *it > 1).unwrap_or(1)
+    })
 }
 
 /// The tile that takes the shortest time, if the target can run any, and the microseconds.
-fn fastest(sizes: &Sizes, along: [bool; 2], parts: Option<u32>, target: &Target) -> Option<(Tile, f64)> {
-    let matrices = parts.and_then(|it| cooperative::fastest(sizes, along, it, target));
+fn fastest(
+    sizes: &Sizes,
+    along: [bool; 2],
+    operands: Option<Operands>,
+    target: &Target,
+) -> Option<(Tile, f64)> {
+    let matrices = operands.and_then(|it| cooperative::fastest(sizes, it, target));
     let plain = matmul::fastest(sizes, target);
     match (matrices, plain) {
-        (Some((it, time)), other) if other.as_ref().is_none_or(|it| time <= it.1) => {
+        (Some((it, time)), plain) if plain.as_ref().is_none_or(|it| time <= it.1) => {
             Some((it.tile(along, target), time))
         }
         (_, plain) => plain.map(|(it, time)| (it.tile(along, target), time)),
@@ -288,15 +324,24 @@ pub fn pieces(skeleton: &Skeleton, body: &Body, joined: bool, target: &Target) -
         | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [a_along_rows, b_along_cols],
         Tile::Few(_) | Tile::Direct { .. } => return None,
     };
-    let parts = parts(body, [*a, *b], target);
+    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
+    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
+    let inner = neighbours(&extents, [rows, cols, &steps], along);
+    let operands = on_matrices(body, [*a, *b], inner, along, target);
+    // What pieces of pairs gain was never measured.
+    let in_pieces = operands.filter(|it| it.parts == 1);
     let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
     let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
     let time = |pieces: usize| {
         let each = Sizes { batch: sizes.batch * pieces, depth: sizes.depth / pieces, ..sizes };
-        let launch = if joined { 0.0 } else { SECOND_KERNEL };
-        let second =
-            if pieces > 1 { launch + (each.results() * PARTIAL) as f64 / matmul::BYTES } else { 0.0 };
-        Some((fastest(&each, along, parts, target)?.1 + second, pieces))
+        let (operands, second) = match pieces {
+            1 => (operands, 0.0),
+            _ => {
+                let launch = if joined { 0.0 } else { SECOND_KERNEL };
+                (in_pieces, launch + (each.results() * PARTIAL) as f64 / matmul::BYTES)
+            }
+        };
+        Some((fastest(&each, along, operands, target)?.1 + second, pieces))
     };
     let fits =
         |it: &usize| sizes.depth.is_multiple_of(it * WHOLE_PIECE) && sizes.depth / it >= SHORTEST_PIECE;
