@@ -111,6 +111,9 @@ fn matrices_along_the_depth() {
                 let few = few([4 * size, deep, depth, cols, 2, 3, 1], false);
                 check(Few { subgroup: Some(size), ..few }, dtype, DType::F32, sizes);
             }
+            // As large as every device allows, with less than a round for each invocation.
+            let few = few([256, 128.max(size), depth, 2, 1, 8, 1], false);
+            check(Few { subgroup: Some(size), ..few }, dtype, DType::F32, sizes);
         }
     }
 }
