@@ -147,6 +147,34 @@ fn rows_add_up_the_pieces_that_they_are_made_of() {
     }
 }
 
+/// Ragged sizes, and every kind of rows; the second kernel is never a map.
+#[test]
+fn rows_of_every_kind_add_up_pieces() {
+    let mut random = Random::new(71);
+    for number in 0..9 {
+        let (rows, cols) = (5 + random.below(9), 8 + random.below(50));
+        let depth = 1024 + 64 * random.below(9);
+        let dtype = if number % 4 == 3 { DType::F16 } else { DType::F32 };
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", dtype, [rows, depth]).expect("an input");
+        let w = b.input("w", dtype, [cols, depth]).expect("an input");
+        let y = b.linear(x, w, None).expect("a product");
+        let z = match number % 3 {
+            0 => b.layer_norm(y, -1, None, None, 1e-5),
+            1 => b.rms_norm(y, -1, None, 1e-5),
+            _ => b.softmax(y, -1),
+        };
+        let z = z.expect("rows");
+        b.output("z", z).expect("an output");
+        let label = format!("rows of kind {} {dtype} {rows} {cols} {depth}", number % 3);
+        let tolerance = if dtype == DType::F32 { 1e-3 } else { 2e-2 };
+        let schedule = checked(b.finish().expect("a graph"), tolerance, &Target::webgpu_minimum(), &label);
+        assert_eq!((schedule.kernels.len(), self::rows(&schedule)), (2, vec![1]), "{label}: {schedule}");
+        let Skeleton::Contract { space, .. } = &schedule.kernels[0].skeleton else { panic!("{schedule}") };
+        assert!(space[0] > 1, "{label}: {schedule}");
+    }
+}
+
 #[test]
 fn rows_store_the_sum_that_others_read() {
     let schedule = normed(DType::F32, [1, 9, 40, 1024], Beside::Later, &Target::webgpu_minimum());
