@@ -13,10 +13,19 @@ use wgfuse_tests::{random::Random, stages::stages};
 use crate::large;
 
 /// The tile of the product of `[batch, rows, depth]` and `[depth, cols]`, whose kernel keeps to `target`.
-fn tile(dtype: DType, [batch, rows, cols, depth]: [usize; 4], target: &Target) -> Tile {
+fn tile(dtype: DType, sizes: [usize; 4], target: &Target) -> Tile {
+    tile_of(dtype, sizes, false, target)
+}
+
+/// The same; with `by_columns` the second factor lies column by column.
+fn tile_of(dtype: DType, [batch, rows, cols, depth]: [usize; 4], by_columns: bool, target: &Target) -> Tile {
     let mut builder = GraphBuilder::new();
     let x = builder.input("x", dtype, Shape::new(&[batch, rows, depth])).expect("an input");
-    let w = builder.input("w", dtype, Shape::new(&[depth, cols])).expect("an input");
+    let shape = if by_columns { [cols, depth] } else { [depth, cols] };
+    let mut w = builder.input("w", dtype, Shape::new(&shape)).expect("an input");
+    if by_columns {
+        w = builder.permute(w, &[1, 0]).expect("a matrix");
+    }
     let y = builder.matmul(x, w).expect("a product");
     builder.output("y", y).expect("an output");
     let graph = builder.finish().expect("a graph");
@@ -113,6 +122,14 @@ fn cooperative_matrices_are_for_halves_where_the_target_has_them() {
     assert!(pairs(sizes, &large()) && pairs([1, 4096, 768, 768], &large()));
     // So few tiles that f32 itself is faster.
     assert!(!pairs([1, 128, 768, 768], &large()));
+    // The padding of two factors that lie along the depth takes more memory.
+    for (dtype, wanted) in [(DType::F16, 1), (DType::F32, 2)] {
+        let tile = tile_of(dtype, [1, 4096, 768, 768], true, &large());
+        let Tile::Cooperative { parts, a_along_rows: false, b_along_cols: false, .. } = tile else {
+            panic!("{tile:?}")
+        };
+        assert_eq!(parts, wanted);
+    }
     for without in [
         Target { cooperative: vec![[16, 8, 16]], ..large() },
         Target { subgroup: Some((16, 32)), ..large() },
