@@ -66,6 +66,14 @@ impl Few {
         4 * self.parts() * self.partial(factors, sums)
     }
 
+    /// The same with columns stored in pairs, if that may be, and as many rows in memory as it holds.
+    fn settled(self, pairs: bool, rows: usize, (factors, sums): (usize, usize), target: &Target) -> Few {
+        let stored = if pairs && self.across().is_multiple_of(2) { 2 } else { 1 };
+        let one = Few { stored, held: 1, ..self };
+        let fitting = target.max_workgroup_memory / one.memory(factors, sums).max(1);
+        Few { held: fitting.clamp(1, rows as u32), ..one }
+    }
+
     /// What of the above does not hold.
     pub fn fault(
         &self,
@@ -187,11 +195,7 @@ pub fn few(
     };
     let most = limited(u32::MAX, target);
     let pairs = pairs(extents, cols, stores, tensors);
-    let finish = |mut it: Few| {
-        it.stored = if pairs && it.across().is_multiple_of(2) { 2 } else { 1 };
-        it.held = (target.max_workgroup_memory / it.memory(count, sums).max(1)).clamp(1, sizes.rows as u32);
-        it
-    };
+    let finish = |it: Few| it.settled(pairs, sizes.rows, (count, sums), target);
     let fits = |it: &Few| it.memory(count, sums) <= target.max_workgroup_memory;
     let one = Few {
         size: 1,
@@ -247,12 +251,7 @@ pub fn others(own: &Few, sizes: &Sizes, (factors, sums): (usize, usize), target:
         Few { size, deep, ahead, early: early == 1, ..*own }
     });
     let all: Vec<Few> = if own.along_cols { along_cols.collect() } else { along_depth.collect() };
-    let finish = |mut it: Few| {
-        it.stored = own.stored.min(if it.across().is_multiple_of(2) { 2 } else { 1 });
-        it.held = 1;
-        it.held = (target.max_workgroup_memory / it.memory(factors, sums).max(1)).clamp(1, sizes.rows as u32);
-        it
-    };
+    let finish = |it: Few| it.settled(own.stored == 2, sizes.rows, (factors, sums), target);
     let fits = |it: &Few| {
         it.size <= limited(u32::MAX, target)
             && sizes.rows * it.cols as usize * factors <= SUMS
