@@ -15,6 +15,8 @@ use wgfuse::compiler::{
     schedule::{
         self, AttentionTile, Skeleton, Team, Tile,
         attention_coop::{Why as NotOnMatrices, why_not},
+        cooperative,
+        product::why_not_on_matrices,
     },
     shape::Shape,
     target::{Place, Target},
@@ -222,7 +224,8 @@ pub fn place(place: Place) -> &'static str {
     }
 }
 
-/// How a kernel runs, in a few words; of attention also why it is not on cooperative matrices, where the target has such.
+/// How a kernel runs, in a few words; of attention and products also why they are not on cooperative matrices, where the target has
+/// such.
 fn form(kernel: &schedule::Kernel, target: &Target) -> String {
     match &kernel.skeleton {
         Skeleton::Map { space, .. } => format!("each of {space}"),
@@ -239,7 +242,12 @@ fn form(kernel: &schedule::Kernel, target: &Target) -> String {
                 )
             }
             Tile::Matmul { rows, cols, depth: step, .. } => {
-                format!("product {space} over {depth}, tiles of {rows}x{cols}x{step}")
+                let why = why_not_on_matrices(kernel, target).filter(|_| kernel.place == Place::Gpu);
+                let why = match why {
+                    None | Some(cooperative::Why::Target) => String::new(),
+                    Some(why) => format!(", not on cooperative matrices: {why}"),
+                };
+                format!("product {space} over {depth}, tiles of {rows}x{cols}x{step}{why}")
             }
             Tile::Few(few) => format!("product {space} over {depth}, {} columns a workgroup", few.across()),
             Tile::Direct { .. } => format!("product {space} over {depth}, one an invocation"),
@@ -356,6 +364,45 @@ mod tests {
         let text = form(DType::F16, &with_matrices);
         assert!(text.ends_with(" on cooperative matrices"), "{text}");
         let text = form(DType::F32, &Target::webgpu_minimum());
+        assert!(!text.contains("cooperative"), "{text}");
+    }
+
+    #[test]
+    fn products_say_why_they_are_not_on_cooperative_matrices() {
+        let with_matrices = Target {
+            subgroup: Some((32, 32)),
+            f16: true,
+            cooperative: vec![[16, 16, 16]],
+            pairs: true,
+            max_workgroup_memory: 49_152,
+            max_workgroup_invocations: 1024,
+            max_workgroup_size: [1024, 1024, 64],
+            ..Target::webgpu_minimum()
+        };
+        let form = |dtype: DType, [rows, cols, depth]: [usize; 3], target: &Target| {
+            let mut b = GraphBuilder::new();
+            let x = b.input("x", dtype, [rows, depth]).expect("an input");
+            let w = b.input("w", dtype, [depth, cols]).expect("an input");
+            let y = b.matmul(x, w).expect("a product");
+            b.output("y", y).expect("an output");
+            let model = Model::from_graph(b.finish().expect("a graph"));
+            let shapes = vec![Shape::new(&[rows, depth]), Shape::new(&[depth, cols])];
+            let (report, _) = report(&model, &shapes, target, &Options::default()).expect("a report");
+            report.kernels[0].form.clone()
+        };
+        let not = |why: cooperative::Why| format!(", not on cooperative matrices: {why}");
+        for (dtype, sizes, end) in [
+            (DType::F32, [64, 256, 256], not(cooperative::Why::Few)),
+            (DType::F32, [2048, 2048, 16], not(cooperative::Why::Size)),
+            (DType::F16, [1024, 1024, 1024], " on cooperative matrices".to_owned()),
+            (DType::F32, [1024, 1024, 1024], " on cooperative matrices, numbers as pairs of f16".to_owned()),
+        ] {
+            let text = form(dtype, sizes, &with_matrices);
+            assert!(text.ends_with(&end), "{text}");
+        }
+        let text = form(DType::F32, [1024, 1024, 1024], &Target { pairs: false, ..with_matrices });
+        assert!(text.ends_with(&not(cooperative::Why::Operands)), "{text}");
+        let text = form(DType::F32, [64, 256, 256], &Target::webgpu_minimum());
         assert!(!text.contains("cooperative"), "{text}");
     }
 }

@@ -129,7 +129,7 @@ pub(crate) fn tuned(
     let (_, schedule) = schedule_graph(graph.clone(), target, options, &choices)?;
     let target = &Target { pairs: target.pairs && options.pairs, ..target.clone() };
     for kernel in &schedule.kernels {
-        let all = candidates(kernel, &schedule.tensors, target);
+        let all = candidates(kernel, target);
         let [default, _, ..] = all[..] else { continue };
         let class = Class::of(kernel, &schedule.tensors);
         if choices.get(class).is_some() {

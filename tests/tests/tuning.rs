@@ -134,7 +134,7 @@ fn every_candidate_is_legal_and_none_other_is_taken() {
         let (_, schedule) = schedule_graph(graph(), &target, &options, &none).unwrap();
         let mut kinds = 0;
         for (at, kernel) in schedule.kernels.iter().enumerate() {
-            let all = candidates(kernel, &schedule.tensors, &target);
+            let all = candidates(kernel, &target);
             kinds += usize::from(all.len() > 1);
             let class = Class::of(kernel, &schedule.tensors);
             for choice in all {

@@ -154,9 +154,9 @@ const MEASURED: usize = 8;
 
 /// How else `kernel` may run on the target: its own way first, then the others that promise most, by what a workgroup does
 /// and how many there are.
-pub fn candidates(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, target: &Target) -> Vec<Choice> {
+pub fn candidates(kernel: &Kernel, target: &Target) -> Vec<Choice> {
     let Some(own) = Choice::of(kernel) else { return Vec::new() };
-    let mut others = legal(kernel, tensors, target);
+    let mut others = legal(kernel, target);
     others.retain(|it| it.0 != own);
     others.sort_by(|a, b| a.1.total_cmp(&b.1));
     others.truncate(MEASURED - 1);
@@ -164,7 +164,7 @@ pub fn candidates(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, targ
 }
 
 /// Every way in which `kernel` may run on the target, with an estimate of its cost in units of its own.
-fn legal(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, target: &Target) -> Vec<(Choice, f64)> {
+fn legal(kernel: &Kernel, target: &Target) -> Vec<(Choice, f64)> {
     match &kernel.skeleton {
         Skeleton::Map { .. } => Vec::new(),
         Skeleton::Rows { outer, inner, form, stages: _ } => {
@@ -172,7 +172,7 @@ fn legal(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, target: &Targ
             forms.into_iter().map(|(form, cost)| (Choice::Rows(form), cost)).collect()
         }
         Skeleton::Contract { .. } => {
-            let tiles = product::tiles(&kernel.skeleton, &kernel.body, tensors, target);
+            let tiles = product::tiles(&kernel.skeleton, &kernel.body, target);
             tiles.into_iter().map(|(tile, cost)| (Choice::Product(tile), cost)).collect()
         }
         Skeleton::Attention { tile: tile @ AttentionTile::Row(_), .. } => {
@@ -201,7 +201,7 @@ pub fn apply(
     for kernel in kernels {
         if Choice::of(kernel).is_some()
             && let Some(choice) = choices.get(Class::of(kernel, tensors))
-            && candidates(kernel, tensors, target).contains(&choice)
+            && candidates(kernel, target).contains(&choice)
         {
             *kernel = choice.applied(kernel);
         }

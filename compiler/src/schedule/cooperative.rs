@@ -1,5 +1,7 @@
-//! Tiles of the template `matmul_coop.wgsl`: which of them the target can run, and how long each takes. Every tuned number of these
-//! choices is here.
+//! Tiles of the template `matmul_coop.wgsl`: which of them the target can run, how long each takes, and why a product has none. Every
+//! tuned number of these choices is here.
+
+use std::fmt::{self, Display, Formatter};
 
 use super::{
     kernel::Tile,
@@ -86,16 +88,59 @@ pub fn fitting(
     operands: Operands,
     target: &Target,
 ) -> impl Iterator<Item = (&'static Cooperative, f64)> {
-    let Operands { parts, along, apart } = operands;
-    let size = subgroup(target);
+    let size = subgroup(target).unwrap_or(0);
     let fits = move |it: &&Cooperative| {
-        let few = FEW_TILES[(parts == 2) as usize];
-        it.parts == parts
-            && sizes.tiles(it.tile) >= few
-            && (!apart || (parts == 1 && size.is_some_and(|size| it.fours(size) <= FOURS_APART)))
-            && size.is_some_and(|size| it.fits(sizes, along, size, target))
+        it.reads(operands, size)
+            && sizes.tiles(it.tile) >= it.few()
+            && it.fits(sizes, operands.along, size, target)
     };
     COOPERATIVES.iter().filter(fits).map(|it| (it, it.time(sizes)))
+}
+
+/// Why a product is not on cooperative matrices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// The target multiplies no matrices of f16 of 16 x 16 in subgroups of one size.
+    Target,
+    /// An operand has values that neither f16 nor pairs of f16 hold, or pairs are off.
+    Operands,
+    /// Each element of a window has a guard of its own.
+    Apart,
+    /// No tile fits the target, or its slab the depth.
+    Size,
+    /// There are so few tiles.
+    Few,
+    /// Tiles of f32 are estimated to take less time.
+    Slower,
+}
+
+impl Display for Why {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::Target => "the device multiplies no such matrices",
+            Why::Operands => "the factors are not both f16, nor f32 that may be pairs of f16",
+            Why::Apart => "the elements of a window are no vectors in memory",
+            Why::Size => "no tile fits the product and a workgroup of the device",
+            Why::Few => "there would be too few tiles",
+            Why::Slower => "f32 is estimated to take less time",
+        })
+    }
+}
+
+/// Why a product that is not on cooperative matrices is not.
+pub fn why_not(sizes: &Sizes, operands: Option<Operands>, target: &Target) -> Why {
+    let Some(size) = subgroup(target) else { return Why::Target };
+    let Some(operands) = operands else { return Why::Operands };
+    let mut left: Vec<&Cooperative> = COOPERATIVES.iter().filter(|it| it.reads(operands, size)).collect();
+    if left.is_empty() {
+        return Why::Apart;
+    }
+    left.retain(|it| it.fits(sizes, operands.along, size, target));
+    if left.is_empty() {
+        return Why::Size;
+    }
+    left.retain(|it| sizes.tiles(it.tile) >= it.few());
+    if left.is_empty() { Why::Few } else { Why::Slower }
 }
 
 /// The size of all subgroups of a target whose subgroups multiply matrices of 16 x 16.
@@ -151,9 +196,14 @@ impl Cooperative {
         self.tile[0] / self.each[0] * (self.tile[1] / self.each[1])
     }
 
-    /// Fours of a slab that an invocation loads.
-    fn fours(&self, size: u32) -> u32 {
-        (self.tile[0] + self.tile[1]) * self.depth / 4 / (self.subgroups() * size)
+    /// Whether it is for such operands, with subgroups of `size`.
+    fn reads(&self, Operands { parts, along: _, apart }: Operands, size: u32) -> bool {
+        let fours = (self.tile[0] + self.tile[1]) * self.depth / 4;
+        self.parts == parts && (!apart || (parts == 1 && fours <= FOURS_APART * self.subgroups() * size))
+    }
+
+    fn few(&self) -> usize {
+        FEW_TILES[(self.parts == 2) as usize]
     }
 
     /// Microseconds that a large GPU takes.
@@ -169,7 +219,8 @@ impl Cooperative {
     /// Whether the target, with subgroups of `size`, can run it: every invocation loads as much as any other.
     fn fits(&self, sizes: &Sizes, along: [bool; 2], size: u32, target: &Target) -> bool {
         let invocations = self.subgroups() * size;
-        self.tile.iter().all(|it| (self.depth / 4 * it).is_multiple_of(invocations))
+        size > 0
+            && self.tile.iter().all(|it| (self.depth / 4 * it).is_multiple_of(invocations))
             && sizes.depth >= self.depth as usize
             && invocations <= limited(u32::MAX, target)
             && self.memory(along) <= target.max_workgroup_memory

@@ -6,7 +6,7 @@ use slotmap::SlotMap;
 use super::{
     cooperative::{self, Operands},
     few,
-    kernel::{Skeleton, Stage, Store, Tile, Vars},
+    kernel::{Kernel, Skeleton, Stage, Store, Tile, Vars},
     matmul,
     tile::{limited, row_form},
 };
@@ -59,7 +59,7 @@ pub fn contract(
     }) {
         return as_rows((space, depth), body, (a, b), &sums, stores, tensors, target);
     }
-    let sizes = Sizes { batch: count(&batch), rows: count(&rows), cols: count(&cols), depth: depth.count() };
+    let sizes = Sizes::of([&batch, &rows, &cols], (space, depth));
     let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
     let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
     let along = along((space, depth), [(a, &rows), (b, &cols)], body, tensors);
@@ -153,28 +153,43 @@ fn along(
     })
 }
 
+/// Of a product on tiles: its sizes, the axes that its operands are read along, and how the template for cooperative matrices
+/// reads them.
+fn asked(skeleton: &Skeleton, body: &Body, target: &Target) -> Option<(Sizes, [bool; 2], Option<Operands>)> {
+    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, tile, .. } = skeleton else {
+        return None;
+    };
+    let along = match *tile {
+        Tile::Matmul { a_along_rows, b_along_cols, .. }
+        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [a_along_rows, b_along_cols],
+        Tile::Few(_) | Tile::Direct { .. } => return None,
+    };
+    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
+    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
+    let inner = neighbours(&extents, [rows, cols, &steps], along);
+    let sizes = Sizes::of([batch, rows, cols], (space, depth));
+    Some((sizes, along, on_matrices(body, [*a, *b], inner, along, target)))
+}
+
+/// Why a product that the GPU makes in tiles is not on cooperative matrices; `None` of what is no such product.
+pub fn why_not_on_matrices(kernel: &Kernel, target: &Target) -> Option<cooperative::Why> {
+    let Skeleton::Contract { tile: Tile::Matmul { .. }, .. } = kernel.skeleton else { return None };
+    let (sizes, _, operands) = asked(&kernel.skeleton, &kernel.body, target)?;
+    Some(cooperative::why_not(&sizes, operands, target))
+}
+
 /// Every tile of a product that the target can run and that does not compute many times what is wanted, with an estimate of
 /// its time. Products that run in no tile stay as they are.
-pub fn tiles(
-    skeleton: &Skeleton,
-    body: &Body,
-    tensors: &SlotMap<TensorId, TensorInfo>,
-    target: &Target,
-) -> Vec<(Tile, f64)> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, others, sums, tile } = skeleton else {
-        return Vec::new();
-    };
-    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
-    let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
-    match tile {
-        Tile::Matmul { .. } | Tile::Cooperative { .. } => {}
-        Tile::Few(own) => {
-            let all = few::others(own, &sizes, (1 + others.len(), sums.len()), target);
-            return all.into_iter().map(|(it, cost)| (Tile::Few(it), cost)).collect();
-        }
-        Tile::Direct { .. } => return Vec::new(),
+pub fn tiles(skeleton: &Skeleton, body: &Body, target: &Target) -> Vec<(Tile, f64)> {
+    if let Skeleton::Contract {
+        space, depth, batch, rows, cols, others, sums, tile: Tile::Few(own), ..
+    } = skeleton
+    {
+        let sizes = Sizes::of([batch, rows, cols], (space, depth));
+        let all = few::others(own, &sizes, (1 + others.len(), sums.len()), target);
+        return all.into_iter().map(|(it, cost)| (Tile::Few(it), cost)).collect();
     }
-    let along = along((space, depth), [(*a, rows), (*b, cols)], body, tensors);
+    let Some((sizes, along, operands)) = asked(skeleton, body, target) else { return Vec::new() };
     // Families of tiles are no two of them compared: each has its best among the first.
     let mut all = Vec::new();
     let mut family = |mut tiles: Vec<(Tile, f64)>| {
@@ -182,10 +197,7 @@ pub fn tiles(
         all.extend(tiles.into_iter().enumerate().map(|(rank, (tile, _))| (tile, rank as f64)));
     };
     family(matmul::fitting(&sizes, target).map(|(it, time)| (it.tile(along, target), time)).collect());
-    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
-    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
-    let inner = neighbours(&extents, [rows, cols, &steps], along);
-    if let Some(operands) = on_matrices(body, [*a, *b], inner, along, target) {
+    if let Some(operands) = operands {
         let fitting = cooperative::fitting(&sizes, operands, target);
         family(fitting.map(|(it, time)| (it.tile(along, target), time)).collect());
     }
@@ -221,6 +233,11 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    fn of([batch, rows, cols]: [&Vars; 3], (space, depth): (&Shape, &Shape)) -> Sizes {
+        let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
+        Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() }
+    }
+
     pub fn results(&self) -> usize {
         self.batch * self.rows * self.cols
     }
@@ -316,22 +333,9 @@ const MOST_PIECES: usize = 16;
 /// In how many pieces the depth of a product is gone through, by a kernel of its own, if that pays. `joined`: what adds them
 /// up is a kernel that there is anyway.
 pub fn pieces(skeleton: &Skeleton, body: &Body, joined: bool, target: &Target) -> Option<usize> {
-    let Skeleton::Contract { space, depth, batch, rows, cols, a, b, tile, .. } = skeleton else {
-        return None;
-    };
-    let along = match *tile {
-        Tile::Matmul { a_along_rows, b_along_cols, .. }
-        | Tile::Cooperative { a_along_rows, b_along_cols, .. } => [a_along_rows, b_along_cols],
-        Tile::Few(_) | Tile::Direct { .. } => return None,
-    };
-    let extents: Shape = space.iter().chain(depth.iter()).copied().collect();
-    let steps: Vec<usize> = (space.rank()..extents.rank()).collect();
-    let inner = neighbours(&extents, [rows, cols, &steps], along);
-    let operands = on_matrices(body, [*a, *b], inner, along, target);
+    let (sizes, along, operands) = asked(skeleton, body, target)?;
     // What pieces of pairs gain was never measured.
     let in_pieces = operands.filter(|it| it.parts == 1);
-    let count = |vars: &Vars| vars.iter().map(|&it| space[it]).product::<usize>();
-    let sizes = Sizes { batch: count(batch), rows: count(rows), cols: count(cols), depth: depth.count() };
     let time = |pieces: usize| {
         let each = Sizes { batch: sizes.batch * pieces, depth: sizes.depth / pieces, ..sizes };
         let (operands, second) = match pieces {
