@@ -114,6 +114,8 @@ fn in_two(
     let parts = tensors.insert(TensorInfo { ty: Type::new(DType::F32, shape), definition, origin });
     let value = body.add(Expr::Param(0), DType::F32);
     let store = Store { tensor: parts, at: at(Index::var(0, pieces), 1), value };
+    // As `product::pieces` reckons: not of pairs.
+    let plain = Target { pairs: false, ..target.clone() };
     let skeleton = product::contract(
         &of_pieces,
         &[chunk].into(),
@@ -122,7 +124,7 @@ fn in_two(
         Vec::new(),
         std::slice::from_ref(&store),
         tensors,
-        target,
+        &plain,
     );
     let roots = [operands[0], operands[1], value];
     let first = Kernel {
