@@ -15,7 +15,7 @@ use crate::{
     bug,
     error::Error,
     lower::ExprId,
-    schedule::{AttentionTile, Kernel, LastKey, Replaced, Skeleton, Store, changes, replaced},
+    schedule::{AttentionTile, Kernel, LastKey, Replaced, Skeleton, Store, replaced},
     target::Target,
 };
 
@@ -163,7 +163,7 @@ fn placed(kernel: &Kernel, operand: ExprId) -> Option<(Replaced, Word)> {
     let body = &kernel.body;
     let parts = replaced(body, operand, KEY)?;
     let word = Word::of(body.dtype(parts.place));
-    let fits = matches!(word, Word::I32 | Word::U32) && !changes(body, parts.value, KEY);
+    let fits = matches!(word, Word::I32 | Word::U32) && !body.variables(parts.value).contains(&KEY);
     fits.then_some((parts, word))
 }
 

@@ -1,13 +1,13 @@
 //! The pure scalar body of a loop nest or kernel: what is computed at one point of its iteration space.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use smallvec::SmallVec;
 
 use super::TensorId;
 use crate::{
     dtype::DType,
-    index::Index,
+    index::{Atom, Index},
     scalar::{BinaryOp, Scalar, UnaryOp},
 };
 
@@ -127,6 +127,33 @@ impl Body {
         }
         needed
     }
+
+    /// The variables that `root` depends on.
+    pub fn variables(&self, root: ExprId) -> BTreeSet<usize> {
+        let needed = self.needed([root]);
+        let mut found = BTreeSet::new();
+        let mut see = |index: &Index| {
+            index.leaves(&mut |leaf| {
+                if let Atom::Var { axis, .. } = leaf {
+                    found.insert(*axis as usize);
+                }
+            })
+        };
+        for (id, expr, _) in self.iter() {
+            match expr {
+                _ if !needed[id.0 as usize] => {}
+                Expr::Coord(at) => see(at),
+                Expr::Load { at, .. } => at.iter().for_each(&mut see),
+                Expr::Const(_)
+                | Expr::Param(_)
+                | Expr::Unary(..)
+                | Expr::Binary(..)
+                | Expr::Select(..)
+                | Expr::Cast(_) => {}
+            }
+        }
+        found
+    }
 }
 
 impl Expr {
@@ -134,7 +161,7 @@ impl Expr {
     pub fn operands(&self, see: &mut dyn FnMut(ExprId)) {
         let index = |it: &Index, see: &mut dyn FnMut(ExprId)| {
             it.leaves(&mut |leaf| {
-                if let crate::index::Atom::Data { expr, .. } = leaf {
+                if let Atom::Data { expr, .. } = leaf {
                     see(ExprId(*expr));
                 }
             })

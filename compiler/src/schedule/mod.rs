@@ -43,7 +43,7 @@ pub use kernel::{
     RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Vars, Why,
 };
 pub use lanes::Lanes;
-pub use replaced::{Replaced, changes, replaced};
+pub use replaced::{Replaced, replaced};
 
 use crate::{lower::Loops, options::Options, target::Target};
 

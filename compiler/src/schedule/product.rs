@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     dtype::DType,
-    index::{Atom, Index, linearise},
+    index::{Atom, linearise},
     lower::{Body, Expr, ExprId, TensorId, TensorInfo},
     scalar::{BinaryOp, ReduceOp},
     shape::Shape,
@@ -35,10 +35,10 @@ pub fn contract(
 ) -> Skeleton {
     let (&b, others) = factors.split_first().unwrap_or_else(|| crate::bug!("a product of one factor"));
     let (mut a, mut b) = (a, b);
-    let (by_a, by_b) = (variables(body, a, space.rank()), variables(body, b, space.rank()));
+    let (by_a, by_b) = (body.variables(a), body.variables(b));
     let (mut batch, mut rows, mut cols) = (Vars::new(), Vars::new(), Vars::new());
     for var in 0..space.rank() {
-        match (by_a[var], by_b[var]) {
+        match (by_a.contains(&var), by_b.contains(&var)) {
             (true, true) => batch.push(var),
             (true, false) => rows.push(var),
             (false, _) => cols.push(var),
@@ -54,8 +54,8 @@ pub fn contract(
         std::mem::swap(&mut a, &mut b);
     }
     if sums.iter().any(|it| {
-        let along = variables(body, *it, space.rank());
-        cols.iter().any(|col| along[*col])
+        let along = body.variables(*it);
+        cols.iter().any(|col| along.contains(col))
     }) {
         return as_rows((space, depth), body, (a, b), &sums, stores, tensors, target);
     }
@@ -380,33 +380,4 @@ fn run_along(
         })
     };
     if place(1) - place(0) == 1 { extents[inner] } else { 0 }
-}
-
-/// Which of the variables 0..rank `root` depends on.
-pub fn variables(body: &Body, root: ExprId, rank: usize) -> Vec<bool> {
-    let needed = body.needed([root]);
-    let mut found = vec![false; rank];
-    let mut see = |index: &Index| {
-        index.leaves(&mut |leaf| {
-            if let Atom::Var { axis, .. } = leaf
-                && (*axis as usize) < rank
-            {
-                found[*axis as usize] = true;
-            }
-        })
-    };
-    for (id, expr, _) in body.iter() {
-        match expr {
-            _ if !needed[id.0 as usize] => {}
-            Expr::Coord(at) => see(at),
-            Expr::Load { at, .. } => at.iter().for_each(&mut see),
-            Expr::Const(_)
-            | Expr::Param(_)
-            | Expr::Unary(..)
-            | Expr::Binary(..)
-            | Expr::Select(..)
-            | Expr::Cast(_) => {}
-        }
-    }
-    found
 }

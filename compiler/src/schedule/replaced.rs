@@ -3,7 +3,7 @@
 //! In: a value over loop variables. Out: its parts, of which the place is the same all along the axis.
 
 use crate::{
-    index::{Atom, Index},
+    index::Index,
     lower::{Body, Expr, ExprId},
     scalar::BinaryOp,
 };
@@ -26,7 +26,7 @@ pub fn replaced(body: &Body, value: ExprId, axis: usize) -> Option<Replaced> {
         (false, true) => left,
         (true, true) | (false, false) => return None,
     };
-    (!changes(body, place, axis)).then_some(Replaced { place, value, there })
+    (!body.variables(place).contains(&axis)).then_some(Replaced { place, value, there })
 }
 
 /// The coordinate that an integer is.
@@ -36,27 +36,4 @@ fn number(body: &Body, value: ExprId) -> Option<&Index> {
         Expr::Cast(x) if body.dtype(value).is_int() => number(body, *x),
         _ => None,
     }
-}
-
-/// Whether `value` may differ along variable `axis`.
-pub fn changes(body: &Body, value: ExprId, axis: usize) -> bool {
-    let needed = body.needed([value]);
-    let mut found = false;
-    let mut see = |it: &Index| {
-        it.leaves(&mut |leaf| found |= matches!(leaf, Atom::Var { axis: own, .. } if *own as usize == axis));
-    };
-    for (id, expr, _) in body.iter() {
-        match expr {
-            _ if !needed[id.0 as usize] => {}
-            Expr::Coord(at) => see(at),
-            Expr::Load { at, .. } => at.iter().for_each(&mut see),
-            Expr::Const(_)
-            | Expr::Param(_)
-            | Expr::Unary(..)
-            | Expr::Binary(..)
-            | Expr::Select(..)
-            | Expr::Cast(_) => {}
-        }
-    }
-    found
 }

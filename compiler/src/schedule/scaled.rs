@@ -13,11 +13,11 @@ use super::{
     fuse::Fusion,
     group::{Form, Group, Member},
     kernel::Why,
-    product::{SHORT_SUM, variables},
+    product::SHORT_SUM,
     splice::{Read, splice},
 };
 use crate::{
-    index::{Atom, Index, delinearise, linearise},
+    index::{Index, delinearise, linearise},
     lower::{Body, Coords, Expr, ExprId, NestKind, TensorId, TensorInfo},
     scalar::{BinaryOp, ReduceOp},
     shape::Shape,
@@ -90,14 +90,14 @@ impl Fusion<'_> {
         let rank = it.space.rank();
         let own = &self.expanded[nest];
         let operands = [own.roots[0], own.roots[1]];
-        let [by_a, by_b] = operands.map(|it| variables(&own.body, it, rank));
+        let [by_a, by_b] = operands.map(|it| own.body.variables(it));
         let reads = |root: ExprId| loads(&own.body, &[root]).iter().any(|it| host.member(it.0).is_some());
         let extent = |it: usize| self.loops.nests[nest].space[it];
         let count =
             |of: &dyn Fn(usize) -> bool| (0..rank).filter(|it| of(*it)).map(extent).product::<usize>();
         let (mine, theirs) = if reads(operands[0]) { (&by_a, &by_b) } else { (&by_b, &by_a) };
-        let rows = count(&|it| mine[it]);
-        let cols = count(&|it| theirs[it] && !mine[it]);
+        let rows = count(&|it| mine.contains(&it));
+        let cols = count(&|it| theirs.contains(&it) && !mine.contains(&it));
         if rows > cost::SCALED_ROWS || depth.count() < SHORT_SUM || cols < depth.count() / 8 {
             return Err(Why::Recompute((cols * rows) as u64));
         }
@@ -259,7 +259,8 @@ fn whole(to: &mut Body, from: &Body, root: ExprId, tensors: &SlotMap<TensorId, T
 
 /// `value` as a product of what does not change with variables `first..` and of the rest; `None` for 1.
 fn split(body: &mut Body, value: ExprId, first: usize) -> (Option<ExprId>, Option<ExprId>) {
-    if !changes(body, value, first) {
+    let changes = |it: ExprId| body.variables(it).range(first..).next().is_some();
+    if !changes(value) {
         return (Some(value), None);
     }
     match body.expr(value).clone() {
@@ -267,7 +268,7 @@ fn split(body: &mut Body, value: ExprId, first: usize) -> (Option<ExprId>, Optio
             let ((x_scale, x), (y_scale, y)) = (split(body, x, first), split(body, y, first));
             (product(body, x_scale, y_scale), product(body, x, y))
         }
-        Expr::Binary(BinaryOp::Div, x, y) if !changes(body, y, first) => {
+        Expr::Binary(BinaryOp::Div, x, y) if !changes(y) => {
             let (scale, x) = split(body, x, first);
             let one = body.constant(body.dtype(y), 1.0);
             let scale = scale.unwrap_or(one);
@@ -297,27 +298,4 @@ fn product(body: &mut Body, x: Option<ExprId>, y: Option<ExprId>) -> Option<Expr
         }
         (x, y) => x.or(y),
     }
-}
-
-/// Whether `value` may differ along variables `first..`.
-pub fn changes(body: &Body, value: ExprId, first: usize) -> bool {
-    let needed = body.needed([value]);
-    let mut found = false;
-    let mut see = |it: &Index| {
-        it.leaves(&mut |leaf| found |= matches!(leaf, Atom::Var { axis, .. } if *axis as usize >= first));
-    };
-    for (id, expr, _) in body.iter() {
-        match expr {
-            _ if !needed[id.0 as usize] => {}
-            Expr::Coord(at) => see(at),
-            Expr::Load { at, .. } => at.iter().for_each(&mut see),
-            Expr::Const(_)
-            | Expr::Param(_)
-            | Expr::Unary(..)
-            | Expr::Binary(..)
-            | Expr::Select(..)
-            | Expr::Cast(_) => {}
-        }
-    }
-    found
 }

@@ -14,7 +14,6 @@
 
 use std::collections::BTreeSet;
 
-use super::product::variables;
 use super::{
     attention::{last_key as last_key_of, sharing_heads},
     attention_coop,
@@ -115,15 +114,14 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
                 fault(what.to_owned());
             }
         }
-        if let Skeleton::Contract { space, sums, cols, tile, .. } = &kernel.skeleton
+        if let Skeleton::Contract { sums, cols, tile, .. } = &kernel.skeleton
             && !sums.is_empty()
         {
-            let along = |it: &ExprId| variables(&kernel.body, *it, space.rank());
+            let along = |it: &ExprId| kernel.body.variables(*it);
             let exist = sums.iter().all(|it| (it.0 as usize) < kernel.body.len());
             if !matches!(tile, Tile::Few(_)) {
                 fault("sums beside a product of many rows".to_owned());
-            } else if exist && sums.iter().any(|it| cols.iter().any(|col| along(it).get(*col) == Some(&true)))
-            {
+            } else if exist && sums.iter().any(|it| cols.iter().any(|col| along(it).contains(col))) {
                 fault("a sum beside the product changes along the columns".to_owned());
             }
         }
