@@ -400,6 +400,9 @@ mod tests {
             let text = form(dtype, sizes, &with_matrices);
             assert!(text.ends_with(&end), "{text}");
         }
+        // In pieces, which are none of pairs.
+        let text = form(DType::F32, [128, 2304, 768], &with_matrices);
+        assert!(text.starts_with("product [3,") && !text.contains("cooperative"), "{text}");
         let text = form(DType::F32, [1024, 1024, 1024], &Target { pairs: false, ..with_matrices });
         assert!(text.ends_with(&not(cooperative::Why::Operands)), "{text}");
         let text = form(DType::F32, [64, 256, 256], &Target::webgpu_minimum());

@@ -39,7 +39,8 @@ const fn matrices(
 
 /// Times were fitted to those of 90 products and convolutions on a GPU of 132 cores with subgroups of 32 (the mean error is a
 /// sixth): what is round the sums is hidden behind nothing, because a large workgroup has a core for itself. Smaller tiles of pairs
-/// were no faster there than f32 itself. Those that store single matrices fit where both operands lie along the depth.
+/// were no faster there than f32 itself. Those that store single matrices fit where both operands lie along the depth. By
+/// hand, so that what is faster there is chosen: the tile of slabs of 128 (128 rows), and large pairs together (8192 a side).
 const COOPERATIVES: [Cooperative; 17] = [
     matrices(1, [128, 256], [64, 64], [32, 1, 2], [8.0, 5.25, 5.25]),
     matrices(1, [256, 128], [64, 64], [32, 1, 2], [8.0, 4.75, 4.25]),
