@@ -70,8 +70,13 @@ pub(crate) fn cooperative(adapter: &wgpu::Adapter) -> Vec<[u32; 3]> {
     fitting.map(|it| [it.m_size, it.n_size, it.k_size]).collect()
 }
 
-pub(crate) async fn adapters() -> Vec<wgpu::Adapter> {
+/// OpenGL is asked for only where nothing else has hardware: it takes long to begin, and NVIDIA's driver may wait for ever
+/// where one thread ends EGL while another gives up a Vulkan device.
+pub(crate) const FIRST: wgpu::Backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
+
+pub(crate) async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
     let instance = wgpu::Instance::new(descriptor);
     if cfg!(target_arch = "wasm32") {
@@ -81,7 +86,25 @@ pub(crate) async fn adapters() -> Vec<wgpu::Adapter> {
         };
         return instance.request_adapter(&options).await.into_iter().collect();
     }
-    instance.enumerate_adapters(wgpu::Backends::all()).await
+    instance.enumerate_adapters(backends).await
+}
+
+pub(crate) fn is_software(adapter: &wgpu::Adapter) -> bool {
+    adapter.get_info().device_type == wgpu::DeviceType::Cpu
+}
+
+/// The suitable adapters, better ones first, and how many there are that are software. OpenGL's are among them only where
+/// nothing else has hardware.
+pub(crate) async fn ranked() -> (Vec<wgpu::Adapter>, usize) {
+    let fits = |it: &wgpu::Adapter| suitable(it) && !is_software(it);
+    let mut found = adapters(FIRST).await;
+    if !found.iter().any(fits) {
+        found = adapters(wgpu::Backends::all()).await;
+    }
+    let software = found.iter().filter(|it| is_software(it)).count();
+    found.retain(suitable);
+    found.sort_by_key(|it| std::cmp::Reverse(rank(&it.get_info())));
+    (found, software)
 }
 
 pub(crate) fn suitable(adapter: &wgpu::Adapter) -> bool {
@@ -91,7 +114,7 @@ pub(crate) fn suitable(adapter: &wgpu::Adapter) -> bool {
 }
 
 /// Larger is better.
-pub(crate) fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
     let kind = match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 4,
         wgpu::DeviceType::VirtualGpu => 3,

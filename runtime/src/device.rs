@@ -9,7 +9,9 @@ use std::{
 use wgfuse_compiler::target::{Place, Target};
 
 use crate::{
-    adapter::{AdapterSummary, adapters, cooperative, kind, open, rank, suitable, target, wanted},
+    adapter::{
+        AdapterSummary, adapters, cooperative, is_software, kind, open, ranked, suitable, target, wanted,
+    },
     counters::{Counters, Counts},
     disabled::DisabledReason,
     error::{DeviceError, Result},
@@ -18,6 +20,9 @@ use crate::{
 };
 
 /// Where sessions run. Cloning shares it.
+///
+/// NVIDIA's driver for Vulkan (580.159) was seen to wait for ever where a thread that had used it ended while another gave up
+/// a device: join such threads before the last clone of a device goes.
 #[derive(Clone, Debug)]
 pub struct Device {
     inner: Arc<Inner>,
@@ -65,13 +70,10 @@ impl Device {
                 return Device::adapter_async(index).await;
             }
         }
-        let mut found = adapters().await;
-        let software = found.iter().filter(|it| it.get_info().device_type == wgpu::DeviceType::Cpu).count();
-        found.retain(|it| it.get_info().device_type != wgpu::DeviceType::Cpu && suitable(it));
-        // The driver of the best one may refuse to open it; the next may not.
-        found.sort_by_key(|it| std::cmp::Reverse(rank(&it.get_info())));
+        let (found, software) = ranked().await;
         let mut why = String::new();
-        for adapter in found {
+        // The driver of the best one may refuse to open it; the next may not.
+        for adapter in found.into_iter().filter(|it| !is_software(it)) {
             match Device::open(adapter).await {
                 Ok(device) => return Ok(device),
                 Err(error) => why = format!(": {error}"),
@@ -85,9 +87,7 @@ impl Device {
 
     /// The best adapter, software or not.
     pub async fn gpu_async() -> Result<Device> {
-        let mut found = adapters().await;
-        found.retain(suitable);
-        found.sort_by_key(|it| std::cmp::Reverse(rank(&it.get_info())));
+        let (found, _) = ranked().await;
         let mut error = DeviceError::NoAdapter("none was found that can compute".into());
         for adapter in found {
             match Device::open(adapter).await {
@@ -100,7 +100,7 @@ impl Device {
 
     /// The adapter with this number in `adapters()`.
     pub async fn adapter_async(index: usize) -> Result<Device> {
-        let found = adapters().await;
+        let found = adapters(wgpu::Backends::all()).await;
         let count = found.len();
         let adapter = found.into_iter().nth(index);
         let adapter =
@@ -123,7 +123,7 @@ impl Device {
                 suitable: info.device_type != wgpu::DeviceType::Cpu && suitable(&adapter),
             }
         };
-        adapters().await.into_iter().enumerate().map(summary).collect()
+        adapters(wgpu::Backends::all()).await.into_iter().enumerate().map(summary).collect()
     }
 
     /// The application's own device. It decides which features and limits there are.
@@ -236,7 +236,8 @@ impl Device {
             (info.backend, info.vendor, info.device) == (wanted.backend, wanted.vendor, wanted.device)
                 && info.name == wanted.name
         };
-        let adapter = adapters().await.into_iter().find(same).ok_or(DeviceError::Lost(lost))?;
+        let found = adapters(wgpu::Backends::from(wanted.backend)).await;
+        let adapter = found.into_iter().find(same).ok_or(DeviceError::Lost(lost))?;
         let gpu = Arc::new(open(&adapter, self.inner.store.clone(), self.inner.counters.clone()).await?);
         *self.inner.gpu.lock().expect("nothing panics inside") = Some(gpu.clone());
         Ok(gpu)

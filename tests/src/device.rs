@@ -37,7 +37,9 @@ fn info(device: &Device) -> wgpu::AdapterInfo {
 /// The adapter of `gpu()` in an instance of its own, for a device that is opened without the runtime.
 pub fn adapter(instance: wgpu::InstanceDescriptor) -> wgpu::Adapter {
     let wanted = info(&gpu());
-    let found = wgpu::Instance::new(instance).enumerate_adapters(wgpu::Backends::all());
+    let backends = wgpu::Backends::from(wanted.backend);
+    let instance = wgpu::InstanceDescriptor { backends, ..instance };
+    let found = wgpu::Instance::new(instance).enumerate_adapters(backends);
     let found = pollster::block_on(found).into_iter().find(|it| it.get_info() == wanted);
     found.unwrap_or_else(|| panic!("{} is not found again", wanted.name))
 }

@@ -6,6 +6,7 @@ pub mod folder;
 pub mod gpu;
 pub mod host;
 pub mod kernel_case;
+pub mod known;
 pub mod random;
 pub mod random_graph;
 pub mod stages;

@@ -1,59 +1,14 @@
-//! What a run gives where memory ends or the device goes: a typed error, or the processor and the reason, never a wrong
+//! What a run gives where memory ends or a limit is met: a typed error, or the processor and the reason, never a wrong
 //! value and never a panic.
 
 use wgfuse::{
     DType, Device, DeviceError, DisabledReason, Error, ErrorKind, Fallback, GraphBuilder, Model, ModelError,
-    Options, Session, Target, Tensor, Type, compiler::graph::eval::eval, wgpu,
+    Options, Session, Target, Tensor, wgpu,
 };
-use wgfuse_tests::{compare::assert_close, device, random::Random};
-
-const SIZE: usize = 96;
-
-/// Two products and a softmax, with weights: kernels, activations and uploads.
-fn model() -> Model {
-    let mut b = GraphBuilder::new();
-    let mut x = b.input("x", DType::F32, [SIZE, SIZE]).unwrap();
-    for seed in 0..2 {
-        let w = b.constant(Random::new(seed).tensor(&Type::new(DType::F32, [SIZE, SIZE]), 1));
-        x = b.name("product").matmul(x, w).unwrap();
-    }
-    x = b.name("softmax").softmax(x, -1).unwrap();
-    b.output("y", x).unwrap();
-    Model::from_graph(b.finish().unwrap())
-}
-
-fn input() -> Tensor {
-    Random::new(9).tensor(&Type::new(DType::F32, [SIZE, SIZE]), 1)
-}
-
-fn expected() -> Vec<Tensor> {
-    eval(&model().graph(&[input().shape().clone()]).unwrap(), &[input()]).unwrap()
-}
-
-fn run(session: &Session) -> wgfuse::Result<Tensor> {
-    Ok(session.run(&[("x", input())])?["y"].clone())
-}
-
-#[track_caller]
-fn assert_runs(session: &Session) {
-    match run(session) {
-        Ok(made) => assert_close(session.device().name(), &[made], &expected(), 1e-4, 1e-6),
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// The error of a run that must not succeed.
-#[track_caller]
-fn refused(session: &Session) -> Error {
-    match run(session) {
-        Ok(_) => panic!("it ran"),
-        Err(error) => error,
-    }
-}
-
-fn session(device: &Device, fallback: Fallback) -> Session {
-    Session::with_options(&model(), device, Options { fallback, ..device::options() }).unwrap()
-}
+use wgfuse_tests::{
+    device,
+    known::{SIZE, assert_runs, model, refused, session},
+};
 
 /// Why something runs elsewhere than was asked.
 fn reasons(session: &Session) -> Vec<DisabledReason> {
@@ -178,74 +133,4 @@ fn a_processor_out_of_memory_is_an_error() {
         assert!(matches!(error, Error::Device(DeviceError::OutOfMemory(_))), "{error:?}");
     }
     assert_eq!(reasons(&session), []);
-}
-
-fn assert_lost(error: Error) -> String {
-    let Error::Device(DeviceError::Lost(_)) = &error else { panic!("{error:?}") };
-    assert_eq!(error.kind(), ErrorKind::Device);
-    error.to_string()
-}
-
-#[test]
-fn a_lost_device_is_an_error_once_and_then_opened_again() {
-    let device = device::opened();
-    let own = session(&device, Fallback::Error);
-    let other = session(&device, Fallback::Error);
-    for round in 0..2 {
-        assert_runs(&own);
-        assert_runs(&other);
-        device.wgpu().expect("a GPU").0.destroy();
-        assert_lost(refused(&own));
-        // Another session of the same device has a tape of its own to lose, or none yet.
-        for _ in 0..2 {
-            let _ = run(&other).map_err(assert_lost);
-        }
-        assert_runs(&own);
-        assert_runs(&other);
-        let lost = own.disabled().into_iter().find(|it| matches!(it.reason, DisabledReason::DeviceLost(_)));
-        assert_eq!(lost.map(|it| it.count), Some(round + 1), "{:?}", own.disabled());
-    }
-}
-
-#[test]
-fn a_device_lost_before_the_first_run_is_opened_again() {
-    let device = device::opened();
-    let own = session(&device, Fallback::Cpu);
-    device.wgpu().expect("a GPU").0.destroy();
-    // Whether the loss is noticed before or during the first run is the driver's choice.
-    let _ = run(&own).map_err(assert_lost);
-    assert_runs(&own);
-}
-
-fn lost_for_good(open: impl Fn() -> Device) {
-    for runs_before in [0, 1] {
-        let device = open();
-        let own = session(&device, Fallback::Cpu);
-        for _ in 0..runs_before {
-            run(&own).unwrap();
-        }
-        device.wgpu().expect("a GPU").0.destroy();
-        assert_lost(refused(&own));
-        for _ in 0..2 {
-            let text = assert_lost(refused(&own));
-            assert!(text.contains("the application's own") && text.contains("new session"), "{text}");
-        }
-        let text = assert_lost(own.profile(&[("x", input())]).expect_err("nobody opened it again"));
-        assert!(text.contains("the application's own"), "{text}");
-    }
-}
-
-#[test]
-fn an_applications_lost_device_stays_an_error() {
-    // With timestamps launches may be recorded, without they are encoded by every run.
-    for features in [wgpu::Features::empty(), wgpu::Features::TIMESTAMP_QUERY] {
-        lost_for_good(|| {
-            let adapter = device::adapter(wgpu::InstanceDescriptor::new_without_display_handle());
-            let (required_limits, required_features) = (adapter.limits(), adapter.features() & features);
-            let descriptor =
-                wgpu::DeviceDescriptor { required_limits, required_features, ..Default::default() };
-            let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
-            Device::from_wgpu(device, queue)
-        });
-    }
 }
