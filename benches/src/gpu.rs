@@ -177,10 +177,11 @@ impl Suite<'_> {
     fn model(&self, case: &ModelCase, known: &mut Option<(ModelCase, Vec<Tensor>)>) -> Result<Run> {
         let run = self.measured_model(case, known).with_context(|| case.name.clone())?;
         println!(
-            "{:<32} gpu {:>8} ms, {:>4} dispatches, answer {:>8} ms, compile {:>7} ms, first {:>9} ms, {:>6} MB, error {}",
+            "{:<32} gpu {:>8} ms, {:>4} dispatches, run {:>8} ms, answer {:>8} ms, compile {:>7} ms, first {:>9} ms, {:>6} MB, error {}",
             case.name,
             shown(run.gpu_ms, 3),
             run.dispatches.unwrap_or(0),
+            shown(run.run_ms, 3),
             shown(run.answer_ms, 3),
             shown(run.compile_ms, 1),
             shown(run.first_ms, 1),

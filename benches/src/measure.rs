@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use wgfuse::{Device, Effort, KernelTime, Model, Options, Session, Tensor, Tune};
+use wgfuse::{Device, DeviceTensor, Effort, KernelTime, Model, Options, Session, Tensor, Tune};
 
 use crate::results::Run;
 
@@ -50,19 +50,35 @@ impl Bench {
         Ok(profile.kernels)
     }
 
-    /// Times whole answers, each waited for.
+    /// Times whole answers, each waited for, and runs whose inputs and outputs stay on the device, each waited for too.
     pub fn answers(&mut self, given: &[(&str, Tensor)]) -> Result<()> {
-        let warm = Instant::now();
-        while millis(warm) < WARM_UP * 1e3 {
-            self.session.run(given)?;
-        }
-        let (begun, mut times) = (Instant::now(), Vec::new());
-        while times.len() < 10 || (times.len() < 300 && millis(begun) < 1500.0) {
-            let start = Instant::now();
-            self.session.run(given)?;
-            times.push(millis(start));
-        }
-        self.run.answer_ms = Some(median(times));
+        let session = &self.session;
+        self.run.answer_ms = Some(timed(|| Ok(drop(session.run(given)?)))?);
+        let device = session.device();
+        let there = |(name, it): &(&'_ str, Tensor)| Ok((name.to_string(), device.upload(it)?));
+        let there = given.iter().map(there).collect::<Result<Vec<_>>>()?;
+        let there: Vec<(&str, DeviceTensor)> =
+            there.iter().map(|(name, it)| (name.as_str(), it.clone())).collect();
+        let run = || {
+            session.run_on_device(&there)?;
+            Ok(device.synchronize()?)
+        };
+        self.run.run_ms = Some(timed(run)?);
         Ok(())
     }
+}
+
+/// The median milliseconds of a call, after a warm-up.
+fn timed(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    let warm = Instant::now();
+    while millis(warm) < WARM_UP * 1e3 {
+        call()?;
+    }
+    let (begun, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 10 || (times.len() < 300 && millis(begun) < 1500.0) {
+        let start = Instant::now();
+        call()?;
+        times.push(millis(start));
+    }
+    Ok(median(times))
 }

@@ -79,10 +79,29 @@ fn kernel_table(report: &Report, reference: Option<&Report>) -> Table {
 }
 
 fn model_table(report: &Report, reference: Option<&Report>) -> Table {
-    let titles = ["model", "dispatches", "gpu, ms", "answer, ms", "compile, ms", "first, ms", "MB", "error"];
+    let titles = [
+        "model",
+        "dispatches",
+        "gpu, ms",
+        "run, ms",
+        "answer, ms",
+        "compile, ms",
+        "first, ms",
+        "MB",
+        "error",
+    ];
     let mut header: Vec<String> = titles.map(str::to_owned).into();
     if reference.is_some() {
-        let titles = ["its gpu, ms", "ratio", "its answer, ms", "ratio", "its first, ms", "its MB"];
+        let titles = [
+            "its gpu, ms",
+            "ratio",
+            "its run, ms",
+            "ratio",
+            "its answer, ms",
+            "ratio",
+            "its first, ms",
+            "its MB",
+        ];
         header.extend(titles.map(str::to_owned));
     }
     let mut table = Table::new(header);
@@ -91,6 +110,7 @@ fn model_table(report: &Report, reference: Option<&Report>) -> Table {
             name.to_owned(),
             run.dispatches.map_or_else(String::new, |it| it.to_string()),
             shown(run.gpu_ms, 3),
+            shown(run.run_ms, 3),
             shown(run.answer_ms, 3),
             shown(run.compile_ms, 1),
             shown(run.first_ms, 0),
@@ -102,6 +122,8 @@ fn model_table(report: &Report, reference: Option<&Report>) -> Table {
             cells.extend([
                 shown(its.gpu_ms, 3),
                 ratio(run.gpu_ms, its.gpu_ms),
+                shown(its.run_ms, 3),
+                ratio(run.run_ms, its.run_ms),
                 shown(its.answer_ms, 3),
                 ratio(run.answer_ms, its.answer_ms),
                 shown(its.first_ms, 0),
@@ -125,8 +147,8 @@ fn replay_table(report: &Report) -> Table {
 const REPLAY_COLUMNS: &str = "What many launches cost that depend on each other and compute next to nothing: until the calling thread has submitted \
     all, and until the answer is there.";
 
-const MODEL_COLUMNS: &str = "Models: `gpu` is a run on the device, back to back; `answer` from inputs in host memory to \
-    outputs in host memory, waited for; `first` compiles, uploads the weights, makes the pipelines (none kept on disk) and answers once; MB is \
+const MODEL_COLUMNS: &str = "Models: `gpu` is a run on the device, back to back; `run` a call whose inputs and outputs stay on the \
+    device, waited for; `answer` from inputs in host memory to outputs in host memory, waited for; `first` compiles, uploads the weights, makes the pipelines (none kept on disk) and answers once; MB is \
     device memory; the error is that of the last example to the processor in f32.";
 
 /// What a workload does in a second.

@@ -14,6 +14,7 @@ use wgfuse_compiler::{
 use crate::{
     buffers::{self, Chunk, STORAGE},
     constants::{Constants, Failure},
+    device_tensor::Room,
     disabled::DisabledReason,
     error::DeviceError,
     gpu::Gpu,
@@ -54,6 +55,7 @@ pub(crate) struct Slot {
 pub(crate) struct Output {
     pub source: Source,
     pub spare: Spare,
+    pub room: Room,
 }
 
 pub(crate) enum Source {
@@ -152,7 +154,8 @@ pub(crate) async fn capture(
         (None, None) => bug!("output '{}' lies nowhere", port.name),
     };
     let outputs = plan.outputs.iter().map(source);
-    let outputs = outputs.map(|source| Output { source, spare: Spare::default() }).collect();
+    let outputs =
+        outputs.map(|source| Output { source, spare: Spare::default(), room: Room::default() }).collect();
 
     let mut portable = None;
     if let Some(gpu) = &gpu {

@@ -140,7 +140,7 @@ impl Device {
     /// The same device held to the stricter of its own and these limits.
     pub fn limited_to(&self, limits: &Target) -> Device {
         let inner = &self.inner;
-        let gpu = inner.gpu.lock().expect("nothing panics inside").clone();
+        let gpu = self.gpu_open();
         self.like(inner.target.limited_to(limits), inner.store.clone(), gpu)
     }
 
@@ -149,7 +149,7 @@ impl Device {
     pub fn cache_in(&self, folder: Option<&Path>) -> Device {
         let inner = &self.inner;
         let store = folder.map(Store::new);
-        let gpu = inner.gpu.lock().expect("nothing panics inside").clone();
+        let gpu = self.gpu_open();
         let gpu = gpu.map(|it| Arc::new(it.keeping_in(store.clone())));
         self.like(inner.target.clone(), store, gpu)
     }
@@ -212,14 +212,17 @@ impl Device {
 
     /// The wgpu device and queue in use, for an application that shares them. `None` for the processor.
     pub fn wgpu(&self) -> Option<(wgpu::Device, wgpu::Queue)> {
-        let gpu = self.inner.gpu.lock().expect("nothing panics inside");
-        gpu.as_ref().map(|it| (it.device.clone(), it.queue.clone()))
+        self.gpu_open().map(|it| (it.device.clone(), it.queue.clone()))
+    }
+
+    /// The device that was opened last, lost or not. `None` for the processor.
+    pub(crate) fn gpu_open(&self) -> Option<Arc<Gpu>> {
+        self.inner.gpu.lock().expect("nothing panics inside").clone()
     }
 
     /// The open device, opened again if it was lost.
     pub(crate) async fn gpu_now(&self) -> std::result::Result<Arc<Gpu>, DeviceError> {
-        let held = self.inner.gpu.lock().expect("nothing panics inside").clone();
-        let lost = match held {
+        let lost = match self.gpu_open() {
             Some(gpu) => match gpu.lost() {
                 None => return Ok(gpu),
                 Some(why) => why,

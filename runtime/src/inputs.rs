@@ -8,7 +8,10 @@ use wgfuse_compiler::{
     tensor::Tensor,
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    device_tensor::AnyTensor,
+    error::{Error, Result},
+};
 
 /// Named tensors for `Session::run`: `inputs! { "x" => x, "mask" => mask }`. The tensors are cloned, which shares their
 /// bytes.
@@ -19,12 +22,15 @@ macro_rules! inputs {
     };
 }
 
-/// What a run gives: the model's outputs, in its order.
+/// What a run gives: the model's outputs, in its order; a `DeviceTensor` each where they stay on the device.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Outputs(Vec<(String, Tensor)>);
+pub struct Outputs<T = Tensor>(Vec<(String, T)>);
 
-/// The given tensors in the signature's order.
-pub(crate) fn ordered(signature: &[Signature], given: &[(&str, Tensor)]) -> Result<Vec<Tensor>> {
+/// The given values in the signature's order.
+pub(crate) fn ordered<V: Clone + Into<AnyTensor>>(
+    signature: &[Signature],
+    given: &[(&str, V)],
+) -> Result<Vec<AnyTensor>> {
     let known = || signature.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ");
     for (at, (name, _)) in given.iter().enumerate() {
         if !signature.iter().any(|it| it.name == *name) {
@@ -36,16 +42,17 @@ pub(crate) fn ordered(signature: &[Signature], given: &[(&str, Tensor)]) -> Resu
     }
     let find = |it: &Signature| {
         let found = given.iter().find(|(name, _)| *name == it.name);
-        let (_, tensor) =
+        let (_, value) =
             found.ok_or_else(|| Error::input(&it.name, format!("is missing; it is {}", says(it))))?;
-        if tensor.dtype() != it.dtype {
-            return Err(Error::input(&it.name, format!("is {}, the model takes {}", tensor.ty(), says(it))));
+        let value: AnyTensor = value.clone().into();
+        if value.ty().dtype != it.dtype {
+            return Err(Error::input(&it.name, format!("is {}, the model takes {}", value.ty(), says(it))));
         }
-        Ok(tensor.clone())
+        Ok(value)
     };
-    let tensors = signature.iter().map(find).collect::<Result<Vec<_>>>()?;
-    shapes(signature, tensors.iter().map(Tensor::shape))?;
-    Ok(tensors)
+    let values = signature.iter().map(find).collect::<Result<Vec<_>>>()?;
+    shapes(signature, values.iter().map(|it| &it.ty().shape))?;
+    Ok(values)
 }
 
 /// Whether one shape an input, in order, fits the signature; a symbol means the same number everywhere.
@@ -84,17 +91,17 @@ fn says(input: &Signature) -> String {
     format!("{}[{}]", input.dtype, dims.join(","))
 }
 
-impl Outputs {
-    pub(crate) fn new(all: Vec<(String, Tensor)>) -> Outputs {
+impl<T> Outputs<T> {
+    pub(crate) fn new(all: Vec<(String, T)>) -> Outputs<T> {
         Outputs(all)
     }
 
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
+    pub fn get(&self, name: &str) -> Option<&T> {
         self.0.iter().find(|it| it.0 == name).map(|it| &it.1)
     }
 
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &T)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
     pub fn len(&self) -> usize {
@@ -106,26 +113,26 @@ impl Outputs {
     }
 }
 
-impl Index<&str> for Outputs {
-    type Output = Tensor;
+impl<T> Index<&str> for Outputs<T> {
+    type Output = T;
 
     /// Panics where the model has no such output; `get` does not.
-    fn index(&self, name: &str) -> &Tensor {
+    fn index(&self, name: &str) -> &T {
         self.get(name).unwrap_or_else(|| panic!("the model has no output '{name}'"))
     }
 }
 
-impl Index<usize> for Outputs {
-    type Output = Tensor;
+impl<T> Index<usize> for Outputs<T> {
+    type Output = T;
 
-    fn index(&self, at: usize) -> &Tensor {
+    fn index(&self, at: usize) -> &T {
         &self.0[at].1
     }
 }
 
-impl IntoIterator for Outputs {
-    type Item = (String, Tensor);
-    type IntoIter = std::vec::IntoIter<(String, Tensor)>;
+impl<T> IntoIterator for Outputs<T> {
+    type Item = (String, T);
+    type IntoIter = std::vec::IntoIter<(String, T)>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()

@@ -1,14 +1,16 @@
 //! How long each kernel of a tape takes: by the device's timestamps where it has them, else by the clock, one kernel at
 //! a time.
 
-use wgfuse_compiler::{plan::Plan, target::Place, tensor::Tensor};
+use wgfuse_compiler::{plan::Plan, target::Place};
 
 use crate::{
     buffers::Wait,
     capture::{Commands, Segment, Tape},
+    device_tensor::AnyTensor,
     error::{DeviceError, Error},
     gpu::Gpu,
-    host, portable, replay,
+    host, portable,
+    replay::{self, Batch},
 };
 
 /// One launch of one kernel.
@@ -60,13 +62,15 @@ pub(crate) async fn back_to_back(tape: &Tape, effort: Effort, wait: Wait) -> Res
 pub(crate) async fn profile(
     tape: &mut Tape,
     plan: &Plan,
-    inputs: &[Tensor],
+    inputs: &[AnyTensor],
     effort: Effort,
     wait: Wait,
 ) -> Result<Profile, Error> {
     // Kernels see the values of a whole run, so that none works on what it was not made for.
     replay::replay(tape, plan, inputs, wait).await?;
-    replay::place_inputs(tape, plan, inputs).await?;
+    let mut batch = Batch::default();
+    replay::place_inputs(tape, plan, inputs, &mut batch).await?;
+    batch.submit(tape.gpu.as_deref()).await?;
     let rounds = effort.rounds.max(1);
     let mut back_to_back = 0.0;
     for segment in &tape.segments {

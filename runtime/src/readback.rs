@@ -1,10 +1,16 @@
 //! Slices of device buffers that come back to the host together, through staging memory.
 
-use wgfuse_compiler::plan::Plan;
+use wgfuse_compiler::{
+    bug,
+    plan::{Plan, device_bytes},
+    shape::Type,
+    tensor::Tensor,
+};
 
 use crate::{
     buffers::{self, Chunk, STAGING, Wait},
     error::DeviceError,
+    forms,
     gpu::Gpu,
 };
 
@@ -75,4 +81,27 @@ impl Readback {
             Some(what) => Err(DeviceError::Refused { at: "the read-back".into(), what }),
         }
     }
+}
+
+/// One tensor of a device buffer, once everything submitted before is done. `at` tells what it is.
+pub(crate) async fn fetch(
+    gpu: &Gpu,
+    from: Chunk,
+    ty: &Type,
+    at: &str,
+    wait: Wait,
+) -> Result<Tensor, DeviceError> {
+    let bytes = device_bytes(ty);
+    let copies = vec![Copy { from, to: (0, 0), bytes }];
+    let mut readback = Readback { copies, ..Readback::default() };
+    readback.staging.push(buffers::buffer(gpu, bytes, "staging", STAGING).await?);
+    gpu.scoped(at, || {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        readback.copy(&mut encoder);
+        gpu.queue.submit([encoder.finish()]);
+    })
+    .await?;
+    let mut found = vec![0; ty.bytes()];
+    readback.read(gpu, wait, |_, bytes| forms::to_host(ty.dtype, bytes, &mut found)).await?;
+    Ok(Tensor::new(ty.clone(), found.into()).unwrap_or_else(|| bug!("as many bytes as the type has")))
 }

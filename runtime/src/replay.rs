@@ -2,12 +2,13 @@
 //! outputs and wgpu's own command buffers.
 
 use smallvec::SmallVec;
-use wgfuse_compiler::{plan::Plan, tensor::Tensor};
+use wgfuse_compiler::{bug, plan::Plan, tensor::Tensor};
 use wgpu::WriteOnly;
 
 use crate::{
     buffers::Wait,
     capture::{Commands, Segment, Source, Tape},
+    device_tensor::{AnyTensor, DeviceTensor},
     error::{DeviceError, Error},
     forms,
     gpu::Gpu,
@@ -17,22 +18,52 @@ use crate::{
     upload,
 };
 
-/// One output a port of `plan`, in order. `inputs` are those of the plan, in order, of its types.
+/// Where outputs are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ends {
+    Host,
+    /// Those that are made there; nobody waits for them.
+    Device,
+}
+
+/// `replay_to` the host.
 pub(crate) async fn replay(
     tape: &mut Tape,
     plan: &Plan,
-    inputs: &[Tensor],
+    inputs: &[AnyTensor],
     wait: Wait,
 ) -> Result<Vec<Tensor>, Error> {
-    place_inputs(tape, plan, inputs).await?;
+    Ok(replay_to(tape, plan, inputs, Ends::Host, wait).await?.into_iter().map(on_host).collect())
+}
+
+/// What `Ends::Host` gives.
+pub(crate) fn on_host(made: AnyTensor) -> Tensor {
+    match made {
+        AnyTensor::Host(it) => it,
+        AnyTensor::Device(_) => bug!("an output that was wanted on the host is not there"),
+    }
+}
+
+/// One output a port of `plan`, in order. `inputs` are those of the plan, in order, of its types, and settled for its slots.
+pub(crate) async fn replay_to(
+    tape: &mut Tape,
+    plan: &Plan,
+    inputs: &[AnyTensor],
+    ends: Ends,
+    wait: Wait,
+) -> Result<Vec<AnyTensor>, Error> {
     let gpu = tape.gpu.clone();
     let mut batch = Batch::default();
-    for segment in &tape.segments {
+    place_inputs(tape, plan, inputs, &mut batch).await?;
+    for (number, segment) in tape.segments.iter().enumerate() {
         match segment {
             Segment::Gpu(Commands::Portable(commands)) => {
                 portable::encode(commands, batch.encoder(device(gpu.as_deref())));
             }
-            Segment::Gpu(Commands::Recorded(recording)) => batch.execute(device(gpu.as_deref()), recording),
+            Segment::Gpu(Commands::Recorded(recording)) => {
+                let copies = ends == Ends::Host || number + 1 < tape.segments.len();
+                batch.execute(device(gpu.as_deref()), recording, copies);
+            }
             Segment::Host(calls) => {
                 batch.submit(gpu.as_deref()).await?;
                 for call in calls {
@@ -75,58 +106,90 @@ pub(crate) async fn replay(
             }
         }
     }
-    let mut made: Vec<Option<Tensor>> = vec![None; tape.outputs.len()];
-    match gpu.as_deref().filter(|_| !tape.readback.copies.is_empty()) {
-        Some(gpu) => {
+    let mut made: Vec<Option<AnyTensor>> = vec![None; tape.outputs.len()];
+    let copied = (tape.outputs.iter_mut().zip(&mut made)).filter_map(|(output, made)| match &output.source {
+        Source::Device(ty) => Some((ty, &mut output.spare, &mut output.room, made)),
+        Source::Host(_) => None,
+    });
+    match (gpu.as_ref().filter(|_| !tape.readback.copies.is_empty()), ends) {
+        (Some(gpu), Ends::Host) => {
             if !tape.readback.recorded {
                 tape.readback.copy(batch.encoder(gpu));
             }
             batch.submit(Some(gpu)).await?;
-            let mut copied =
-                tape.outputs.iter_mut().zip(&mut made).filter_map(|(output, made)| match &output.source {
-                    Source::Device(ty) => Some((ty, &mut output.spare, made)),
-                    Source::Host(_) => None,
-                });
+            let mut copied = copied;
             let see = |_, device: &[u8]| {
-                let (ty, spare, made) = copied.next().expect("a copy is of an output");
+                let (ty, spare, _, made) = copied.next().expect("a copy is of an output");
                 let bytes = spare.bytes(ty.bytes(), |host| forms::to_host(ty.dtype, device, host));
-                *made = Tensor::new(ty.clone(), bytes);
+                *made = Tensor::new(ty.clone(), bytes).map(AnyTensor::Host);
             };
             tape.readback.read(gpu, wait, see).await?;
         }
-        None => batch.submit(gpu.as_deref()).await?,
+        (Some(gpu), Ends::Device) => {
+            for ((ty, _, room, made), copy) in copied.zip(&tape.readback.copies) {
+                let memory = room.take(gpu, copy.bytes).await?;
+                let from = &copy.from;
+                batch.encoder(gpu).copy_buffer_to_buffer(&from.buffer, from.offset, &memory, 0, copy.bytes);
+                *made = Some(AnyTensor::Device(DeviceTensor::new(gpu, ty.clone(), memory)));
+            }
+            batch.submit(Some(gpu)).await?;
+        }
+        (None, _) => batch.submit(gpu.as_deref()).await?,
     }
     for (output, made) in tape.outputs.iter_mut().zip(&mut made) {
         if let Source::Host(operand) = &output.source {
             // SAFETY: as above.
             let host = unsafe { bytes_of(operand) };
             let bytes = output.spare.bytes(host.len(), |it| it.copy_from_slice(host));
-            *made = Tensor::new(operand.ty.clone(), bytes);
+            *made = Tensor::new(operand.ty.clone(), bytes).map(AnyTensor::Host);
         }
     }
-    Ok(made.into_iter().map(|it| it.expect("every output was read, and has its type's bytes")).collect())
+    Ok(made.into_iter().map(|it| it.expect("every output was made, and has its type's bytes")).collect())
 }
 
-pub(crate) async fn place_inputs(tape: &mut Tape, plan: &Plan, inputs: &[Tensor]) -> Result<(), Error> {
-    for (slot, tensor) in tape.inputs.iter().zip(inputs) {
-        if let Some(operand) = &slot.host {
+/// Values of the host are on their way when this returns, those of the device are copied by what is submitted next.
+pub(crate) async fn place_inputs(
+    tape: &Tape,
+    plan: &Plan,
+    inputs: &[AnyTensor],
+    batch: &mut Batch<'_>,
+) -> Result<(), Error> {
+    for (slot, value) in tape.inputs.iter().zip(inputs) {
+        if let (Some(operand), AnyTensor::Host(tensor)) = (&slot.host, value) {
             // SAFETY: the operand leads to memory of the tape with exactly the bytes of the input's type.
             unsafe { operand.data.copy_from_nonoverlapping(tensor.data().as_ptr(), tensor.data().len()) };
         }
     }
     let Some(gpu) = tape.gpu.as_deref() else { return Ok(()) };
     for (number, (buffer, bytes)) in tape.uploads.iter().enumerate() {
-        let write = |mut staging: WriteOnly<'_, [u8]>| {
+        let here = || {
             let slots = tape.inputs.iter().zip(inputs).zip(&plan.inputs);
-            for ((slot, tensor), port) in slots {
-                if let Some((_, place)) = slot.device.as_ref().filter(|it| it.0 == number) {
-                    forms::to_device(tensor.dtype(), tensor.data(), staging.slice(place.clone()))
-                        .map_err(|at| Error::unfit(&port.name, at, tensor.dtype()))?;
-                }
-            }
-            Ok::<(), Error>(())
+            slots.filter_map(move |((slot, value), port)| {
+                let (_, place) = slot.device.as_ref().filter(|it| it.0 == number)?;
+                Some((place, value, port))
+            })
         };
-        upload::fill(gpu, (buffer, 0, *bytes), "the inputs", write).await??;
+        // Whatever stands in staging memory where a value of the device goes, that is copied afterwards.
+        if here().any(|it| matches!(it.1, AnyTensor::Host(_))) {
+            let write = |mut staging: WriteOnly<'_, [u8]>| {
+                for (place, value, port) in here() {
+                    if let AnyTensor::Host(tensor) = value {
+                        forms::to_device(tensor.dtype(), tensor.data(), staging.slice(place.clone()))
+                            .map_err(|at| Error::unfit(&port.name, at, tensor.dtype()))?;
+                    }
+                }
+                Ok::<(), Error>(())
+            };
+            upload::fill(gpu, (buffer, 0, *bytes), "the inputs", write).await??;
+        }
+        for (place, value, _) in here() {
+            if let AnyTensor::Device(it) = value
+                && let Some((from, offset)) = it.wgpu()
+            {
+                let (to, bytes) = (place.start as u64, place.len() as u64);
+                batch.encoder(gpu).copy_buffer_to_buffer(from, offset, buffer, to, bytes);
+            }
+        }
     }
     Ok(())
 }
@@ -148,7 +211,7 @@ fn device(gpu: Option<&Gpu>) -> &Gpu {
 
 /// Work on its way to the device, in order.
 #[derive(Default)]
-struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     /// Two of each recording, and one of what is encoded between them.
     finished: SmallVec<[wgpu::CommandBuffer; 4]>,
     open: Option<wgpu::CommandEncoder>,
@@ -160,13 +223,13 @@ impl<'a> Batch<'a> {
         self.open.get_or_insert_with(|| gpu.device.create_command_encoder(&Default::default()))
     }
 
-    fn execute(&mut self, gpu: &Gpu, recording: &'a Recording) {
+    fn execute(&mut self, gpu: &Gpu, recording: &'a Recording, copies: bool) {
         self.finished.extend(self.open.take().map(wgpu::CommandEncoder::finish));
-        self.finished.extend(recording.execute(&gpu.device));
+        self.finished.extend(recording.execute(&gpu.device, copies));
         self.recordings.push(recording);
     }
 
-    async fn submit(&mut self, gpu: Option<&Gpu>) -> Result<(), DeviceError> {
+    pub async fn submit(&mut self, gpu: Option<&Gpu>) -> Result<(), DeviceError> {
         if self.finished.is_empty() && self.open.is_none() {
             return Ok(());
         }

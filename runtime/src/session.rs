@@ -3,35 +3,28 @@
 //! A plan is compiled the first time a shape is seen and captured the first time it runs; both are kept, the least recently
 //! used shape leaving first. Runs of one shape take turns; runs of different shapes do not wait for each other.
 
+mod ready;
+
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
-use wgfuse_compiler::{
-    error::Error as ModelError,
-    import::Signature,
-    options::{Fallback, Options},
-    plan::Plan,
-    schedule::Choices,
-    shape::Shape,
-    target::{Place, Target},
-    tensor::Tensor,
-};
+use wgfuse_compiler::{import::Signature, options::Options, plan::Plan, shape::Shape, tensor::Tensor};
 
 #[cfg(not(target_arch = "wasm32"))]
-use crate::tuner::{Tune, Tuned, tuned};
+use crate::tuner::{Tune, Tuned};
 use crate::{
     buffers::Wait,
-    capture::{Tape, capture},
-    constants::{Constants, Failure},
+    capture::Tape,
+    constants::Constants,
     device::Device,
-    disabled::{Disabled, DisabledLog, DisabledReason},
-    error::{DeviceError, Error, Result},
+    device_tensor::{AnyTensor, DeviceTensor},
+    disabled::{Disabled, DisabledLog},
+    error::{Error, Result},
     inputs::{self, Outputs},
-    kept_plan,
     launch::Replay,
     model::Model,
     profile::{Effort, KernelTime, ONCE, Profile, profile},
-    replay::replay,
+    replay::{Ends, on_host, replay_to},
     state::States,
 };
 
@@ -159,6 +152,19 @@ impl Session {
         self.run_waiting(given, Wait::Yield).await
     }
 
+    /// Like `run_async`, with inputs that may be on the device already and outputs that stay there. It returns once everything is
+    /// submitted and waits for nothing but parts that run on the processor; what goes wrong on the device later is told by
+    /// whoever reads an output (`DeviceTensor::read`) or waits (`Device::synchronize`). Runs and reads keep their order, so that
+    /// an output can be an input of the next run at once.
+    ///
+    /// Inputs of another device are taken through the host.
+    pub async fn run_on_device_async<V: Clone + Into<AnyTensor>>(
+        &self,
+        given: &[(&str, V)],
+    ) -> Result<Outputs<DeviceTensor>> {
+        self.run_there(given, Wait::Yield).await
+    }
+
     /// Runs the model once and times every kernel of it. States are afterwards what they were.
     pub async fn profile_async(&self, given: &[(&str, Tensor)]) -> Result<Vec<KernelTime>> {
         Ok(self.measure_waiting(given, ONCE, Wait::Yield).await?.kernels)
@@ -185,18 +191,45 @@ impl Session {
     }
 
     async fn run_waiting(&self, given: &[(&str, Tensor)], wait: Wait) -> Result<Outputs> {
-        let tensors = inputs::ordered(&self.inputs, given)?;
+        let (plan, made) = self.run_to(inputs::ordered(&self.inputs, given)?, Ends::Host, wait).await?;
+        Ok(named(&plan, made.into_iter().map(on_host)))
+    }
+
+    async fn run_there<V: Clone + Into<AnyTensor>>(
+        &self,
+        given: &[(&str, V)],
+        wait: Wait,
+    ) -> Result<Outputs<DeviceTensor>> {
+        let (plan, made) = self.run_to(inputs::ordered(&self.inputs, given)?, Ends::Device, wait).await?;
+        let tensor = |it| match it {
+            AnyTensor::Host(it) => it.into(),
+            AnyTensor::Device(it) => it,
+        };
+        Ok(named(&plan, made.into_iter().map(tensor)))
+    }
+
+    async fn run_to(
+        &self,
+        given: Vec<AnyTensor>,
+        ends: Ends,
+        wait: Wait,
+    ) -> Result<(Arc<Plan>, Vec<AnyTensor>)> {
         let mut states = self.states().await;
-        let shapes = tensors.iter().map(|it| it.shape().clone()).collect();
+        let shapes = given.iter().map(|it| it.ty().shape.clone()).collect();
         let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
         let mut state = entry.state.lock().await;
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
         let tape = state.tape.as_mut().expect("just made ready");
+        let mut values = Vec::with_capacity(given.len());
+        for ((value, slot), input) in given.into_iter().zip(&tape.inputs).zip(&self.inputs) {
+            let settled = value.settle(tape.gpu.as_ref(), slot.host.is_some(), wait).await;
+            values.push(settled.map_err(|why| Error::input(&input.name, format!("cannot be read: {why}")))?);
+        }
         let entered = match states.as_deref_mut() {
             Some(states) => Some(states.enter(&plan, wait).await?),
             None => None,
         };
-        let result = replay(tape, &plan, &tensors, wait).await;
+        let result = replay_to(tape, &plan, &values, ends, wait).await;
         if let (Some(states), Some(entered)) = (states.as_deref_mut(), entered) {
             match &result {
                 // Inputs are looked at before anything runs.
@@ -204,17 +237,16 @@ impl Session {
                 Err(error) => states.lose(&entered, error),
             }
         }
-        let outputs = match result {
-            Ok(outputs) => outputs,
-            Err(error) => return Err(self.failed(&entry, &mut state, error)),
-        };
-        Ok(Outputs::new(plan.outputs.iter().map(|it| it.name.clone()).zip(outputs).collect()))
+        match result {
+            Ok(made) => Ok((plan, made)),
+            Err(error) => Err(self.failed(&entry, &mut state, error)),
+        }
     }
 
     async fn measure_waiting(&self, given: &[(&str, Tensor)], effort: Effort, wait: Wait) -> Result<Profile> {
-        let tensors = inputs::ordered(&self.inputs, given)?;
+        let values = inputs::ordered(&self.inputs, given)?;
         let mut states = self.states().await;
-        let shapes = tensors.iter().map(|it| it.shape().clone()).collect();
+        let shapes = values.iter().map(|it| it.ty().shape.clone()).collect();
         let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
         let mut state = entry.state.lock().await;
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
@@ -225,7 +257,7 @@ impl Session {
             // Restored below; what is lost meanwhile was saved.
             states.enter(&plan, wait).await?;
         }
-        let result = profile(tape, &plan, &tensors, effort, wait).await;
+        let result = profile(tape, &plan, &values, effort, wait).await;
         if let (Some(states), Some(saved)) = (states.as_deref_mut(), saved) {
             states.restore(saved);
         }
@@ -249,161 +281,10 @@ impl Session {
     pub async fn reset_states_async(&self) {
         self.states.lock().await.reset();
     }
+}
 
-    async fn states(&self) -> Option<async_lock::MutexGuard<'_, States>> {
-        match self.model.states.is_empty() {
-            true => None,
-            false => Some(self.states.lock().await),
-        }
-    }
-
-    /// The shapes of all inputs of the model.
-    fn shapes(&self, states: Option<&States>, given: Vec<Shape>) -> Result<Vec<Shape>> {
-        match states {
-            Some(states) => states.shapes(self.model.inputs.len(), &given),
-            None => Ok(given),
-        }
-    }
-
-    fn entry(&self, shapes: Vec<Shape>) -> Arc<Entry> {
-        let mut all = self.shapes.lock().expect("nothing panics inside");
-        let entry = match all.iter().position(|it| it.shapes == shapes) {
-            Some(at) => all.remove(at),
-            None => {
-                if all.len() >= self.kept {
-                    all.remove(0);
-                }
-                Arc::new(Entry { shapes, state: AsyncMutex::default(), plan: OnceLock::new() })
-            }
-        };
-        all.push(entry.clone());
-        entry
-    }
-
-    /// Makes sure that the entry has a plan and a tape on a living device.
-    async fn ready(
-        &self,
-        entry: &Entry,
-        state: &mut State,
-        mut states: Option<&mut States>,
-    ) -> Result<Arc<Plan>> {
-        if state.tape.as_ref().is_some_and(|it| it.gpu.as_ref().is_some_and(|it| it.lost().is_some())) {
-            state.tape = None;
-        }
-        let plan = self.plan(entry, state)?;
-        if state.tape.is_some() {
-            return Ok(plan);
-        }
-        match self.capture(&plan, states.as_deref_mut()).await {
-            Ok(tape) => {
-                state.tape = Some(tape);
-                Ok(plan)
-            }
-            Err(Failure::Error(error)) => Err(self.failed(entry, state, error)),
-            Err(Failure::Step(reason)) => {
-                let plan = self.step_down(entry, reason)?;
-                state.fallback = Some(plan.clone());
-                match self.capture(&plan, states).await {
-                    Ok(tape) => state.tape = Some(tape),
-                    Err(Failure::Error(error)) => return Err(error),
-                    Err(Failure::Step(reason)) => {
-                        return Err(ModelError::node(reason.to_string(), "runs nowhere").into());
-                    }
-                }
-                Ok(plan)
-            }
-        }
-    }
-
-    async fn capture(&self, plan: &Plan, states: Option<&mut States>) -> std::result::Result<Tape, Failure> {
-        let gpu = match plan.target.place {
-            Place::Gpu => Some(self.device.gpu_now().await?),
-            Place::Cpu => None,
-        };
-        let mut constants = self.constants.lock().await;
-        let (mut none, checked) = (States::default(), self.options.checked);
-        let states = states.unwrap_or(&mut none);
-        let tape = capture(plan, gpu, &mut constants, checked, self.replay, states).await?;
-        if let Some(reason) = &tape.portable {
-            self.disabled.add(reason.clone());
-        }
-        Ok(tape)
-    }
-
-    fn plan(&self, entry: &Entry, state: &State) -> Result<Arc<Plan>> {
-        if let Some(plan) = &state.fallback {
-            return Ok(plan.clone());
-        }
-        if let Some(plan) = entry.plan.get() {
-            return Ok(plan.clone());
-        }
-        let plan = match self.compile(entry, self.device.target()) {
-            Err(Error::Model(ModelError::TooLarge { at, need, have })) if self.device.is_gpu() => {
-                self.step_down(entry, DisabledReason::LimitExceeded { at, need, have })?
-            }
-            other => other?,
-        };
-        for (node, why) in &plan.cpu_parts {
-            self.disabled.add(DisabledReason::Operator { node: node.to_string(), why: why.clone() });
-        }
-        Ok(entry.plan.get_or_init(|| plan).clone())
-    }
-
-    fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
-        let graph = self.model.graph(&entry.shapes)?;
-        #[cfg(not(target_arch = "wasm32"))]
-        let choices = match (self.tune, target.place) {
-            (Tune::Off, _) | (_, Place::Cpu) => Choices::default(),
-            (tune, Place::Gpu) => {
-                let (choices, found) = tuned(&graph, target, &self.options, &self.device, tune)?;
-                self.tuned.lock().expect("nothing panics inside").extend(found);
-                choices
-            }
-        };
-        #[cfg(target_arch = "wasm32")]
-        let choices = Choices::default();
-        Ok(Arc::new(kept_plan::plan(graph, target, &self.options, &choices, &self.device)?))
-    }
-
-    /// The plan for the processor, or the reason as an error where that is not wanted.
-    fn step_down(&self, entry: &Entry, reason: DisabledReason) -> Result<Arc<Plan>> {
-        match self.options.fallback {
-            Fallback::Error => {
-                Err(ModelError::Fallback { node: "the whole model".into(), reason: reason.to_string() }
-                    .into())
-            }
-            Fallback::Cpu => {
-                let plan = self.compile(entry, &Target::cpu())?;
-                self.disabled.add(reason);
-                Ok(plan)
-            }
-        }
-    }
-
-    /// After an error nothing of the tape is trusted. A lost device is opened again by the next run; what does not fit
-    /// into the device's memory runs on the processor from then on, if it may.
-    fn failed(&self, entry: &Entry, state: &mut State, error: Error) -> Error {
-        match &error {
-            Error::Device(DeviceError::Lost(why)) => {
-                self.disabled.add(DisabledReason::DeviceLost(why.clone()));
-                state.tape = None;
-            }
-            Error::Device(DeviceError::OutOfMemory(_)) => {
-                state.tape = None;
-                if self.options.fallback == Fallback::Cpu
-                    && self.device.is_gpu()
-                    && state.fallback.is_none()
-                    && let Ok(plan) = self.step_down(entry, DisabledReason::OutOfMemory)
-                {
-                    state.fallback = Some(plan);
-                }
-            }
-            Error::Device(_) => state.tape = None,
-            // The inputs were at fault; the tape was not touched.
-            Error::Model(_) | Error::StateLost { .. } | Error::Io { .. } => {}
-        }
-        error
-    }
+fn named<T>(plan: &Plan, made: impl Iterator<Item = T>) -> Outputs<T> {
+    Outputs::new(plan.outputs.iter().map(|it| it.name.clone()).zip(made).collect())
 }
 
 /// Forms that block the thread.
@@ -412,6 +293,14 @@ impl Session {
     /// See `run_async`.
     pub fn run(&self, given: &[(&str, Tensor)]) -> Result<Outputs> {
         pollster::block_on(self.run_waiting(given, Wait::Block))
+    }
+
+    /// See `run_on_device_async`.
+    pub fn run_on_device<V: Clone + Into<AnyTensor>>(
+        &self,
+        given: &[(&str, V)],
+    ) -> Result<Outputs<DeviceTensor>> {
+        pollster::block_on(self.run_there(given, Wait::Block))
     }
 
     /// See `profile_async`.

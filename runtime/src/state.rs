@@ -17,11 +17,9 @@ use wgfuse_compiler::{
 use crate::{
     buffers::{self, Chunk, STORAGE, Wait},
     error::{DeviceError, Error, Result},
-    forms,
     gpu::Gpu,
     memory::Lines,
-    readback::{Copy, Readback},
-    upload,
+    readback, upload,
 };
 
 #[derive(Default)]
@@ -306,22 +304,7 @@ async fn read(held: &Held, name: &str, ty: &Type, gpu: Option<&Gpu>, wait: Wait)
         }
         Held::Device(chunk) => {
             let gpu = gpu.unwrap_or_else(|| bug!("a state is on no device"));
-            let bytes = wgfuse_compiler::plan::device_bytes(ty);
-            let mut found = vec![0; ty.bytes()];
-            let mut readback = Readback {
-                copies: vec![Copy { from: chunk.clone(), to: (0, 0), bytes }],
-                staging: Vec::new(),
-                recorded: false,
-            };
-            readback.staging.push(buffers::buffer(gpu, bytes, "staging", buffers::STAGING).await?);
-            gpu.scoped("a state", || {
-                let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                readback.copy(&mut encoder);
-                gpu.queue.submit([encoder.finish()]);
-            })
-            .await?;
-            readback.read(gpu, wait, |_, bytes| forms::to_host(ty.dtype, bytes, &mut found)).await?;
-            Ok(tensor(found.into()))
+            Ok(readback::fetch(gpu, chunk.clone(), ty, "a state", wait).await?)
         }
         Held::Lost(why) => Err(Error::StateLost { state: name.to_owned(), why: why.clone() }),
     }

@@ -27,6 +27,7 @@ use crate::{
     capture::{Tape, capture},
     constants::{Constants, Failure},
     device::Device,
+    device_tensor::AnyTensor,
     error::{DeviceError, Result},
     gpu::Gpu,
     launch::Replay,
@@ -202,7 +203,7 @@ impl Trials<'_> {
         let gpu = self.device.gpu_now().await?;
         let copies = copies(kernel, self.tensors);
         let (mut trials, mut wanted): (Vec<Trial>, Vec<Tensor>) = (Vec::new(), Vec::new());
-        let mut inputs: Vec<Tensor> = Vec::new();
+        let mut inputs: Vec<AnyTensor> = Vec::new();
         for &choice in all {
             let made = self.made(&choice.applied(kernel), &gpu, &mut inputs).await;
             match made {
@@ -263,12 +264,12 @@ impl Trials<'_> {
         &self,
         kernel: &Kernel,
         gpu: &Arc<Gpu>,
-        inputs: &mut Vec<Tensor>,
+        inputs: &mut Vec<AnyTensor>,
     ) -> Result<(Tape, Vec<Tensor>)> {
         let copies = copies(kernel, self.tensors);
         let plan = trial(kernel, copies, self.tensors, self.target, self.options)?;
         if inputs.is_empty() {
-            *inputs = random(&plan, copies);
+            *inputs = random(&plan, copies).into_iter().map(AnyTensor::Host).collect();
         }
         let (checked, mut constants) = (self.options.checked, Constants::default());
         let tape =

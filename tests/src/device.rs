@@ -14,7 +14,10 @@ pub fn gpu() -> Device {
 /// The same adapter opened by the runtime once more, for a test that spoils it.
 pub fn opened() -> Device {
     let advice = "install a Vulkan driver, for example the package mesa-vulkan-drivers";
-    open().unwrap_or_else(|why| panic!("{why}; {advice}"))
+    let device = open().unwrap_or_else(|why| panic!("{why}; {advice}"));
+    // Never given up: see lost_device.rs.
+    std::mem::forget(device.clone());
+    device
 }
 
 fn open() -> Result<Device, String> {

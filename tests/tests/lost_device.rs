@@ -76,9 +76,22 @@ fn an_applications_lost_device_stays_an_error() {
     }
 }
 
+/// The session's own device is none the worse for it.
+fn a_lost_devices_tensor_is_an_error_of_the_input() {
+    let (own, other) = (device::gpu(), device::opened());
+    let given = other.upload(&input()).unwrap();
+    other.wgpu().expect("a GPU").0.destroy();
+    let own = session(&own, Fallback::Cpu);
+    let error = own.run_on_device(&[("x", given)]).expect_err("its device is lost").to_string();
+    assert!(error.contains("'x'") && error.contains("lost"), "{error}");
+    assert!(!own.disabled().iter().any(|it| matches!(it.reason, DisabledReason::DeviceLost(_))));
+    assert_runs(&own);
+}
+
 #[test]
 fn a_lost_device_is_an_error_and_what_is_ours_is_opened_again() {
     a_lost_device_is_an_error_once_and_then_opened_again();
     a_device_lost_before_the_first_run_is_opened_again();
     an_applications_lost_device_stays_an_error();
+    a_lost_devices_tensor_is_an_error_of_the_input();
 }

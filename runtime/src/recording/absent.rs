@@ -25,7 +25,7 @@ impl Recording {
         match self.0 {}
     }
 
-    pub fn execute(&self, _: &wgpu::Device) -> [wgpu::CommandBuffer; 2] {
+    pub fn execute(&self, _: &wgpu::Device, _: bool) -> [wgpu::CommandBuffer; 2] {
         match self.0 {}
     }
 

@@ -30,7 +30,8 @@ pub(crate) struct Recording {
     buffers: Vec<wgpu::Buffer>,
     /// What is copied to.
     staging: Vec<wgpu::Buffer>,
-    commands: vk::CommandBuffer,
+    /// The launches alone, and with the copies behind them: executing two takes microseconds more than one.
+    commands: [vk::CommandBuffer; 2],
     pool: vk::CommandPool,
     sets: vk::DescriptorPool,
     /// The last submission, until it is known to be over.
@@ -63,7 +64,7 @@ impl Recording {
             copies: Vec::new(),
             buffers: Vec::new(),
             staging: behind.map(|it| it.staging.clone()).unwrap_or_default(),
-            commands: vk::CommandBuffer::null(),
+            commands: [vk::CommandBuffer::null(); 2],
             pool: vk::CommandPool::null(),
             sets: vk::DescriptorPool::null(),
             last: Mutex::default(),
@@ -95,18 +96,23 @@ impl Recording {
         let info = vk::CommandBufferAllocateInfo::default()
             .command_pool(it.pool)
             .level(vk::CommandBufferLevel::SECONDARY)
-            .command_buffer_count(1);
+            .command_buffer_count(it.commands.len() as u32);
         // SAFETY: the pool was just made and only this function uses it.
         unsafe {
-            it.commands = raw.allocate_command_buffers(&info).map_err(|it| fault("a recording", it))?[0];
+            let made = raw.allocate_command_buffers(&info).map_err(|it| fault("a recording", it))?;
+            it.commands.copy_from_slice(&made);
             let inheritance = vk::CommandBufferInheritanceInfo::default();
             let begin = vk::CommandBufferBeginInfo::default()
                 .flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE)
                 .inheritance_info(&inheritance);
-            raw.begin_command_buffer(it.commands, &begin).map_err(|it| fault("a recording", it))?;
-            it.record(it.commands, None);
-            it.record_copies(it.commands);
-            raw.end_command_buffer(it.commands).map_err(|it| fault("a recording", it))?;
+            for (number, commands) in it.commands.into_iter().enumerate() {
+                raw.begin_command_buffer(commands, &begin).map_err(|it| fault("a recording", it))?;
+                it.record(commands, None);
+                if number == 1 {
+                    it.record_copies(commands);
+                }
+                raw.end_command_buffer(commands).map_err(|it| fault("a recording", it))?;
+            }
         }
         Ok(it)
     }
@@ -217,10 +223,12 @@ impl Recording {
         self.launches.iter().map(|it| it.kernel).collect()
     }
 
-    /// Two command buffers: the first shows wgpu what the second uses. Their submission is to be told to `submitted`.
-    pub fn execute(&self, device: &wgpu::Device) -> [wgpu::CommandBuffer; 2] {
+    /// Two command buffers, the launches and, where they are wanted, the copies: the first shows wgpu what the second uses. Their
+    /// submission is to be told to `submitted`.
+    pub fn execute(&self, device: &wgpu::Device, copies: bool) -> [wgpu::CommandBuffer; 2] {
+        let recorded = self.commands[usize::from(copies)];
         // SAFETY: a secondary command buffer of the same family, outside of a pass, that may be pending more than once.
-        self.encode(device, |raw, commands| unsafe { raw.cmd_execute_commands(commands, &[self.commands]) })
+        self.encode(device, |raw, commands| unsafe { raw.cmd_execute_commands(commands, &[recorded]) })
     }
 
     fn encode(

@@ -26,15 +26,22 @@ use crate::{
     buffers::Wait,
     capture::{Tape, capture},
     constants::{Constants, Failure},
+    device_tensor::AnyTensor,
     disabled::DisabledReason,
+    error::Result,
     gpu::Gpu,
     launch::Replay,
     profile::{Effort, ONCE, profile},
-    replay::replay,
+    replay,
     state::States,
 };
 
 const COUNT: usize = 1000;
+
+async fn replay(tape: &mut Tape, plan: &Plan, inputs: &[Tensor], wait: Wait) -> Result<Vec<Tensor>> {
+    let values: Vec<AnyTensor> = inputs.iter().cloned().map(AnyTensor::Host).collect();
+    replay::replay(tape, plan, &values, wait).await
+}
 
 /// `middle = x + w; y = middle * middle`, with `x` and `w` i64 and `y` i64: the device form is i32 throughout.
 fn plan(device: &Device, weight: Tensor) -> Plan {
@@ -331,7 +338,8 @@ fn every_kernel_is_timed() {
         let input = integers(0..COUNT as i64);
         let effort = Effort { warm_up: 1e-3, rounds: 3 };
         let found =
-            pollster::block_on(profile(&mut tape, &plan, &[input], effort, Wait::Block)).expect("runs");
+            pollster::block_on(profile(&mut tape, &plan, &[AnyTensor::Host(input)], effort, Wait::Block))
+                .expect("runs");
         let times = found.kernels;
         assert!(found.back_to_back > 0.0 && found.back_to_back < 1.0, "{}", found.back_to_back);
         let names: Vec<&str> = times.iter().map(|it| it.name.as_str()).collect();
@@ -380,7 +388,8 @@ fn the_processor_gives_the_graphs_values() {
             pairs.for_each(|(have, want)| assert!((have - want).abs() < 1e-5, "{have} {want}"));
         }
     }
-    let profile = pollster::block_on(profile(&mut tape, &plan, &[input], ONCE, Wait::Block)).expect("runs");
+    let profile = pollster::block_on(profile(&mut tape, &plan, &[AnyTensor::Host(input)], ONCE, Wait::Block))
+        .expect("runs");
     let times = profile.kernels;
     assert_eq!(times.len(), plan.kernels.len());
 }

@@ -1,0 +1,182 @@
+//! From shapes to a plan and a tape on a living device, and what becomes of them after an error.
+
+use std::sync::{Arc, OnceLock};
+
+use async_lock::Mutex as AsyncMutex;
+use wgfuse_compiler::{
+    error::Error as ModelError,
+    options::Fallback,
+    plan::Plan,
+    schedule::Choices,
+    shape::Shape,
+    target::{Place, Target},
+};
+
+use super::{Entry, Session, State};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tuner::{Tune, tuned};
+use crate::{
+    capture::{Tape, capture},
+    constants::Failure,
+    disabled::DisabledReason,
+    error::{DeviceError, Error, Result},
+    kept_plan,
+    state::States,
+};
+
+impl Session {
+    pub(super) async fn states(&self) -> Option<async_lock::MutexGuard<'_, States>> {
+        match self.model.states.is_empty() {
+            true => None,
+            false => Some(self.states.lock().await),
+        }
+    }
+
+    /// The shapes of all inputs of the model.
+    pub(super) fn shapes(&self, states: Option<&States>, given: Vec<Shape>) -> Result<Vec<Shape>> {
+        match states {
+            Some(states) => states.shapes(self.model.inputs.len(), &given),
+            None => Ok(given),
+        }
+    }
+
+    pub(super) fn entry(&self, shapes: Vec<Shape>) -> Arc<Entry> {
+        let mut all = self.shapes.lock().expect("nothing panics inside");
+        let entry = match all.iter().position(|it| it.shapes == shapes) {
+            Some(at) => all.remove(at),
+            None => {
+                if all.len() >= self.kept {
+                    all.remove(0);
+                }
+                Arc::new(Entry { shapes, state: AsyncMutex::default(), plan: OnceLock::new() })
+            }
+        };
+        all.push(entry.clone());
+        entry
+    }
+
+    /// Makes sure that the entry has a plan and a tape on a living device.
+    pub(super) async fn ready(
+        &self,
+        entry: &Entry,
+        state: &mut State,
+        mut states: Option<&mut States>,
+    ) -> Result<Arc<Plan>> {
+        if state.tape.as_ref().is_some_and(|it| it.gpu.as_ref().is_some_and(|it| it.lost().is_some())) {
+            state.tape = None;
+        }
+        let plan = self.plan(entry, state)?;
+        if state.tape.is_some() {
+            return Ok(plan);
+        }
+        match self.capture(&plan, states.as_deref_mut()).await {
+            Ok(tape) => {
+                state.tape = Some(tape);
+                Ok(plan)
+            }
+            Err(Failure::Error(error)) => Err(self.failed(entry, state, error)),
+            Err(Failure::Step(reason)) => {
+                let plan = self.step_down(entry, reason)?;
+                state.fallback = Some(plan.clone());
+                match self.capture(&plan, states).await {
+                    Ok(tape) => state.tape = Some(tape),
+                    Err(Failure::Error(error)) => return Err(error),
+                    Err(Failure::Step(reason)) => {
+                        return Err(ModelError::node(reason.to_string(), "runs nowhere").into());
+                    }
+                }
+                Ok(plan)
+            }
+        }
+    }
+
+    async fn capture(&self, plan: &Plan, states: Option<&mut States>) -> std::result::Result<Tape, Failure> {
+        let gpu = match plan.target.place {
+            Place::Gpu => Some(self.device.gpu_now().await?),
+            Place::Cpu => None,
+        };
+        let mut constants = self.constants.lock().await;
+        let (mut none, checked) = (States::default(), self.options.checked);
+        let states = states.unwrap_or(&mut none);
+        let tape = capture(plan, gpu, &mut constants, checked, self.replay, states).await?;
+        if let Some(reason) = &tape.portable {
+            self.disabled.add(reason.clone());
+        }
+        Ok(tape)
+    }
+
+    pub(super) fn plan(&self, entry: &Entry, state: &State) -> Result<Arc<Plan>> {
+        if let Some(plan) = &state.fallback {
+            return Ok(plan.clone());
+        }
+        if let Some(plan) = entry.plan.get() {
+            return Ok(plan.clone());
+        }
+        let plan = match self.compile(entry, self.device.target()) {
+            Err(Error::Model(ModelError::TooLarge { at, need, have })) if self.device.is_gpu() => {
+                self.step_down(entry, DisabledReason::LimitExceeded { at, need, have })?
+            }
+            other => other?,
+        };
+        for (node, why) in &plan.cpu_parts {
+            self.disabled.add(DisabledReason::Operator { node: node.to_string(), why: why.clone() });
+        }
+        Ok(entry.plan.get_or_init(|| plan).clone())
+    }
+
+    fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
+        let graph = self.model.graph(&entry.shapes)?;
+        #[cfg(not(target_arch = "wasm32"))]
+        let choices = match (self.tune, target.place) {
+            (Tune::Off, _) | (_, Place::Cpu) => Choices::default(),
+            (tune, Place::Gpu) => {
+                let (choices, found) = tuned(&graph, target, &self.options, &self.device, tune)?;
+                self.tuned.lock().expect("nothing panics inside").extend(found);
+                choices
+            }
+        };
+        #[cfg(target_arch = "wasm32")]
+        let choices = Choices::default();
+        Ok(Arc::new(kept_plan::plan(graph, target, &self.options, &choices, &self.device)?))
+    }
+
+    /// The plan for the processor, or the reason as an error where that is not wanted.
+    fn step_down(&self, entry: &Entry, reason: DisabledReason) -> Result<Arc<Plan>> {
+        match self.options.fallback {
+            Fallback::Error => {
+                Err(ModelError::Fallback { node: "the whole model".into(), reason: reason.to_string() }
+                    .into())
+            }
+            Fallback::Cpu => {
+                let plan = self.compile(entry, &Target::cpu())?;
+                self.disabled.add(reason);
+                Ok(plan)
+            }
+        }
+    }
+
+    /// After an error nothing of the tape is trusted. A lost device is opened again by the next run; what does not fit
+    /// into the device's memory runs on the processor from then on, if it may.
+    pub(super) fn failed(&self, entry: &Entry, state: &mut State, error: Error) -> Error {
+        match &error {
+            Error::Device(DeviceError::Lost(why)) => {
+                self.disabled.add(DisabledReason::DeviceLost(why.clone()));
+                state.tape = None;
+            }
+            Error::Device(DeviceError::OutOfMemory(_)) => {
+                state.tape = None;
+                if self.options.fallback == Fallback::Cpu
+                    && self.device.is_gpu()
+                    && state.fallback.is_none()
+                    && let Ok(plan) = self.step_down(entry, DisabledReason::OutOfMemory)
+                {
+                    state.fallback = Some(plan);
+                }
+            }
+            Error::Device(_) => state.tape = None,
+            // The inputs were at fault; the tape was not touched.
+            Error::Model(_) | Error::StateLost { .. } | Error::Io { .. } => {}
+        }
+        error
+    }
+}
