@@ -1,7 +1,7 @@
 // Matrix products by tiles: for every batch, store(row, col, sum over k of load_a(row, k) load_b(k, col)).
 //
-// Holes, whose bodies are replaced: batches, rows, cols, depth (equal for all invocations), load_a, load_b, store. They are
-// called only with batch < batches(), row < rows(), col < cols(), k < depth(), k being slab * TILE_DEPTH + within, with
+// Holes, whose bodies are replaced: batches, rows, cols, depth (equal for all invocations), load_a, load_b, read_ahead, store.
+// They are called only with batch < batches(), row < rows(), col < cols(), k < depth(), k being slab * TILE_DEPTH + within, with
 // within < TILE_DEPTH. Elements come in fours, neighbours along one
 // axis; the first has a number divisible by 4 there, and is in range. Of those out of range, a load gives 0 along the
 // depth and anything along the others, and store leaves them out. Each result is stored once. General convolutions run here
@@ -89,8 +89,17 @@ fn load_b(batch: u32, slab: u32, within: u32, col: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
+// What is read to store columns col.. of one row, beside the sums; another structure takes its place.
+struct Ahead {
+    none: u32,
+}
+
+fn read_ahead(batch: u32, row: u32, col: u32) -> Ahead {
+    return Ahead(0u);
+}
+
 // Columns col.. of one row.
-fn store(batch: u32, row: u32, col: u32, values: vec4<f32>) {
+fn store(batch: u32, row: u32, col: u32, values: vec4<f32>, ahead: Ahead) {
 }
 
 // Where four number `at` of a slab begins: its row or column, and its k. `fours` of them are as wide as the tile.
@@ -256,14 +265,25 @@ fn main(
         }
     }
 
+    // All that four rows need is on its way before the first of it is waited for. Places out of range are moved into it.
+    let last_row = rows() - 1u;
+    let last_col = (cols() - 1u) / 4u * 4u;
     if SPLIT == 1u {
         for (var i = 0u; i < ROW_FOURS; i += 1u) { // unrolled
+            let row = first_row + 4u * (down + i * DOWN);
+            var ahead: array<Ahead, FOUR * COL_FOURS>;
             for (var e = 0u; e < FOUR; e += 1u) { // unrolled
-                let row = first_row + 4u * (down + i * DOWN) + e;
                 for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
                     let col = first_col + 4u * (across + j * ACROSS);
-                    if row < rows() && col < cols() {
-                        store(batch, row, col, sums[(4u * i + e) * COL_FOURS + j]);
+                    ahead[e * COL_FOURS + j] = read_ahead(batch, min(row + e, last_row), min(col, last_col));
+                }
+            }
+            for (var e = 0u; e < FOUR; e += 1u) { // unrolled
+                for (var j = 0u; j < COL_FOURS; j += 1u) { // unrolled
+                    let col = first_col + 4u * (across + j * ACROSS);
+                    if row + e < rows() && col < cols() {
+                        let sum = sums[(4u * i + e) * COL_FOURS + j];
+                        store(batch, row + e, col, sum, ahead[e * COL_FOURS + j]);
                     }
                 }
             }
@@ -272,6 +292,13 @@ fn main(
     }
     // Round i makes the 4 DOWN rows of the tile from 4 DOWN i on; all invocations share in adding and storing.
     for (var i = 0u; i < ROW_FOURS; i += 1u) { // unrolled
+        var ahead: array<Ahead, STORES>;
+        for (var n = 0u; n < STORES; n += 1u) { // unrolled
+            let at = invocation + n * SIZE;
+            let row = first_row + 4u * DOWN * i + at / TILE_COL_FOURS;
+            let col = first_col + at % TILE_COL_FOURS * 4u;
+            ahead[n] = read_ahead(batch, min(row, last_row), min(col, last_col));
+        }
         workgroupBarrier();
         for (var e = 0u; e < FOUR; e += 1u) { // unrolled
             let four = part * ROUND + (4u * down + e) * TILE_COL_FOURS + across;
@@ -290,7 +317,7 @@ fn main(
                 let row = first_row + 4u * DOWN * i + at / TILE_COL_FOURS;
                 let col = first_col + at % TILE_COL_FOURS * 4u;
                 if row < rows() && col < cols() {
-                    store(batch, row, col, sum);
+                    store(batch, row, col, sum, ahead[n]);
                 }
             }
         }

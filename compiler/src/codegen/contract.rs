@@ -148,18 +148,10 @@ pub fn write(
         | Tile::Cooperative { a_along_rows, b_along_cols, .. } => {
             let load_a = holes.load_four(writer, "load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a);
             let load_b = holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b);
-            let store = match *tile {
-                Tile::Cooperative { .. } => {
-                    let ahead = holes.store_four_ahead(writer, &out, COL, &stores);
-                    template.fill_type(writer, "Ahead", ahead.ty);
-                    template.fill(writer, "read_ahead", ahead.read);
-                    ahead.store
-                }
-                Tile::Matmul { .. } | Tile::Few(_) | Tile::Direct { .. } => {
-                    holes.store_four(writer, &out, COL, &stores)
-                }
-            };
-            [load_a, load_b, store]
+            let ahead = holes.store_four_ahead(writer, &out, COL, &stores);
+            template.fill_type(writer, "Ahead", ahead.ty);
+            template.fill(writer, "read_ahead", ahead.read);
+            [load_a, load_b, ahead.store]
         }
         Tile::Few(_) | Tile::Direct { .. } => [
             holes.load(writer, "load_a", &in_a, a),
