@@ -259,6 +259,7 @@ fn form(kernel: &schedule::Kernel, target: &Target) -> String {
                     None | Some(NotOnMatrices::Target) => String::new(),
                     Some(why) => format!(", not on cooperative matrices: {why}"),
                 },
+                AttentionTile::Row(tile) if tile.slices > 1 => format!(", {} workgroups a row", tile.slices),
                 AttentionTile::Row(_) => ", a workgroup a row".to_owned(),
                 AttentionTile::Cooperative(_) => " on cooperative matrices".to_owned(),
             };

@@ -70,6 +70,7 @@ pub fn write(
                 ("SIZE", tile.size),
                 ("ACROSS", tile.across),
                 ("AHEAD", tile.ahead),
+                ("SLICES", tile.slices),
                 ("KEYS", (*keys).max(1) as u32),
             ],
         ),
@@ -154,8 +155,17 @@ pub fn write(
 
     let size = template.entry_point(writer)[0];
     let heads = tile.heads() as u64;
+    let slices = match tile {
+        AttentionTile::Row(tile) => tile.slices as u64,
+        AttentionTile::Plain(_) | AttentionTile::Cooperative(_) => 1,
+    };
     let tiles = (space[QUERY] as u64 * heads).div_ceil(tile.rows() as u64);
-    grid::fold(space[BATCH] as u64 * (space[HEAD] as u64 / heads) * tiles, size, &kernel.name, target)
+    grid::fold(
+        space[BATCH] as u64 * (space[HEAD] as u64 / heads) * tiles * slices,
+        size,
+        &kernel.name,
+        target,
+    )
 }
 
 /// What an operand replaces at one key, where that is the same at all keys and a number of 32 bits tells which.

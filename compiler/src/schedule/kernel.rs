@@ -212,13 +212,15 @@ pub struct PlainAttention {
     pub hold_values: bool,
 }
 
-/// The template `attention_row.wgsl`: a workgroup of `size` invocations, a multiple of 16, makes one row of the result;
-/// `across` of them, a divisor of `size`, share a key, each with four channels at most, and read of `ahead` keys at a time.
+/// The template `attention_row.wgsl`: `slices` workgroups of `size` invocations, a multiple of 16, make one row of the result, each its
+/// slice of the value channels; `across` invocations, a divisor of `size`, share a key, each with four channels at most, and read of
+/// `ahead` keys at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RowAttention {
     pub size: u32,
     pub across: u32,
     pub ahead: u32,
+    pub slices: u32,
 }
 
 /// The template `attention_coop.wgsl`, for operands that f16 holds exactly: a workgroup makes `teams` times `sub_rows` rows of

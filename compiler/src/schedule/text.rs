@@ -192,7 +192,7 @@ spelled!(enum AttentionTile {
 
 spelled!(struct PlainAttention { size, rows, across, heads, parts, hold_keys, hold_values });
 
-spelled!(struct RowAttention { size, across, ahead });
+spelled!(struct RowAttention { size, across, ahead, slices });
 
 spelled!(struct CooperativeAttention { teams, parts, sub_rows, keys, sub_keys, heads, subgroup });
 

@@ -97,8 +97,8 @@ const fn attention_tile(size: u32, rows: u32, across: u32, parts: u32, hold: [bo
 }
 
 /// A workgroup a row.
-const fn attention_row(size: u32, across: u32, ahead: u32) -> AttentionTile {
-    AttentionTile::Row(RowAttention { size, across, ahead })
+const fn attention_row(size: u32, across: u32, ahead: u32, slices: u32) -> AttentionTile {
+    AttentionTile::Row(RowAttention { size, across, ahead, slices })
 }
 
 #[test]
@@ -109,9 +109,9 @@ fn attention_of_every_kind() {
         attention_tile(64, 8, 16, 1, [true, false]),
         attention_tile(64, 4, 16, 1, [false, false]),
         attention_tile(16, 4, 4, 0, [false, true]),
-        attention_row(64, 16, 4),
-        attention_row(32, 16, 1),
-        attention_row(256, 16, 3),
+        attention_row(64, 16, 4, 1),
+        attention_row(32, 16, 1, 1),
+        attention_row(256, 16, 3, 1),
     ];
     for tile in tiles {
         for sizes in
@@ -127,10 +127,27 @@ fn attention_of_every_kind() {
 }
 
 #[test]
+fn a_row_is_made_in_slices_of_its_channels() {
+    for (tile, values) in [
+        (attention_row(64, 16, 4, 4), [16, 32, 45]),
+        (attention_row(128, 8, 2, 2), [8, 32, 24]),
+        (attention_row(16, 8, 4, 4), [16, 32, 13]),
+    ] {
+        let [value, other, ragged] = values;
+        for sizes in [[2, 3, 1, 1, 1, 1, value], [2, 2, 1, 2, 130, 8, other], [1, 4, 2, 3, 41, 30, ragged]] {
+            for (hidden, zero_masked) in [(Hidden::None, false), (Hidden::Table, true)] {
+                attention_case(sizes, hidden, zero_masked, tile);
+            }
+            attention_case(sizes, Hidden::After(sizes[4] as i64 / 2), true, tile);
+        }
+    }
+}
+
+#[test]
 fn hidden_keys_are_left_out() {
     for ((queries, keys), tile) in [(20, 20), (7, 128), (1, 513), (33, 7)]
         .into_iter()
-        .flat_map(|it| [(it, attention_tile(32, 8, 4, 1, [true, true])), (it, attention_row(64, 4, 4))])
+        .flat_map(|it| [(it, attention_tile(32, 8, 4, 1, [true, true])), (it, attention_row(64, 4, 4, 1))])
     {
         for offset in [0, keys as i64 - queries as i64, -3, 600] {
             attention_case([1, 2, 2, queries, keys, 8, 4], Hidden::After(offset), true, tile);
