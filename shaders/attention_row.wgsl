@@ -9,7 +9,7 @@
 // Key number place_k(b, h), if it is one, is load_placed_k(b, h, d) in place of load_k; so are values: what is the same
 // whatever the key is computed once.
 // Dispatch batches * heads * queries * SLICES workgroups in any folding; surplus ones return.
-// Invocations: SIZE. Workgroup memory, in bytes, with STEP = AHEAD SIZE / ACROSS: 4 (KEYS + SIZE + max(STEP (ACROSS + 1), 5 SIZE) + LAST).
+// Invocations: SIZE. Workgroup memory, in bytes, with STEP = AHEAD SIZE / ACROSS: 4 (KEYS + SIZE + max((STEP + 1) (ACROSS + 1), 5 SIZE) + LAST).
 
 // With FOURS = ceil(CHANNELS / 4), VALUE_FOURS = ceil(VALUE_CHANNELS / 4): ACROSS divides SIZE and is at least FOURS and VALUE_FOURS; SIZE is
 // a multiple of LAST; SLICES divides VALUE_FOURS, ACROSS and AHEAD.
@@ -46,8 +46,8 @@ const STRIDE: u32 = ACROSS + 1u;
 
 // Of each key its score, then its weight.
 var<workgroup> weights: array<f32, KEYS>;
-// Parts of a step's scores: a row a key. At the end results: those of each invocation.
-var<workgroup> parts: array<f32, max(STEP * STRIDE, COMPONENTS * SIZE)>;
+// Parts of a step's scores: a row a key, and behind them one of the placed key. At the end results: those of each invocation.
+var<workgroup> parts: array<f32, max((STEP + 1u) * STRIDE, COMPONENTS * SIZE)>;
 // The largest score that each invocation has seen.
 var<workgroup> highs: array<f32, SIZE>;
 var<workgroup> tops: array<f32, LAST>;
@@ -127,6 +127,12 @@ fn attention_weight(x: f32, largest: f32) -> f32 {
     return select(weight, difference, is_nan);
 }
 
+// What the four channels of `lane` add to a score: what no channel is in must not become NaN by a key's infinity.
+fn part_of(query: vec4<f32>, key: vec4<f32>, lane: u32) -> f32 {
+    let low = fma(query.y, key.y, query.x * key.x);
+    return select(fma(query.w, key.w, fma(query.z, key.z, low)), 0.0, lane >= FOURS);
+}
+
 @compute @workgroup_size(SIZE)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -171,19 +177,16 @@ fn main(
     }
     let k_place = place_k(b, h);
     let v_place = place_v(b, h);
-    let k_placed = load_placed_k(b, h, own);
     let v_placed = load_placed_v(b, h, e);
     let mine = select(load_q(b, h, i, own), vec4<f32>(), vec4<bool>(lane >= FOURS));
+    if team == 0u {
+        parts[STEP * STRIDE + lane] = part_of(mine, load_placed_k(b, h, own), lane);
+    }
 
     var top = negative_infinity;
     for (var first = 0u; first < end; first += STEP) {
         for (var n = 0u; n < AHEAD; n += 1u) { // unrolled
-            let placed = first + team + n * TEAMS == k_place;
-            let k = select(held[n], k_placed, vec4<bool>(placed));
-            let low = fma(mine.y, k.y, mine.x * k.x);
-            let part = fma(mine.w, k.w, fma(mine.z, k.z, low));
-            // What no channel is in must not become NaN by a key's infinity.
-            parts[(team + n * TEAMS) * STRIDE + lane] = select(part, 0.0, lane >= FOURS);
+            parts[(team + n * TEAMS) * STRIDE + lane] = part_of(mine, held[n], lane);
         }
         // The next step, or the values of the first.
         if first + STEP < end {
@@ -200,9 +203,10 @@ fn main(
         workgroupBarrier();
         for (var at = invocation; at < STEP; at += SIZE) {
             let j = first + at;
+            let start = select(at, STEP, j == k_place) * STRIDE;
             var sum = 0.0;
             for (var n = 0u; n < ACROSS; n += 1u) { // unrolled
-                sum += parts[at * STRIDE + n];
+                sum += parts[start + n];
             }
             if j < end {
                 let score = sum * scale() + load_mask(b, h, i, j);

@@ -14,10 +14,10 @@ const ROWS: usize = 256;
 const FEWEST_KEYS: usize = 128;
 const STEPS: usize = 4;
 
-/// Workgroups of a row where there are few rows, most first, and workgroups of all rows up to which that is worth it: each reads all keys,
-/// but has its values on their way before the weights are known, and less of them.
+/// Workgroups of a row where there are few rows, most first, and workgroups of all rows up to which that is worth it: each has fewer values
+/// to read, and has them on their way before the weights are known, but all read all keys, which caches cannot give to many more.
 const SLICES: [u32; 3] = [4, 2, 1];
-const WORKGROUPS: usize = 128;
+const WORKGROUPS: usize = 64;
 
 /// Invocations, and keys of which one reads a part ahead; those that take most keys at a time first.
 const FORMS: [(u32, u32); 7] = [(512, 16), (512, 8), (256, 16), (256, 8), (256, 4), (128, 8), (128, 4)];
@@ -54,7 +54,7 @@ impl RowAttention {
     pub fn fault(&self, keys: usize, channels: [usize; 2], target: &Target) -> Option<&'static str> {
         let &RowAttention { size, across, ahead, slices } = self;
         // As `attention_row.wgsl` counts them.
-        let sums = (self.step() as u64 * (across as u64 + 1)).max(5 * size as u64);
+        let sums = ((self.step() as u64 + 1) * (across as u64 + 1)).max(5 * size as u64);
         let memory = 4 * (keys as u64 + size as u64 + sums + 16);
         let checks = [
             (
