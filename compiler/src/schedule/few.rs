@@ -114,7 +114,7 @@ const ROWS: usize = 8;
 const ROWS_OF_SINGLES: usize = 4;
 
 /// Where b lies along the depth, up to so many rows and factors: invocations, how many of them share a column at most, columns
-/// of one, and blocks that are read together.
+/// of one, blocks that are read together, and whether blocks of 8 elements are read a round early.
 struct Along {
     rows: usize,
     factors: usize,
@@ -122,20 +122,22 @@ struct Along {
     deep: u32,
     cols: u32,
     ahead: u32,
+    early: bool,
 }
 
 /// The first that has at least as many rows and factors, as measured on a large GPU with subgroups of 32: of one row, many
 /// invocations that read little each keep more of memory busy than few that read much.
-const ALONG_DEPTH: [Along; 6] = [
-    Along { rows: 1, factors: 1, size: 256, deep: 128, cols: 2, ahead: 1 },
-    Along { rows: 1, factors: 2, size: 256, deep: 128, cols: 1, ahead: 1 },
-    Along { rows: 2, factors: 1, size: 128, deep: 32, cols: 2, ahead: 2 },
-    Along { rows: 2, factors: 2, size: 128, deep: 32, cols: 1, ahead: 2 },
-    Along { rows: 8, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1 },
-    Along { rows: 8, factors: 2, size: 128, deep: 32, cols: 2, ahead: 1 },
+const ALONG_DEPTH: [Along; 7] = [
+    Along { rows: 1, factors: 1, size: 256, deep: 128, cols: 2, ahead: 1, early: false },
+    Along { rows: 1, factors: 2, size: 256, deep: 128, cols: 1, ahead: 1, early: false },
+    Along { rows: 2, factors: 1, size: 128, deep: 32, cols: 2, ahead: 2, early: false },
+    Along { rows: 2, factors: 2, size: 128, deep: 32, cols: 1, ahead: 2, early: false },
+    Along { rows: 4, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1, early: false },
+    Along { rows: 8, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1, early: true },
+    Along { rows: 8, factors: 2, size: 128, deep: 32, cols: 2, ahead: 1, early: false },
 ];
 
-/// Rows from which on elements of a word are read a round early there. Those of 16 bits would leave too few registers.
+/// Rows from which on elements of a word are read a round early there.
 const EARLY: usize = 3;
 
 /// Where b lies along the columns: up to so many sums of an invocation, how many invocations there are, and how many of them
@@ -234,7 +236,7 @@ pub fn few(
     let vectors = (sizes.depth / run as usize).next_power_of_two().min(it.deep as usize) as u32;
     let deep = vectors.max(subgroup.unwrap_or(1)).min(size);
     let cols = it.cols.min(sizes.cols.next_power_of_two() as u32);
-    let early = run <= 4 && sizes.rows >= EARLY;
+    let early = if run <= 4 { sizes.rows >= EARLY } else { it.early };
     let form = Few { size, deep, depth: run, cols, ahead: it.ahead, early, subgroup, ..one };
     Some(finish(form)).filter(fits)
 }
