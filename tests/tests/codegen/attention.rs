@@ -2,6 +2,7 @@
 
 use wgfuse_compiler::{
     dtype::DType,
+    index::Index,
     lower::Expr,
     scalar::BinaryOp,
     schedule::{AttentionTile, LastKey, PlainAttention, RowAttention, Skeleton},
@@ -23,6 +24,17 @@ enum Hidden {
 type Sizes = [usize; 7];
 
 fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: AttentionTile) {
+    attention_placed(sizes, hidden, zero_masked, tile, None);
+}
+
+/// `placed`: the number of a key that is another one, as is its value.
+fn attention_placed(
+    sizes: Sizes,
+    hidden: Hidden,
+    zero_masked: bool,
+    tile: AttentionTile,
+    placed: Option<i64>,
+) {
     let [batch, heads, share, queries, keys, channels, values] = sizes;
     let mut case = Case::new(24);
     let q = case.input(DType::F32, [batch, queries, heads, channels]);
@@ -36,11 +48,23 @@ fn attention_case(sizes: Sizes, hidden: Hidden, zero_masked: bool, tile: Attenti
     let (j, d) = (var(4, keys), var(5, channels));
     let group = h.div(share as i64);
     let query = case.load(q, [b.clone(), i.clone(), h.clone(), d.clone()]);
-    let key = case.load(k, [b.clone(), group.clone(), j.clone(), d]);
-    let value = match channels % 2 {
-        0 => case.load(v, [b.clone(), group, j.clone(), e.clone()]),
-        _ => case.load(v, [b.clone(), group, e.clone(), j.clone()]),
+    let mut key = case.load(k, [b.clone(), group.clone(), j.clone(), d.clone()]);
+    let mut value = match channels % 2 {
+        0 => case.load(v, [b.clone(), group.clone(), j.clone(), e.clone()]),
+        _ => case.load(v, [b.clone(), group.clone(), e.clone(), j.clone()]),
     };
+    if let Some(place) = placed {
+        let place = case.given(DType::I32, [1], &[place as f64]);
+        let new_k = case.input(DType::F32, [batch, heads / share, channels]);
+        let new_v = case.input(DType::F32, [batch, heads / share, values]);
+        let place = case.load(place, [Index::constant(0)]);
+        let number = case.body.add(Expr::Coord(j.clone()), DType::I32);
+        let here = case.body.binary(BinaryOp::Eq, number, place);
+        let new_key = case.load(new_k, [b.clone(), group.clone(), d]);
+        key = case.body.select(here, new_key, key);
+        let new_value = case.load(new_v, [b.clone(), group.clone(), e.clone()]);
+        value = case.body.select(here, new_value, value);
+    }
     let mut last_key = None;
     let mask = match hidden {
         Hidden::None => None,
@@ -96,7 +120,7 @@ const fn attention_tile(size: u32, rows: u32, across: u32, parts: u32, hold: [bo
     AttentionTile::Plain(PlainAttention { size, rows, across, heads: 1, parts, hold_keys, hold_values })
 }
 
-/// A workgroup a row.
+/// Some workgroups a row.
 const fn attention_row(size: u32, across: u32, ahead: u32, slices: u32) -> AttentionTile {
     AttentionTile::Row(RowAttention { size, across, ahead, slices })
 }
@@ -139,6 +163,28 @@ fn a_row_is_made_in_slices_of_its_channels() {
                 attention_case(sizes, hidden, zero_masked, tile);
             }
             attention_case(sizes, Hidden::After(sizes[4] as i64 / 2), true, tile);
+        }
+    }
+}
+
+#[test]
+fn a_placed_key_stands_for_another() {
+    // Of one step and of several, whose first, last and other keys are placed, and none.
+    for (tile, keys) in [
+        (attention_row(64, 16, 4, 2), 70),
+        (attention_row(64, 16, 4, 1), 16),
+        (attention_row(128, 8, 4, 4), 130),
+    ] {
+        for place in [0, 15, 16, 37, keys as i64 - 1, keys as i64, -1] {
+            attention_placed([1, 4, 2, 1, keys, 30, 32], Hidden::None, false, tile, Some(place));
+            attention_placed([2, 2, 1, 2, keys, 32, 32], Hidden::Table, true, tile, Some(place));
+            attention_placed(
+                [1, 2, 2, 2, keys, 8, 32],
+                Hidden::After(keys as i64 / 2),
+                false,
+                tile,
+                Some(place),
+            );
         }
     }
 }
