@@ -21,9 +21,11 @@ pub(crate) const PIECE: usize = 4 << 20;
 pub(crate) const PIECES: usize = 16;
 
 /// How long a thread that waits for real hardware looks again and again before it sleeps: being woken up takes as long as a
-/// small model.
+/// small model. After the first while, whoever else wants the processor has it in between.
 #[cfg(not(target_arch = "wasm32"))]
-const SPIN: std::time::Duration = std::time::Duration::from_millis(2);
+const SPIN: std::time::Duration = std::time::Duration::from_millis(20);
+#[cfg(not(target_arch = "wasm32"))]
+const ALONE: std::time::Duration = std::time::Duration::from_millis(2);
 
 pub(crate) const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
@@ -163,7 +165,8 @@ fn attend(gpu: &Gpu, events: &[Event], how: Wait) {
                     match crate::poll::poll(&gpu.device, wgpu::PollType::Poll) {
                         // Other sessions may keep the device busy all the time.
                         Ok(_) if events.iter().all(Event::is_set) => return,
-                        Ok(_) => std::hint::spin_loop(),
+                        Ok(_) if start.elapsed() < ALONE => std::hint::spin_loop(),
+                        Ok(_) => std::thread::yield_now(),
                         Err(_) => break,
                     }
                 }

@@ -12,7 +12,7 @@ use wgfuse_compiler::{
     options::Options,
     partition::split,
     passes::optimise,
-    schedule::{Schedule, eval::eval_kernel, schedule, verify::verify},
+    schedule::{Kernel, Schedule, Skeleton, eval::eval_kernel, schedule, verify::verify},
     shape::Type,
     target::Target,
 };
@@ -183,4 +183,95 @@ fn images_that_matrices_read_too() {
         let back = b.reshape(back, &[2, 8, 9, 11]).expect("as many");
         b.add(y, back).expect("of one shape")
     });
+}
+
+/// Pools between convolutions read their windows as vectors of channels, a term an element; pools of images whose rows lie
+/// innermost, and of large windows, are reductions.
+#[test]
+fn small_pools_of_channels_are_maps() {
+    let three = Geometry { padding: 1, ..Geometry::default() };
+    for dtype in [DType::F32, DType::F16] {
+        for (max, kernel, stride, padding, written_out) in [
+            (true, [3, 3], 2, 1, true),
+            (true, [2, 5], 1, 0, true),
+            (false, [3, 3], 2, 1, true),
+            (false, [2, 2], 2, 0, true),
+            (true, [5, 5], 1, 2, false),
+        ] {
+            let label = format!("pool {dtype} {max} {kernel:?} {stride} {padding}");
+            let schedule = check(&label, dtype, 3, |b, weights, x| {
+                let w = weights.of(b, &[8, 3, 3, 3]);
+                let x = b.conv2d(x, w, None, three).expect("a convolution");
+                let geometry = Geometry { stride, padding, ..Geometry::default() };
+                let x = match max {
+                    true => b.max_pool(x, &kernel, geometry).expect("a pool"),
+                    false => b.avg_pool(x, &kernel, geometry).expect("a pool"),
+                };
+                let w = weights.of(b, &[8, 8, 3, 3]);
+                b.conv2d(x, w, None, three).expect("a convolution")
+            });
+            let pools =
+                schedule.kernels.iter().filter(|it| !matches!(it.skeleton, Skeleton::Contract { .. }));
+            let vectors: Vec<bool> =
+                pools.map(|it| matches!(it.skeleton, Skeleton::Map { lanes, .. } if lanes > 1)).collect();
+            assert_eq!(vectors, [written_out], "{label}\n{schedule}");
+        }
+        let schedule = check("pool alone", dtype, 8, |b, _, x| {
+            b.max_pool(x, &[3, 3], Geometry { stride: 2, ..three }).expect("a pool")
+        });
+        assert!(
+            matches!(schedule.kernels[..], [Kernel { skeleton: Skeleton::Rows { .. }, .. }]),
+            "{schedule}"
+        );
+    }
+}
+
+/// An image of three channels gets a fourth where products of f16 run on cooperative matrices, and only there; the schedule means
+/// what the graph means.
+#[test]
+fn images_of_few_channels_are_widened() {
+    let mut target = Target::webgpu_minimum();
+    target.subgroup = Some((32, 32));
+    target.f16 = true;
+    let with = Target { cooperative: vec![[16, 16, 16]], max_workgroup_memory: 49152, ..target.clone() };
+    for (dtype, target, size, window, wider) in [
+        (DType::F16, &with, 128, [1, 2], true),
+        (DType::F16, &with, 128, [2, 3], true),
+        (DType::F32, &with, 128, [1, 2], false),
+        (DType::F16, &target, 128, [1, 2], false),
+        (DType::F16, &with, 32, [1, 2], false),
+        (DType::F16, &with, 128, [1, 4], false),
+    ] {
+        let mut b = GraphBuilder::new();
+        let mut weights = Weights { random: Random::new(3), dtype };
+        let x = b.input("image", dtype, [1, 3, size, size]).expect("an input");
+        let w = weights.of(&mut b, &[16, 3, window[0], window[1]]);
+        let geometry = Geometry { padding: 1, ..Geometry::default() };
+        let y = b.conv2d(x, w, None, geometry).expect("a convolution");
+        let y = b.relu(y).expect("a number");
+        b.output("y", y).expect("an output");
+        let graph = b.finish().expect("a graph");
+        let options = Options::default();
+        let inputs = [Random::new(5).tensor(&graph.inputs()[0].ty, 1)];
+        let parts =
+            split(&optimise(graph, target, &options).expect("passes"), target, &options).expect("parts");
+        let constants = eval(&parts.constants, &[]).expect("constants");
+        let schedule = schedule(lower(&parts), target, &options);
+        let widened = schedule.tensors.values().any(|it| it.ty.shape[..] == [1, size, size, 4]);
+        assert_eq!(widened, wider, "{dtype} {size} {window:?}\n{schedule}");
+        assert_eq!(schedule.kernels.len(), 1 + usize::from(wider), "{schedule}");
+        // The evaluators are slow: once says it.
+        if window != [1, 2] || !wider {
+            continue;
+        }
+        let expected = eval(&graph, &inputs).expect("it has a value");
+        let mut memory = given(&schedule.tensors, &inputs, &constants);
+        for kernel in &schedule.kernels {
+            eval_kernel(kernel, &schedule.tensors, &mut memory);
+        }
+        let have = memory[schedule.outputs[0]].iter().map(|it| it.as_f64());
+        for (at, (have, want)) in have.zip(expected[0].to_f64()).enumerate() {
+            assert!((have - want).abs() <= 1e-2 * want.abs().max(1.0), "element {at} is {have}, not {want}");
+        }
+    }
 }

@@ -193,6 +193,18 @@ impl Index {
         })
     }
 
+    /// Whether it moves with variables below `rank` and with others: a place in an image by a window.
+    pub fn is_of_window(&self, rank: usize) -> bool {
+        let (mut below, mut others) = (false, false);
+        self.leaves(&mut |leaf| {
+            if let Atom::Var { axis, .. } = leaf {
+                below |= (*axis as usize) < rank;
+                others |= *axis as usize >= rank;
+            }
+        });
+        below && others
+    }
+
     /// Calls `see` with every variable and read value, those inside quotients too.
     pub fn leaves(&self, see: &mut dyn FnMut(&Atom)) {
         for (atom, _) in &self.terms {

@@ -139,11 +139,43 @@ impl Fusion<'_> {
         {
             return false;
         }
+        if self.breaks_windows(nest, &self.users[it.tensor]) {
+            return false;
+        }
         // What can be computed where the value is made need not be computed by each reader.
         !loads
             .iter()
             .filter_map(|(tensor, _)| self.group_of.get(*tensor))
             .any(|&group| !self.group(group).is_map() && self.can_join(nest, group).is_ok())
+    }
+
+    /// Whether a product among `readers` reads vectors of what `nest` makes by a window, many times over, and, if it computed them
+    /// itself, would each time guard their elements one by one, or read several for one.
+    pub(super) fn breaks_windows(&self, nest: usize, readers: &[usize]) -> bool {
+        let Expanded { body, roots, .. } = &self.expanded[nest];
+        let needed = body.needed(roots.iter().copied());
+        let mut read = HashSet::new();
+        let breaks = body.iter().any(|(id, expr, _)| match expr {
+            Expr::Load { tensor, guard, .. } if needed[id.0 as usize] => {
+                guard.is_some() || !read.insert(*tensor)
+            }
+            _ => false,
+        });
+        let windows = |reader: &usize| {
+            let it = &self.loops.nests[*reader];
+            let rank = it.space.rank();
+            let of_vectors = |at: &Coords| {
+                let last = at.last().and_then(Index::as_var);
+                last.is_some_and(|var| var >= rank) && at.iter().any(|it| it.is_of_window(rank))
+            };
+            let all = match self.expanded.get(*reader) {
+                Some(Expanded { body, roots, .. }) => loads(body, roots),
+                None => loads(&it.body, &it.kind.roots()),
+            };
+            matches!(it.kind, NestKind::Contract { .. })
+                && all.iter().any(|(tensor, at)| *tensor == self.loops.nests[nest].tensor && of_vectors(at))
+        };
+        breaks && readers.iter().any(windows)
     }
 
     /// Groups that `nest` might join, the most promising first.

@@ -78,7 +78,9 @@ impl Fusion<'_> {
                     && weight <= cost::CHEAP_IN_QUERIES
                     && self.of_queries_alone(host, into) => {}
             Form::Contract { .. } | Form::Attention { .. } => {
-                if weight * read.len() as u64 > cost::CHEAP_IN_PRODUCT {
+                let readers: Vec<usize> = into.members.iter().map(|it| it.nest).collect();
+                let broken = host.members.iter().any(|it| self.breaks_windows(it.nest, &readers));
+                if broken || weight * read.len() as u64 > cost::CHEAP_IN_PRODUCT {
                     return Err(Why::Recompute(weight));
                 }
             }

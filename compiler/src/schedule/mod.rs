@@ -24,6 +24,7 @@ pub mod lanes;
 mod layout;
 mod matmul;
 mod order;
+mod padded;
 pub mod product;
 mod scaled;
 mod splice;
@@ -32,6 +33,7 @@ mod split_attention;
 mod split_product;
 mod replaced;
 mod unwritten;
+mod written_out;
 mod state;
 pub mod text;
 mod tile;
@@ -53,7 +55,7 @@ pub fn schedule(loops: Loops, target: &Target, options: &Options) -> Schedule {
 
 /// As `schedule`, with tiles that were measured in place of those that tables give.
 pub fn schedule_as(loops: Loops, target: &Target, options: &Options, choices: &Choices) -> Schedule {
-    let loops = layout::laid_out(loops);
+    let loops = written_out::written_out(layout::laid_out(padded::padded(loops, target)));
     let target = &Target { pairs: target.pairs && options.pairs, ..target.clone() };
     let fused = fuse::fuse(&loops, target, options);
     let kernels = build::kernels(&loops, &fused, target);
