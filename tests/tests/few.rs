@@ -266,16 +266,34 @@ fn chosen(dtype: DType, turned: bool, [rows, cols, depth]: [usize; 3], target: &
     }
 }
 
-#[test]
-fn vectors_are_as_long_as_memory_allows() {
-    let minimum = Target::webgpu_minimum();
-    let large = Target {
+fn large() -> Target {
+    Target {
         max_workgroup_invocations: 1024,
         max_workgroup_size: [1024, 1024, 64],
         max_workgroup_memory: 49_152,
         subgroup: Some((32, 32)),
-        ..minimum.clone()
+        ..Target::webgpu_minimum()
+    }
+}
+
+#[test]
+fn the_depth_and_the_rows_decide_who_shares_a_column() {
+    let form = |rows, depth| {
+        let few = chosen(DType::F16, true, [rows, 512, depth], &large()).expect("few rows");
+        (few.size, few.deep, few.cols, few.ahead, few.early)
     };
+    // 256, 64 and 704 blocks of 8, which 128 and 64 share evenly, and 688, which neither does.
+    assert_eq!(form(1, 2048), (256, 128, 2, 1, false));
+    assert_eq!(form(1, 5632), (128, 64, 1, 2, false));
+    assert_eq!(form(1, 5504), (256, 128, 2, 1, false));
+    assert_eq!(form(1, 512), (256, 64, 2, 1, false));
+    assert_eq!(form(4, 2048), (128, 32, 4, 1, false));
+    assert_eq!(form(5, 2048), (128, 32, 4, 1, true));
+}
+
+#[test]
+fn vectors_are_as_long_as_memory_allows() {
+    let (minimum, large) = (Target::webgpu_minimum(), large());
     for target in [&minimum, &large] {
         for turned in [false, true] {
             let vector = |dtype, sizes| {

@@ -114,7 +114,8 @@ const ROWS: usize = 8;
 const ROWS_OF_SINGLES: usize = 4;
 
 /// Where b lies along the depth, up to so many rows and factors: invocations, how many of them share a column at most, columns
-/// of one, blocks that are read together, and whether blocks of 8 elements are read a round early.
+/// of one, blocks that are read together, whether blocks of 8 elements are read a round early, and whether this is only for depths of
+/// which all have as many blocks: of others, some would wait for the rest.
 struct Along {
     rows: usize,
     factors: usize,
@@ -123,18 +124,28 @@ struct Along {
     cols: u32,
     ahead: u32,
     early: bool,
+    whole: bool,
+}
+
+impl Along {
+    /// How many invocations share a column of so many blocks.
+    fn deep(&self, blocks: usize) -> u32 {
+        blocks.next_power_of_two().min(self.deep as usize) as u32
+    }
 }
 
 /// The first that has at least as many rows and factors, as measured on a large GPU with subgroups of 32: of one row, many
 /// invocations that read little each keep more of memory busy than few that read much.
-const ALONG_DEPTH: [Along; 7] = [
-    Along { rows: 1, factors: 1, size: 256, deep: 128, cols: 2, ahead: 1, early: false },
-    Along { rows: 1, factors: 2, size: 256, deep: 128, cols: 1, ahead: 1, early: false },
-    Along { rows: 2, factors: 1, size: 128, deep: 32, cols: 2, ahead: 2, early: false },
-    Along { rows: 2, factors: 2, size: 128, deep: 32, cols: 1, ahead: 2, early: false },
-    Along { rows: 4, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1, early: false },
-    Along { rows: 8, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1, early: true },
-    Along { rows: 8, factors: 2, size: 128, deep: 32, cols: 2, ahead: 1, early: false },
+const ALONG_DEPTH: [Along; 9] = [
+    Along { rows: 1, factors: 1, size: 256, deep: 128, cols: 2, ahead: 1, early: false, whole: true },
+    Along { rows: 1, factors: 1, size: 128, deep: 64, cols: 1, ahead: 2, early: false, whole: true },
+    Along { rows: 1, factors: 1, size: 256, deep: 128, cols: 2, ahead: 1, early: false, whole: false },
+    Along { rows: 1, factors: 2, size: 256, deep: 128, cols: 1, ahead: 1, early: false, whole: false },
+    Along { rows: 2, factors: 1, size: 128, deep: 32, cols: 2, ahead: 2, early: false, whole: false },
+    Along { rows: 2, factors: 2, size: 128, deep: 32, cols: 1, ahead: 2, early: false, whole: false },
+    Along { rows: 4, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1, early: false, whole: false },
+    Along { rows: 8, factors: 1, size: 128, deep: 32, cols: 4, ahead: 1, early: true, whole: false },
+    Along { rows: 8, factors: 2, size: 128, deep: 32, cols: 2, ahead: 1, early: false, whole: false },
 ];
 
 /// Rows from which on elements of a word are read a round early there.
@@ -229,12 +240,14 @@ pub fn few(
         let busy = |it: &&Few| sizes.batch * sizes.cols.div_ceil(it.across() as usize) >= WORKGROUPS;
         return fitting.iter().find(busy).or(fitting.last()).copied();
     }
-    let it = ALONG_DEPTH.iter().find(|it| it.rows >= sizes.rows && it.factors >= count)?;
+    let blocks = sizes.depth / run as usize;
+    let even = |it: &Along| blocks.is_multiple_of(it.deep(blocks) as usize);
+    let it = (ALONG_DEPTH.iter())
+        .find(|it| it.rows >= sizes.rows && it.factors >= count && (!it.whole || even(it)))?;
     let size = it.size.min(1 << most.ilog2());
     let subgroup =
         (target.subgroup).filter(|(least, most)| least == most && size.is_multiple_of(*least)).map(|it| it.0);
-    let vectors = (sizes.depth / run as usize).next_power_of_two().min(it.deep as usize) as u32;
-    let deep = vectors.max(subgroup.unwrap_or(1)).min(size);
+    let deep = it.deep(blocks).max(subgroup.unwrap_or(1)).min(size);
     let cols = it.cols.min(sizes.cols.next_power_of_two() as u32);
     let early = if run <= 4 { sizes.rows >= EARLY } else { it.early };
     let form = Few { size, deep, depth: run, cols, ahead: it.ahead, early, subgroup, ..one };
