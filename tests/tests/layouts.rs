@@ -253,8 +253,8 @@ fn images_of_few_channels_are_widened() {
         let graph = b.finish().expect("a graph");
         let options = Options::default();
         let inputs = [Random::new(5).tensor(&graph.inputs()[0].ty, 1)];
-        let parts =
-            split(&optimise(graph, target, &options).expect("passes"), target, &options).expect("parts");
+        let parts = split(&optimise(graph.clone(), target, &options).expect("passes"), target, &options)
+            .expect("parts");
         let constants = eval(&parts.constants, &[]).expect("constants");
         let schedule = schedule(lower(&parts), target, &options);
         let widened = schedule.tensors.values().any(|it| it.ty.shape[..] == [1, size, size, 4]);
