@@ -235,17 +235,17 @@ fn images_of_few_channels_are_widened() {
     target.f16 = true;
     let with = Target { cooperative: vec![[16, 16, 16]], max_workgroup_memory: 49152, ..target.clone() };
     for (dtype, target, size, window, wider) in [
-        (DType::F16, &with, 128, [1, 2], true),
-        (DType::F16, &with, 128, [2, 3], true),
-        (DType::F32, &with, 128, [1, 2], false),
-        (DType::F16, &target, 128, [1, 2], false),
-        (DType::F16, &with, 32, [1, 2], false),
-        (DType::F16, &with, 128, [1, 4], false),
+        (DType::F16, &with, 256, [1, 2], true),
+        (DType::F16, &with, 256, [2, 3], true),
+        (DType::F32, &with, 256, [1, 2], false),
+        (DType::F16, &target, 256, [1, 2], false),
+        (DType::F16, &with, 128, [1, 2], false),
+        (DType::F16, &with, 256, [1, 4], false),
     ] {
         let mut b = GraphBuilder::new();
         let mut weights = Weights { random: Random::new(3), dtype };
         let x = b.input("image", dtype, [1, 3, size, size]).expect("an input");
-        let w = weights.of(&mut b, &[16, 3, window[0], window[1]]);
+        let w = weights.of(&mut b, &[4, 3, window[0], window[1]]);
         let geometry = Geometry { padding: 1, ..Geometry::default() };
         let y = b.conv2d(x, w, None, geometry).expect("a convolution");
         let y = b.relu(y).expect("a number");

@@ -193,6 +193,13 @@ impl Index {
         })
     }
 
+    /// Whether variable `var` is among its leaves.
+    pub fn moves_with(&self, var: usize) -> bool {
+        let mut found = false;
+        self.leaves(&mut |leaf| found |= matches!(leaf, Atom::Var { axis, .. } if *axis as usize == var));
+        found
+    }
+
     /// Whether it moves with variables below `rank` and with others: a place in an image by a window.
     pub fn is_of_window(&self, rank: usize) -> bool {
         let (mut below, mut others) = (false, false);

@@ -208,15 +208,9 @@ impl Access {
     }
 }
 
-fn moves(index: &Index, var: usize) -> bool {
-    let mut found = false;
-    index.leaves(&mut |leaf| found |= matches!(leaf, Atom::Var { axis, .. } if *axis as usize == var));
-    found
-}
-
 fn moves_with(body: &Body, root: ExprId, var: usize) -> bool {
     let mut found = false;
-    reads(body, &[root], &mut |_, at| found |= at.iter().any(|it| moves(it, var)));
+    reads(body, &[root], &mut |_, at| found |= at.iter().any(|it| it.moves_with(var)));
     found
 }
 
@@ -293,7 +287,7 @@ fn depth_order(nest: &Nest, orders: &SecondaryMap<TensorId, Order>) -> Order {
         if std::mem::replace(&mut found, true) {
             return;
         }
-        all.sort_by_key(|&var| order.iter().position(|&axis| moves(&at[axis], rank + var)));
+        all.sort_by_key(|&var| order.iter().position(|&axis| at[axis].moves_with(rank + var)));
     });
     all
 }

@@ -19,8 +19,8 @@ use crate::{
 /// Vectors are of this many elements.
 const VECTOR: usize = 4;
 
-/// From so many results on the copy is worth its launch.
-const RESULTS: usize = 1 << 18;
+/// From so many places of the window on the copy is worth its launch.
+const PLACES: usize = 1 << 16;
 
 pub fn padded(loops: Loops, target: &Target) -> Loops {
     if cooperative::subgroup(target).is_none() {
@@ -62,6 +62,8 @@ struct Image {
     channels: usize,
     /// Number of the variable that goes through them.
     var: usize,
+    /// Where the window stands.
+    places: usize,
 }
 
 /// The image of a convolution of f16 that is worth more channels.
@@ -85,11 +87,15 @@ fn image(nest: &Nest, tensors: &slotmap::SlotMap<TensorId, TensorInfo>) -> Optio
         let in_rows = extents.last().is_some_and(|it| it.is_multiple_of(VECTOR));
         let channel = |it: &Index| it.as_var().filter(|&var| var >= rank);
         let (axis, var) = at.iter().enumerate().find_map(|(axis, it)| Some((axis, channel(it)?)))?;
-        if in_rows || found.replace(Image { tensor: *tensor, axis, channels: extents[var], var }).is_some() {
+        let places =
+            extents[..rank].iter().enumerate().filter(|(var, _)| at.iter().any(|it| it.moves_with(*var)));
+        let places = places.map(|it| it.1).product();
+        let image = Image { tensor: *tensor, axis, channels: extents[var], var, places };
+        if in_rows || found.replace(image).is_some() {
             return None;
         }
     }
-    found.filter(|it| it.is_worth_more(&tensors[it.tensor].ty.shape, nest.space.count()))
+    found.filter(|it| it.is_worth_more(&tensors[it.tensor].ty.shape))
 }
 
 impl Image {
@@ -98,9 +104,9 @@ impl Image {
     }
 
     /// Whether all channels are read, and a third more of them at most makes whole vectors.
-    fn is_worth_more(&self, shape: &Shape, results: usize) -> bool {
+    fn is_worth_more(&self, shape: &Shape) -> bool {
         let (have, want) = (self.channels, self.wide());
-        have == shape[self.axis] && have != want && 3 * want <= 4 * have && results >= RESULTS
+        have == shape[self.axis] && have != want && 3 * want <= 4 * have && self.places >= PLACES
     }
 
     fn copied(&self, from: &TensorInfo) -> TensorInfo {

@@ -9,7 +9,7 @@ use slotmap::SlotMap;
 use super::{cost, splice::splice};
 use crate::{
     dtype::DType,
-    index::{Atom, Index, delinearise},
+    index::{Index, delinearise},
     lower::{Body, Expr, Loops, Nest, NestKind, TensorId, TensorInfo},
     target::Place,
 };
@@ -60,26 +60,18 @@ fn reads_windows_of_neighbours(nest: &Nest) -> bool {
     let rank = nest.space.rank();
     let Some(next) = rank.checked_sub(1) else { return false };
     let needed = nest.body.needed(nest.kind.roots());
-    let (mut window, mut apart) = (false, false);
+    let (mut window, mut together, mut apart) = (false, false, false);
     for (id, expr, _) in nest.body.iter() {
         let Expr::Load { at, .. } = expr else { continue };
         if !needed[id.0 as usize] {
             continue;
         }
         for (axis, index) in at.iter().enumerate() {
-            let (mut summed, mut moved) = (false, false);
-            index.leaves(&mut |leaf| {
-                if let Atom::Var { axis, .. } = leaf {
-                    summed |= *axis as usize >= rank;
-                    moved |= *axis as usize == next;
-                }
-            });
             window |= index.is_of_window(rank);
-            apart |= match axis + 1 == at.len() {
-                true => summed || moved && index.as_var() != Some(next),
-                false => moved,
-            };
+            let beside = axis + 1 == at.len() && index.as_var() == Some(next);
+            together |= beside;
+            apart |= index.moves_with(next) && !beside;
         }
     }
-    window && !apart
+    window && together && !apart
 }
