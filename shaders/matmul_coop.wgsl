@@ -32,6 +32,8 @@ const SUBGROUP: u32 = 32u;
 const BUFFERS: u32 = 1u;
 // How many matrices of results, neighbours along the columns, a subgroup stores together: a divisor of ACROSS.
 const STRIP: u32 = 1u;
+// Neighbours that an invocation loads at once: 4, or 8, where SIZE divides half of A_FOURS and of B_FOURS. PAIRED 4.
+const AT_ONCE: u32 = 4u;
 // Fours of a are neighbours along the rows, not along the depth.
 const A_ALONG_ROWS: bool = false;
 // Fours of b are neighbours along the columns, not along the depth.
@@ -65,6 +67,11 @@ const A_FOURS: u32 = TILE_ROWS * TILE_DEPTH / 4u;
 const B_FOURS: u32 = TILE_COLS * TILE_DEPTH / 4u;
 const A_EACH: u32 = A_FOURS / SIZE;
 const B_EACH: u32 = B_FOURS / SIZE;
+const EIGHTS: bool = AT_ONCE == 8u;
+// Fours that are loaded together.
+const VECTOR: u32 = AT_ONCE / 4u;
+const A_EIGHTS: u32 = max(A_EACH / 2u, 1u);
+const B_EIGHTS: u32 = max(B_EACH / 2u, 1u);
 // Each tile lies in memory as it is loaded, in lines along its fours, the high halves of a slab before the low ones. The padding
 // spreads a column of lines over the banks.
 const A_LINE: u32 = select(TILE_DEPTH, TILE_ROWS, A_ALONG_ROWS) / 4u;
@@ -116,6 +123,16 @@ fn load_b(batch: u32, slab: u32, within: u32, col: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
+// As load_a and load_b: eight f16, two a word. What an invocation keeps from slab to slab stays words: drivers spread
+// vectors of f16 that they did not load as such over a register for each.
+fn eight_a(batch: u32, row: u32, slab: u32, within: u32) -> vec4<u32> {
+    return vec4<u32>();
+}
+
+fn eight_b(batch: u32, slab: u32, within: u32, col: u32) -> vec4<u32> {
+    return vec4<u32>();
+}
+
 // What is read to store columns col.. of one row, beside the sums; another structure takes its place.
 struct Ahead {
     none: u32,
@@ -129,14 +146,27 @@ fn read_ahead(batch: u32, row: u32, col: u32) -> Ahead {
 fn store(batch: u32, row: u32, col: u32, values: vec4<f32>, ahead: Ahead) {
 }
 
-// Line and place in the line of four number `at` of a tile of lines of `fours`.
-fn place(at: u32, fours: u32) -> vec2<u32> {
-    return vec2<u32>(at / fours, at % fours);
+// Half of an eight.
+fn half_of(eight: vec4<u32>, second: bool) -> vec4<f16> {
+    let words = select(eight.xy, eight.zw, second);
+    return vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)));
+}
+
+// Line and place in the line of four number n of an invocation, in a tile of lines of `fours`. Neighbouring invocations store 128
+// bytes at once: where lines are shorter, these are of lines so far apart that with their padding they lie in all banks, each
+// once.
+fn place(invocation: u32, n: u32, fours: u32) -> vec2<u32> {
+    let vectors = fours / VECTOR;
+    let at = invocation + n / VECTOR * SIZE;
+    let line = at / vectors;
+    let together = max(16u / fours, 1u);
+    let spread = line / 8u * 8u + line % together * (8u / together) + line % 8u / together;
+    return vec2<u32>(spread, at % vectors * VECTOR + n % VECTOR);
 }
 
 // Row or column, and k, within the tile of that four. Lines are rows or columns, or with `across` one of each k.
-fn within(at: u32, fours: u32, across: bool) -> vec2<u32> {
-    let it = place(at, fours);
+fn within(invocation: u32, n: u32, fours: u32, across: bool) -> vec2<u32> {
+    let it = place(invocation, n, fours);
     return select(vec2<u32>(it.x, it.y * 4u), vec2<u32>(it.y * 4u, it.x), across);
 }
 
@@ -150,22 +180,37 @@ fn load(
     invocation: u32,
     a: ptr<function, array<Held, A_EACH>>,
     b: ptr<function, array<Held, B_EACH>>,
+    a_eights: ptr<function, array<vec4<u32>, A_EIGHTS>>,
+    b_eights: ptr<function, array<vec4<u32>, B_EIGHTS>>,
 ) {
     let slab = min(wanted, (depth() - 1u) / TILE_DEPTH);
     let rest = select(depth() - 1u - slab * TILE_DEPTH, TILE_DEPTH - 1u, DEPTH_WHOLE);
     let last = vec3<u32>(rows() - 1u, min(rest, TILE_DEPTH - 1u), cols() - 1u);
-    let four = last / 4u * 4u;
-    let a_last = select(vec2<u32>(last.x, four.y), vec2<u32>(four.x, last.y), A_ALONG_ROWS);
-    let b_last = select(vec2<u32>(last.z, four.y), vec2<u32>(four.z, last.y), B_ALONG_COLS);
-    for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
-        let at = vec2<u32>(first_row, 0u) + within(invocation + n * SIZE, A_LINE, A_ALONG_ROWS);
-        let near = min(at, a_last);
-        (*a)[n] = Held(load_a(batch, near.x, slab, near.y));
-    }
-    for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
-        let at = vec2<u32>(first_col, 0u) + within(invocation + n * SIZE, B_LINE, B_ALONG_COLS);
-        let near = min(at, b_last);
-        (*b)[n] = Held(load_b(batch, slab, near.y, near.x));
+    let first = last / AT_ONCE * AT_ONCE;
+    let a_last = select(vec2<u32>(last.x, first.y), vec2<u32>(first.x, last.y), A_ALONG_ROWS);
+    let b_last = select(vec2<u32>(last.z, first.y), vec2<u32>(first.z, last.y), B_ALONG_COLS);
+    if EIGHTS { // chosen
+        for (var n = 0u; n < A_EIGHTS; n += 1u) { // unrolled
+            let at = vec2<u32>(first_row, 0u) + within(invocation, 2u * n, A_LINE, A_ALONG_ROWS);
+            let near = min(at, a_last);
+            (*a_eights)[n] = eight_a(batch, near.x, slab, near.y);
+        }
+        for (var n = 0u; n < B_EIGHTS; n += 1u) { // unrolled
+            let at = vec2<u32>(first_col, 0u) + within(invocation, 2u * n, B_LINE, B_ALONG_COLS);
+            let near = min(at, b_last);
+            (*b_eights)[n] = eight_b(batch, slab, near.y, near.x);
+        }
+    } else {
+        for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
+            let at = vec2<u32>(first_row, 0u) + within(invocation, n, A_LINE, A_ALONG_ROWS);
+            let near = min(at, a_last);
+            (*a)[n] = Held(load_a(batch, near.x, slab, near.y));
+        }
+        for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
+            let at = vec2<u32>(first_col, 0u) + within(invocation, n, B_LINE, B_ALONG_COLS);
+            let near = min(at, b_last);
+            (*b)[n] = Held(load_b(batch, slab, near.y, near.x));
+        }
     }
 }
 
@@ -278,12 +323,14 @@ fn main(
     var sums: array<coop_mat16x16<f32, C>, DOWN * ACROSS>;
     var a_next: array<Held, A_EACH>;
     var b_next: array<Held, B_EACH>;
+    var a_eights: array<vec4<u32>, A_EIGHTS>;
+    var b_eights: array<vec4<u32>, B_EIGHTS>;
     // Of the rows or columns of each four; of those of a line, where all fours of an invocation lie in the same ones.
     var a_sizes: array<f32, A_EACH>;
     var b_sizes: array<f32, B_EACH>;
     var a_line: vec4<f32>;
     var b_line: vec4<f32>;
-    load(batch, first_row, first_col, 0u, invocation, &a_next, &b_next);
+    load(batch, first_row, first_col, 0u, invocation, &a_next, &b_next, &a_eights, &b_eights);
     var step = 0u;
     while step < steps {
         for (var slab = 0u; slab < BUFFERS; slab += 1u) { // unrolled
@@ -292,46 +339,56 @@ fn main(
             }
             let first_k = step * TILE_DEPTH;
             for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
-                let at = place(invocation + n * SIZE, A_LINE);
-                let k = first_k + within(invocation + n * SIZE, A_LINE, A_ALONG_ROWS).y;
-                let four = select(Held(), a_next[n], DEPTH_WHOLE || k < depth());
+                let at = place(invocation, n, A_LINE);
+                let k = first_k + within(invocation, n, A_LINE, A_ALONG_ROWS).y;
+                let inside = DEPTH_WHOLE || k < depth();
                 let to = slab * A_SLAB + at.x * A_STRIDE + at.y;
-                if PAIRED { // chosen
-                    let wide = vec4<f32>(four);
-                    let high = high_of(wide);
-                    a_tile[to] = vec4<f16>(high);
-                    a_tile[A_MEMORY + to] = low_of(wide, high);
-                    if A_ALONG_ROWS { // chosen
-                        a_line = max(a_line, size_of(wide));
-                    } else {
-                        a_sizes[n] = max(a_sizes[n], largest(size_of(wide)));
-                    }
+                if EIGHTS { // chosen
+                    a_tile[to] = select(vec4<f16>(), half_of(a_eights[n / 2u], n % 2u == 1u), inside);
                 } else {
-                    a_tile[to] = vec4<f16>(four);
+                    let four = select(Held(), a_next[n], inside);
+                    if PAIRED { // chosen
+                        let wide = vec4<f32>(four);
+                        let high = high_of(wide);
+                        a_tile[to] = vec4<f16>(high);
+                        a_tile[A_MEMORY + to] = low_of(wide, high);
+                        if A_ALONG_ROWS { // chosen
+                            a_line = max(a_line, size_of(wide));
+                        } else {
+                            a_sizes[n] = max(a_sizes[n], largest(size_of(wide)));
+                        }
+                    } else {
+                        a_tile[to] = vec4<f16>(four);
+                    }
                 }
             }
             for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
-                let at = place(invocation + n * SIZE, B_LINE);
-                let k = first_k + within(invocation + n * SIZE, B_LINE, B_ALONG_COLS).y;
-                let four = select(Held(), b_next[n], DEPTH_WHOLE || k < depth());
+                let at = place(invocation, n, B_LINE);
+                let k = first_k + within(invocation, n, B_LINE, B_ALONG_COLS).y;
+                let inside = DEPTH_WHOLE || k < depth();
                 let to = slab * B_SLAB + at.x * B_STRIDE + at.y;
-                if PAIRED { // chosen
-                    let wide = vec4<f32>(four);
-                    let high = high_of(wide);
-                    b_tile[to] = vec4<f16>(high);
-                    b_tile[B_MEMORY + to] = low_of(wide, high);
-                    if B_ALONG_COLS { // chosen
-                        b_line = max(b_line, size_of(wide));
-                    } else {
-                        b_sizes[n] = max(b_sizes[n], largest(size_of(wide)));
-                    }
+                if EIGHTS { // chosen
+                    b_tile[to] = select(vec4<f16>(), half_of(b_eights[n / 2u], n % 2u == 1u), inside);
                 } else {
-                    b_tile[to] = vec4<f16>(four);
+                    let four = select(Held(), b_next[n], inside);
+                    if PAIRED { // chosen
+                        let wide = vec4<f32>(four);
+                        let high = high_of(wide);
+                        b_tile[to] = vec4<f16>(high);
+                        b_tile[B_MEMORY + to] = low_of(wide, high);
+                        if B_ALONG_COLS { // chosen
+                            b_line = max(b_line, size_of(wide));
+                        } else {
+                            b_sizes[n] = max(b_sizes[n], largest(size_of(wide)));
+                        }
+                    } else {
+                        b_tile[to] = vec4<f16>(four);
+                    }
                 }
             }
             workgroupBarrier();
             // The last turn loads what nobody uses.
-            load(batch, first_row, first_col, step + 1u, invocation, &a_next, &b_next);
+            load(batch, first_row, first_col, step + 1u, invocation, &a_next, &b_next, &a_eights, &b_eights);
             let a_slab = slab * A_SLAB + a_first;
             let b_slab = slab * B_SLAB + b_first;
             if PAIRED { // chosen
@@ -408,25 +465,25 @@ fn main(
 
     if PAIRED { // chosen
         if A_ALONG_ROWS { // chosen
-            let row = within(invocation, A_LINE, true).x;
+            let row = within(invocation, 0u, A_LINE, true).x;
             atomicMax(&a_largest[row], bitcast<u32>(SCALE * a_line.x));
             atomicMax(&a_largest[row + 1u], bitcast<u32>(SCALE * a_line.y));
             atomicMax(&a_largest[row + 2u], bitcast<u32>(SCALE * a_line.z));
             atomicMax(&a_largest[row + 3u], bitcast<u32>(SCALE * a_line.w));
         } else {
             for (var n = 0u; n < A_EACH; n += 1u) { // unrolled
-                atomicMax(&a_largest[place(invocation + n * SIZE, A_LINE).x], bitcast<u32>(SCALE * a_sizes[n]));
+                atomicMax(&a_largest[place(invocation, n, A_LINE).x], bitcast<u32>(SCALE * a_sizes[n]));
             }
         }
         if B_ALONG_COLS { // chosen
-            let col = within(invocation, B_LINE, true).x;
+            let col = within(invocation, 0u, B_LINE, true).x;
             atomicMax(&b_largest[col], bitcast<u32>(SCALE * b_line.x));
             atomicMax(&b_largest[col + 1u], bitcast<u32>(SCALE * b_line.y));
             atomicMax(&b_largest[col + 2u], bitcast<u32>(SCALE * b_line.z));
             atomicMax(&b_largest[col + 3u], bitcast<u32>(SCALE * b_line.w));
         } else {
             for (var n = 0u; n < B_EACH; n += 1u) { // unrolled
-                atomicMax(&b_largest[place(invocation + n * SIZE, B_LINE).x], bitcast<u32>(SCALE * b_sizes[n]));
+                atomicMax(&b_largest[place(invocation, n, B_LINE).x], bitcast<u32>(SCALE * b_sizes[n]));
             }
         }
         workgroupBarrier();

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     bug,
     error::Error,
+    lower::ExprId,
     schedule::{Kernel, RowForm, Skeleton, Store, Team, Tile},
     target::Target,
 };
@@ -107,6 +108,7 @@ pub fn write(
             cols_each,
             buffers,
             strip,
+            at_once,
             subgroup,
             a_along_rows,
             b_along_cols,
@@ -123,6 +125,7 @@ pub fn write(
                 ("SUBGROUP", subgroup),
                 ("BUFFERS", buffers),
                 ("STRIP", strip),
+                ("AT_ONCE", at_once),
                 ("A_ALONG_ROWS", a_along_rows as u32),
                 ("B_ALONG_COLS", b_along_cols as u32),
                 ("DEPTH_WHOLE", holes.count(DEPTH).is_multiple_of(depth as usize) as u32),
@@ -143,11 +146,16 @@ pub fn write(
     }
     let stores: Vec<&Store> = kernel.stores.iter().collect();
     let (in_a, in_b, out) = ([BATCH, ROW, DEPTH], [BATCH, DEPTH, COL], [BATCH, ROW, COL]);
+    let eights = matches!(tile, Tile::Cooperative { at_once: 8, .. });
     let [load_a, load_b, store] = match *tile {
         Tile::Matmul { a_along_rows, b_along_cols, .. }
         | Tile::Cooperative { a_along_rows, b_along_cols, .. } => {
-            let load_a = holes.load_four(writer, "load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a);
-            let load_b = holes.load_four(writer, "load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b);
+            let mut load = |name: &str, groups: &[usize], along: usize, value: ExprId| match eights {
+                true => holes.load_eight(writer, name, groups, along, value),
+                false => holes.load_four(writer, name, groups, along, value),
+            };
+            let load_a = load("load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a);
+            let load_b = load("load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b);
             let ahead = holes.store_four_ahead(writer, &out, COL, &stores);
             template.fill_type(writer, "Ahead", ahead.ty);
             template.fill(writer, "read_ahead", ahead.read);
@@ -159,8 +167,9 @@ pub fn write(
             holes.store(writer, &out, 0, &stores),
         ],
     };
-    template.fill(writer, "load_a", load_a);
-    template.fill(writer, "load_b", load_b);
+    let [a_hole, b_hole] = if eights { ["eight_a", "eight_b"] } else { ["load_a", "load_b"] };
+    template.fill(writer, a_hole, load_a);
+    template.fill(writer, b_hole, load_b);
     template.fill(writer, "store", store);
     if let Tile::Matmul { scalars: true, .. } = tile {
         for (name, scalar) in

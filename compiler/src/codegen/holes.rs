@@ -176,33 +176,68 @@ impl Holes<'_> {
         value: ExprId,
     ) -> FunctionHandle {
         let mut code = Code::new(writer, name);
-        let mut scope = self.scope();
-        let numbers = self.arguments(&mut code, groups);
         code.results(Word::F32, 4);
+        let values = self.neighbours(&mut code, groups, along, 4, value);
+        let four = code.vector(Word::F32, values);
+        code.give(Some(four));
+        code.function()
+    }
+
+    /// Eight elements, neighbours along the group `along`, of which the first is in range: f16, two a word.
+    pub fn load_eight(
+        &self,
+        writer: &mut Writer,
+        name: &str,
+        groups: &[usize],
+        along: usize,
+        value: ExprId,
+    ) -> FunctionHandle {
+        let mut code = Code::new(writer, name);
+        code.results(Word::U32, 4);
+        let values = self.neighbours(&mut code, groups, along, 8, value);
+        let word = |pair: &[Handle]| {
+            let pair = code.vector(Word::F32, pair.to_vec());
+            code.math(MathFunction::Pack2x16float, &[pair])
+        };
+        let words = values.chunks_exact(2).map(word).collect();
+        let eight = code.vector(Word::U32, words);
+        code.give(Some(eight));
+        code.function()
+    }
+
+    /// `value` at `each` neighbours along the group `along`, of which the first is in range; past the last it is 0.
+    fn neighbours(
+        &self,
+        code: &mut Code,
+        groups: &[usize],
+        along: usize,
+        each: u32,
+        value: ExprId,
+    ) -> Vec<Handle> {
+        let mut scope = self.scope();
+        let numbers = self.arguments(code, groups);
         let mut values = Vec::new();
-        match self.lanes(&mut code, &mut scope, numbers, along) {
+        match self.lanes(code, &mut scope, numbers, along, each) {
             Ok(lanes) => {
                 scope.step_through(&lanes);
                 let mut step = Step::new(lanes, None);
                 for lane in 0..step.lanes() {
-                    values.push(scope.at_lane(&mut step, lane, |scope| scope.value(&mut code, value)));
+                    values.push(scope.at_lane(&mut step, lane, |scope| scope.value(code, value)));
                 }
             }
             Err(first) => {
-                for lane in 0..4 {
-                    let (number, inside) = self.near(&mut code, along, first, lane);
+                for lane in 0..each {
+                    let (number, inside) = self.near(code, along, first, lane);
                     scope.enter(Frame::default());
                     self.bind(&mut scope, along, Number::Whole(number));
-                    let found = scope.value(&mut code, value);
+                    let found = scope.value(code, value);
                     scope.leave();
                     let zero = code.f32(0.0);
                     values.push(inside.map_or(found, |inside| code.select(inside, found, zero)));
                 }
             }
         }
-        let four = code.vector(Word::F32, values);
-        code.give(Some(four));
-        code.function()
+        values
     }
 
     /// Four results, neighbours along the group `along`, of which the first is in range.
@@ -217,7 +252,7 @@ impl Holes<'_> {
         let mut scope = self.scope();
         let numbers = self.arguments(&mut code, groups);
         let sums = code.arguments("values", Word::F32, 4);
-        match self.lanes(&mut code, &mut scope, numbers, along) {
+        match self.lanes(&mut code, &mut scope, numbers, along, 4) {
             Ok(lanes) => {
                 scope.step_with(&lanes, 0);
                 let sums = (0..4).map(|it| code.component(sums, it)).collect();
@@ -243,7 +278,7 @@ impl Holes<'_> {
         let mut code = Code::new(writer, "read_ahead");
         let mut scope = self.scope();
         let numbers = self.arguments(&mut code, groups);
-        let read = match self.lanes(&mut code, &mut scope, numbers, along) {
+        let read = match self.lanes(&mut code, &mut scope, numbers, along, 4) {
             Ok(lanes) => {
                 scope.step_with(&lanes, 0);
                 let mut step = Step::new(lanes, None);
@@ -269,7 +304,7 @@ impl Holes<'_> {
         let numbers = self.arguments(&mut code, groups);
         let sums = code.arguments("values", Word::F32, 4);
         let ahead = code.argument_of("ahead", ty);
-        match (self.lanes(&mut code, &mut scope, numbers, along), read) {
+        match (self.lanes(&mut code, &mut scope, numbers, along, 4), read) {
             (Ok(lanes), Some(read)) => {
                 scope.step_with(&lanes, 0);
                 let sums = (0..4).map(|it| code.component(sums, it)).collect();
@@ -310,7 +345,7 @@ impl Holes<'_> {
         }
     }
 
-    /// The four neighbours along `along` from the number given for it on; that number, if they may be out of range. Binds
+    /// The `each` neighbours along `along` from the number given for it on; that number, if they may be out of range. Binds
     /// the variables of the other groups.
     fn lanes(
         &self,
@@ -318,6 +353,7 @@ impl Holes<'_> {
         scope: &mut Scope,
         numbers: Vec<(usize, Number)>,
         along: usize,
+        each: u32,
     ) -> Result<Lanes, Handle> {
         let mut here: Coords = self.extents.iter().map(|_| Index::constant(0)).collect();
         let mut first = None;
@@ -333,21 +369,22 @@ impl Holes<'_> {
         scope.bind(0.., here.iter().cloned());
         let Some(first) = first else { bug!("{}: fours along what is no argument", self.kernel.name) };
         let count = self.count(along);
-        let two = code.u32(2);
-        let four = match first {
-            // Slabs are of whole fours.
+        let places = code.u32(each.trailing_zeros());
+        let whole = each as usize;
+        let vector = match first {
+            // Slabs are of whole vectors.
             Number::InSlab { slab, within, size } => {
                 let slab = scope.leaf(slab, count / size);
-                let four = code.binary(BinaryOperator::ShiftRight, within, two);
-                slab.mul(size as i64 / 4).add(&scope.leaf(four, size / 4))
+                let vector = code.binary(BinaryOperator::ShiftRight, within, places);
+                slab.mul((size / whole) as i64).add(&scope.leaf(vector, size / whole))
             }
-            Number::Whole(first) if !count.is_multiple_of(4) => return Err(first),
+            Number::Whole(first) if !count.is_multiple_of(whole) => return Err(first),
             Number::Whole(first) => {
-                let four = code.binary(BinaryOperator::ShiftRight, first, two);
-                scope.leaf(four, count / 4)
+                let vector = code.binary(BinaryOperator::ShiftRight, first, places);
+                scope.leaf(vector, count / whole)
             }
         };
-        Ok(Lanes::along(&here, &self.extents, &self.groups[along], 4, &four))
+        Ok(Lanes::along(&here, &self.extents, &self.groups[along], each, &vector))
     }
 
     /// Number `first + lane` of a group, or the last one; and whether it is in range, where it may not be.

@@ -75,6 +75,8 @@ pub struct Operands {
     pub parts: u32,
     /// Fours of a are neighbours along the rows, fours of b along the columns, not along the depth.
     pub along: [bool; 2],
+    /// Neighbours are whole eights.
+    pub eights: bool,
     /// Some four is no vector in memory, and its elements may lie outside of a tensor.
     pub apart: bool,
 }
@@ -163,6 +165,7 @@ pub fn fault(tile: &Tile, target: &Target) -> Result<(u32, u32), &'static str> {
         cols_each,
         buffers,
         strip,
+        at_once,
         subgroup: size,
         a_along_rows,
         b_along_cols,
@@ -185,6 +188,9 @@ pub fn fault(tile: &Tile, target: &Target) -> Result<(u32, u32), &'static str> {
         return Err("the target multiplies no such matrices");
     }
     let it = matrices(parts, [rows, cols], [rows_each, cols_each], [depth, buffers, strip], [0.0; 3]);
+    if !(at_once == 4 || (at_once == 8 && parts == 1 && it.in_eights(size))) {
+        return Err("invocations do not load as many elements as each other");
+    }
     let large = u64::from(it.subgroups()) * u64::from(size) > 1 << 20;
     if large {
         Err("more than any workgroup has")
@@ -199,7 +205,7 @@ impl Cooperative {
     }
 
     /// Whether it is for such operands, with subgroups of `size`.
-    fn reads(&self, Operands { parts, along: _, apart }: Operands, size: u32) -> bool {
+    fn reads(&self, Operands { parts, apart, along: _, eights: _ }: Operands, size: u32) -> bool {
         let fours = (self.tile[0] + self.tile[1]) * self.depth / 4;
         self.parts == parts && (!apart || (parts == 1 && fours <= FOURS_APART * self.subgroups() * size))
     }
@@ -236,10 +242,19 @@ impl Cooperative {
         2 * self.buffers * self.parts * halves + 256 * (4 * self.strip + 1) * self.subgroups() + sizes
     }
 
-    pub fn tile(&self, [a_along_rows, b_along_cols]: [bool; 2], target: &Target) -> Tile {
+    /// Whether every invocation, in subgroups of `size`, loads as many eights as any other.
+    fn in_eights(&self, size: u32) -> bool {
+        let invocations = self.subgroups() * size;
+        self.tile.iter().all(|it| (self.depth / 8 * it).is_multiple_of(invocations))
+    }
+
+    /// Neighbours are loaded in eights where they are whole ones: a slab is as many bytes, in half of the loads and stores.
+    pub fn tile(&self, operands: Operands, target: &Target) -> Tile {
+        let [a_along_rows, b_along_cols] = operands.along;
         let &Cooperative { parts, tile: [rows, cols], each: [rows_each, cols_each], depth, .. } = self;
         let &Cooperative { buffers, strip, .. } = self;
         let subgroup = subgroup(target).unwrap_or_else(|| crate::bug!("no subgroups of one size"));
+        let at_once = if operands.eights && parts == 1 && self.in_eights(subgroup) { 8 } else { 4 };
         Tile::Cooperative {
             parts,
             rows,
@@ -249,6 +264,7 @@ impl Cooperative {
             cols_each,
             buffers,
             strip,
+            at_once,
             subgroup,
             a_along_rows,
             b_along_cols,

@@ -163,7 +163,8 @@ pub enum Tile {
     },
     /// The template `matmul_coop.wgsl`, for operands that f16 holds exactly, or in two `parts` for those of f32: a workgroup makes
     /// `rows` x `cols` results, `rows_each` x `cols_each` a subgroup of `subgroup` invocations, stepping through `depth` at a time; these
-    /// are multiples of 16. A subgroup stores `strip` matrices of 16 columns together. The rest as above.
+    /// are multiples of 16. A subgroup stores `strip` matrices of 16 columns together. An invocation loads `at_once` neighbours,
+    /// 4 or, of f16, 8. The rest as above.
     Cooperative {
         parts: u32,
         rows: u32,
@@ -173,6 +174,7 @@ pub enum Tile {
         cols_each: u32,
         buffers: u32,
         strip: u32,
+        at_once: u32,
         subgroup: u32,
         a_along_rows: bool,
         b_along_cols: bool,

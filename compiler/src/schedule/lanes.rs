@@ -54,13 +54,17 @@ pub fn walks(kernel: &Kernel) -> Vec<Walk> {
             if let Tile::Direct { .. } = tile {
                 return Vec::new();
             }
-            let along = |vars: &[usize], roots: Vec<ExprId>, writes: bool| {
-                Lanes::fours(&extents, vars).map(|lanes| Walk { lanes, roots, writes })
+            let at_once = match *tile {
+                Tile::Cooperative { at_once, .. } => at_once,
+                Tile::Matmul { .. } | Tile::Few(_) | Tile::Direct { .. } => 4,
+            };
+            let along = |vars: &[usize], each: u32, roots: Vec<ExprId>, writes: bool| {
+                Lanes::some(&extents, vars, each).map(|lanes| Walk { lanes, roots, writes })
             };
             let parts = [
-                along(if a_along_rows { rows } else { &steps }, vec![*a], false),
-                along(if b_along_cols { cols } else { &steps }, vec![*b], false),
-                along(cols, stored, true),
+                along(if a_along_rows { rows } else { &steps }, at_once, vec![*a], false),
+                along(if b_along_cols { cols } else { &steps }, at_once, vec![*b], false),
+                along(cols, 4, stored, true),
             ];
             parts.into_iter().flatten().collect()
         }

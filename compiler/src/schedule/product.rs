@@ -203,7 +203,7 @@ pub fn tiles(skeleton: &Skeleton, body: &Body, target: &Target) -> Vec<(Tile, f6
     family(matmul::fitting(&sizes, target).map(|(it, time)| (it.tile(along, target), time)).collect());
     if let Some(operands) = operands {
         let fitting = cooperative::fitting(&sizes, operands, target);
-        family(fitting.map(|(it, time)| (it.tile(along, target), time)).collect());
+        family(fitting.map(|(it, time)| (it.tile(operands, target), time)).collect());
     }
     all
 }
@@ -290,7 +290,8 @@ fn on_matrices(
         _ => return None,
     };
     let apart = operands.iter().zip(inner).any(|(it, inner)| inner % 4 != 0 && is_guarded(body, *it));
-    Some(Operands { parts, along, apart })
+    let eights = parts == 1 && inner.iter().all(|it| it.is_multiple_of(8));
+    Some(Operands { parts, along, eights, apart })
 }
 
 /// Whether what an operand reads may lie outside of a tensor, as a window's elements do.
@@ -315,11 +316,11 @@ fn fastest(
     operands: Option<Operands>,
     target: &Target,
 ) -> Option<(Tile, f64)> {
-    let matrices = operands.and_then(|it| cooperative::fastest(sizes, it, target));
+    let matrices = operands.and_then(|it| Some((it, cooperative::fastest(sizes, it, target)?)));
     let plain = matmul::fastest(sizes, target);
     match (matrices, plain) {
-        (Some((it, time)), plain) if plain.as_ref().is_none_or(|it| time <= it.1) => {
-            Some((it.tile(along, target), time))
+        (Some((operands, (it, time))), plain) if plain.as_ref().is_none_or(|it| time <= it.1) => {
+            Some((it.tile(operands, target), time))
         }
         (_, plain) => plain.map(|(it, time)| (it.tile(along, target), time)),
     }

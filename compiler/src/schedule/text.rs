@@ -175,7 +175,7 @@ spelled!(enum Team {
 
 spelled!(enum Tile {
     Matmul "matmul" { rows, cols, depth, rows_each, cols_each, block_rows, block_cols, a_along_rows, b_along_cols, split, buffers, scalars };
-    Cooperative "cooperative" { parts, rows, cols, depth, rows_each, cols_each, buffers, strip, subgroup, a_along_rows, b_along_cols };
+    Cooperative "cooperative" { parts, rows, cols, depth, rows_each, cols_each, buffers, strip, at_once, subgroup, a_along_rows, b_along_cols };
     Few "few" (form);
     Direct "direct" { workgroup };
 });

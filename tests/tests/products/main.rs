@@ -72,6 +72,7 @@ fn cooperative(parts: u32, (tile, each, slab): Sizes, [a_along_rows, b_along_col
         cols_each,
         buffers,
         strip,
+        at_once: 4,
         subgroup,
         a_along_rows,
         b_along_cols,

@@ -86,9 +86,33 @@ fn products_on_cooperative_matrices() {
         ([128, 64], [64, 32], [32, 1, 1]),
         ([128, 96], [64, 48], [32, 1, 3]),
     ];
-    let tiles: Vec<_> =
-        sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, cooperative(1, size, along)))).collect();
-    every_layout(DType::F16, 2e-3, &tiles);
+    let tiles = sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, cooperative(1, size, along))));
+    every_layout(DType::F16, 2e-3, &tiles.collect::<Vec<_>>());
+}
+
+/// Vectors of eight, of which some sizes of `every_layout` are no multiple.
+#[test]
+fn products_in_eights() {
+    let sizes = [
+        ([64, 64], [32, 32], [32, 2, 2]),
+        ([32, 32], [16, 16], [64, 1, 1]),
+        ([128, 64], [64, 32], [32, 1, 1]),
+        ([128, 96], [64, 48], [32, 1, 3]),
+        ([64, 64], [32, 32], [16, 1, 1]),
+    ];
+    let in_eights = |tile: Tile| match tile {
+        Tile::Cooperative { .. } => {
+            let mut tile = tile;
+            if let Tile::Cooperative { at_once, .. } = &mut tile {
+                *at_once = 8;
+            }
+            tile
+        }
+        other => other,
+    };
+    let tiles =
+        sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, in_eights(cooperative(1, size, along)))));
+    every_layout(DType::F16, 2e-3, &tiles.collect::<Vec<_>>());
 }
 
 #[test]

@@ -146,6 +146,20 @@ fn cooperative_matrices_are_for_halves_where_the_target_has_them() {
     assert!(!matches!(tile(DType::F16, [1, 64, 64, 256], &large()), Tile::Cooperative { .. }));
 }
 
+/// What invocations load at once is 16 bytes, where neighbours of both factors are whole eights of f16.
+#[test]
+fn halves_are_loaded_in_eights() {
+    let at_once = |dtype: DType, sizes: [usize; 4]| match tile(dtype, sizes, &large()) {
+        Tile::Cooperative { at_once, .. } => at_once,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(at_once(DType::F16, [1, 2048, 2048, 2048]), 8);
+    assert_eq!(at_once(DType::F16, [4, 512, 256, 128]), 8);
+    assert_eq!(at_once(DType::F16, [1, 2048, 2048, 2044]), 4);
+    assert_eq!(at_once(DType::F16, [1, 2048, 2044, 2048]), 4);
+    assert_eq!(at_once(DType::F32, [1, 2048, 2048, 2048]), 4);
+}
+
 /// The tile of a convolution by windows of 3 x 3 between two without windows.
 fn window(dtype: DType, images: usize, channels: usize, target: &Target) -> Tile {
     let (mut builder, mut random) = (GraphBuilder::new(), Random::new(3));
