@@ -78,3 +78,11 @@ fn cooperative(parts: u32, (tile, each, slab): Sizes, [a_along_rows, b_along_col
         b_along_cols,
     }
 }
+
+/// The same tile of f16 where an invocation loads eights.
+fn in_eights(mut tile: Tile) -> Tile {
+    if let Tile::Cooperative { at_once, .. } = &mut tile {
+        *at_once = 8;
+    }
+    tile
+}

@@ -9,7 +9,7 @@ use wgfuse_compiler::{
 };
 use wgfuse_tests::{kernel_case::Case, random::Random};
 
-use crate::{cooperates, cooperative, validated};
+use crate::{cooperates, cooperative, in_eights, validated};
 
 fn space([batch, rows, cols, depth]: [usize; 4], (a, b): (ExprId, ExprId), tile: Tile) -> Skeleton {
     let [n, i, j] = [0, 1, 2].map(|it| Vars::from_slice(&[it]));
@@ -100,16 +100,6 @@ fn products_in_eights() {
         ([128, 96], [64, 48], [32, 1, 3]),
         ([64, 64], [32, 32], [16, 1, 1]),
     ];
-    let in_eights = |tile: Tile| match tile {
-        Tile::Cooperative { .. } => {
-            let mut tile = tile;
-            if let Tile::Cooperative { at_once, .. } = &mut tile {
-                *at_once = 8;
-            }
-            tile
-        }
-        other => other,
-    };
     let tiles =
         sizes.iter().flat_map(|&size| LAYOUTS.map(|along| (along, in_eights(cooperative(1, size, along)))));
     every_layout(DType::F16, 2e-3, &tiles.collect::<Vec<_>>());

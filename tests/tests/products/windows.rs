@@ -9,7 +9,7 @@ use wgfuse_compiler::{
 };
 use wgfuse_tests::kernel_case::Case;
 
-use crate::{cooperates, cooperative, validated};
+use crate::{cooperates, cooperative, in_eights, validated};
 
 /// 0 <= at < extent, as a guard.
 fn inside(case: &mut Case, at: &Index, extent: usize) -> ExprId {
@@ -23,12 +23,15 @@ fn inside(case: &mut Case, at: &Index, extent: usize) -> ExprId {
 #[test]
 fn windows_on_cooperative_matrices() {
     let cooperates = cooperates();
+    let along = [false, false];
     let tiles = [
-        (1, ([64, 64], [32, 16], [32, 1, 1])),
-        (1, ([32, 32], [16, 16], [64, 2, 1])),
-        (1, ([128, 64], [32, 32], [64, 1, 2])),
-        (2, ([64, 64], [32, 32], [32, 1, 2])),
-        (2, ([64, 64], [32, 16], [64, 1, 1])),
+        (1, cooperative(1, ([64, 64], [32, 16], [32, 1, 1]), along)),
+        (1, cooperative(1, ([32, 32], [16, 16], [64, 2, 1]), along)),
+        (1, cooperative(1, ([128, 64], [32, 32], [64, 1, 2]), along)),
+        (1, in_eights(cooperative(1, ([64, 64], [32, 16], [32, 1, 1]), along))),
+        (1, in_eights(cooperative(1, ([32, 32], [16, 16], [64, 2, 1]), along))),
+        (2, cooperative(2, ([64, 64], [32, 32], [32, 1, 2]), along)),
+        (2, cooperative(2, ([64, 64], [32, 16], [64, 1, 1]), along)),
     ];
     // Channels and results of a group, groups, steps, padding, dilation; whole slabs of channels, vectors and neither.
     let kinds = [
@@ -39,7 +42,7 @@ fn windows_on_cooperative_matrices() {
         (3, 17, 1, 2, 1, 1),
         (5, 6, 2, 1, 1, 1),
     ];
-    for (seed, (parts, size)) in tiles.into_iter().enumerate() {
+    for (seed, (parts, tile)) in tiles.into_iter().enumerate() {
         for (channels, results, groups, stride, padding, dilation) in kinds {
             let [images, height, width] = [2, 9, 7];
             let down = (height + 2 * padding - 2 * dilation - 1) / stride + 1;
@@ -84,7 +87,7 @@ fn windows_on_cooperative_matrices() {
                 b,
                 others: vec![],
                 sums: vec![],
-                tile: cooperative(parts, size, [false, false]),
+                tile,
             };
             let mut expected = case.values.clone();
             if cooperates {
