@@ -123,8 +123,7 @@ fn load_b(batch: u32, slab: u32, within: u32, col: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
-// As load_a and load_b: eight f16, two a word. What an invocation keeps from slab to slab stays words: drivers spread
-// vectors of f16 that they did not load as such over a register for each.
+// As load_a and load_b: eight f16, two a word, as an invocation keeps them from slab to slab.
 fn eight_a(batch: u32, row: u32, slab: u32, within: u32) -> vec4<u32> {
     return vec4<u32>();
 }

@@ -70,8 +70,8 @@ pub(crate) fn cooperative(adapter: &wgpu::Adapter) -> Vec<[u32; 3]> {
     fitting.map(|it| [it.m_size, it.n_size, it.k_size]).collect()
 }
 
-/// OpenGL is asked for only where nothing else has hardware: it takes long to begin, and NVIDIA's driver may wait for ever
-/// where one thread ends EGL while another gives up a Vulkan device.
+/// OpenGL is asked for only where nothing else has hardware: NVIDIA's driver may wait for ever where one thread ends EGL while
+/// another gives up a Vulkan device.
 pub(crate) const FIRST: wgpu::Backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
 
 pub(crate) async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {

@@ -64,7 +64,7 @@ impl Memory {
     ) -> Result<Memory, Error> {
         let mut memory = Memory::default();
         let walks = lanes::walks(kernel);
-        // Fours that go on to matrices of f16 are never made f32 in between; of eights that is left out by drivers.
+        // Fours that go on to matrices of f16 are never made f32 in between; eights are packed again, which changes no value.
         let cooperative = matches!(
             kernel.skeleton,
             Skeleton::Contract { tile: Tile::Cooperative { parts: 1, .. }, .. }

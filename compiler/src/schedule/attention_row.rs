@@ -15,7 +15,7 @@ const FEWEST_KEYS: usize = 128;
 const STEPS: usize = 4;
 
 /// Workgroups of a row where there are few rows, most first, and workgroups of all rows up to which that is worth it: each has fewer values
-/// to read, and has them on their way before the weights are known, but all read all keys, which caches cannot give to many more.
+/// to read, and has them on their way before the weights are known, but all read all keys.
 const SLICES: [u32; 3] = [4, 2, 1];
 const WORKGROUPS: usize = 64;
 

@@ -2,9 +2,9 @@
 //!
 //! In: loops. Out: the same loops, in which a convolution by a window over an image whose channels make no whole vectors reads a copy
 //! with channels of zeros added, which `layout` may then lay innermost. An element that is no vector's has a guard and an address of
-//! its own, and matrices multiply faster than those are computed; in f32 itself they cost less than more channels.
+//! its own, and matrices multiply faster than those are computed. Products of f32 are left: of more channels there would be more of them.
 
-use slotmap::SecondaryMap;
+use slotmap::{SecondaryMap, SlotMap};
 
 use super::{cooperative, splice::splice};
 use crate::{
@@ -67,7 +67,7 @@ struct Image {
 }
 
 /// The image of a convolution of f16 that is worth more channels.
-fn image(nest: &Nest, tensors: &slotmap::SlotMap<TensorId, TensorInfo>) -> Option<Image> {
+fn image(nest: &Nest, tensors: &SlotMap<TensorId, TensorInfo>) -> Option<Image> {
     let NestKind::Contract { .. } = nest.kind else { return None };
     let (rank, extents) = (nest.space.rank(), nest.extents());
     let needed = nest.body.needed(nest.kind.roots());
@@ -132,18 +132,13 @@ impl Image {
     }
 
     /// The convolution over the copy. Weights of channels that were not there are not read.
-    fn read_from(
-        &self,
-        copy: TensorId,
-        nest: Nest,
-        tensors: &slotmap::SlotMap<TensorId, TensorInfo>,
-    ) -> Nest {
+    fn read_from(&self, copy: TensorId, nest: Nest, tensors: &SlotMap<TensorId, TensorInfo>) -> Nest {
         let mut extents = nest.extents();
         extents[self.var] = self.wide();
         let point: Vec<Index> = extents.iter().enumerate().map(|(var, &it)| Index::var(var, it)).collect();
         let (mut body, roots) = (Body::default(), nest.kind.roots());
         let read = &mut |out: &mut Body, tensor: TensorId, at: Coords, guard: Option<ExprId>| {
-            let moves = at.iter().any(|it| it.as_var() == Some(self.var));
+            let moves = at.iter().any(|it| it.moves_with(self.var));
             let (tensor, guard) = match tensor == self.tensor {
                 true => (copy, guard),
                 false if moves => {
