@@ -37,6 +37,11 @@ pub fn compile(model: &Model, shapes: &[Shape], target: &Target, options: &Optio
     compile_graph(model.graph(shapes)?, target, options, &Choices::default())
 }
 
+/// Whether `options` name only what there is. Nothing else about them depends on a model.
+pub fn check(options: &Options) -> Result<(), Error> {
+    passes::check_names(options)
+}
+
 /// As `compile`, of a model's graph, with tiles that were measured in place of those that tables give.
 pub fn compile_graph(
     graph: Graph,

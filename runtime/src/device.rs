@@ -17,6 +17,7 @@ use crate::{
     error::{DeviceError, Result},
     gpu::Gpu,
     store::Store,
+    tally::{Tallies, Tally},
 };
 
 /// Where sessions run. Cloning shares it.
@@ -37,6 +38,7 @@ struct Inner {
     store: Option<Store>,
     gpu: Mutex<Option<Arc<Gpu>>>,
     counters: Arc<Counters>,
+    tallies: Arc<Tallies>,
 }
 
 /// How a lost device is opened again.
@@ -165,6 +167,7 @@ impl Device {
                 store,
                 gpu: Mutex::new(gpu),
                 counters: inner.counters.clone(),
+                tallies: inner.tallies.clone(),
             }),
         }
     }
@@ -189,6 +192,15 @@ impl Device {
     /// Objects of the graphics API, and plans, made so far.
     pub fn counts(&self) -> Counts {
         self.inner.counters.counts()
+    }
+
+    /// What all its sessions were asked for so far, and what came of it.
+    pub fn tally(&self) -> Tally {
+        self.inner.tallies.tally()
+    }
+
+    pub(crate) fn tallies(&self) -> &Arc<Tallies> {
+        &self.inner.tallies
     }
 
     /// What tells this adapter with this driver from any other; none for the processor.
@@ -284,7 +296,9 @@ impl Device {
         counters: Arc<Counters>,
     ) -> Device {
         let gpu = Mutex::new(gpu.map(Arc::new));
-        Device { inner: Arc::new(Inner { name, target, reason: None, origin, store, gpu, counters }) }
+        let tallies = Arc::default();
+        let reason = None;
+        Device { inner: Arc::new(Inner { name, target, reason, origin, store, gpu, counters, tallies }) }
     }
 }
 

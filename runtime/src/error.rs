@@ -18,6 +18,9 @@ pub enum Error {
     /// (`Session::set_state`), or all are reset (`Session::reset_states`).
     #[error("the state '{state}' is lost: {why}")]
     StateLost { state: String, why: String },
+    /// An environment variable that wgfuse reads says what it cannot say.
+    #[error("{name}: {what}")]
+    Setting { name: String, what: String },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
 }
@@ -51,7 +54,9 @@ pub enum ErrorKind {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Model(wgfuse_compiler::error::Error::Input { .. }) => ErrorKind::Input,
+            Error::Model(wgfuse_compiler::error::Error::Input { .. }) | Error::Setting { .. } => {
+                ErrorKind::Input
+            }
             Error::Model(_) => ErrorKind::Model,
             Error::Device(_) | Error::StateLost { .. } => ErrorKind::Device,
             Error::Io { .. } => ErrorKind::Io,

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::{
     buffers::Chunk,
-    error::{DeviceError, Result},
+    error::{Error, Result},
 };
 
 /// How the launches of a session are replayed. The results are the same, bit for bit.
@@ -37,8 +37,7 @@ impl Replay {
     /// What `WGFUSE_REPLAY` says.
     pub(crate) fn from_environment() -> Result<Replay> {
         let text = std::env::var("WGFUSE_REPLAY").unwrap_or_default();
-        let refused = |what| DeviceError::Refused { at: "WGFUSE_REPLAY".into(), what };
-        Ok(text.parse().map_err(refused)?)
+        text.parse().map_err(|what| Error::Setting { name: "WGFUSE_REPLAY".into(), what })
     }
 }
 

@@ -17,6 +17,7 @@
 mod error;
 mod disabled;
 mod counters;
+mod tally;
 mod forms;
 mod memory;
 mod model;
@@ -36,6 +37,7 @@ mod launch;
 mod portable;
 mod readback;
 mod device_tensor;
+mod through;
 mod inputs;
 mod recording;
 pub mod host;
@@ -79,5 +81,6 @@ pub use launch::Replay;
 pub use model::Model;
 pub use profile::{Effort, KernelTime, Profile};
 pub use session::Session;
+pub use tally::{Bypass, Found, Tally};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tuner::{Measured, Tune, Tuned};

@@ -8,7 +8,9 @@ mod ready;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
-use wgfuse_compiler::{import::Signature, options::Options, plan::Plan, shape::Shape, tensor::Tensor};
+use wgfuse_compiler::{
+    graph::Graph, import::Signature, options::Options, plan::Plan, shape::Shape, tensor::Tensor,
+};
 
 #[cfg(not(target_arch = "wasm32"))]
 use crate::tuner::{Tune, Tuned};
@@ -26,6 +28,8 @@ use crate::{
     profile::{Effort, KernelTime, ONCE, Profile, profile},
     replay::{Ends, on_host, replay_to},
     state::States,
+    tally::{Tallies, Tally},
+    through::Through,
 };
 
 /// Shapes whose plans are kept.
@@ -50,6 +54,7 @@ pub struct Session {
     /// Locked before anything else, and for as long as a run takes. Nobody locks those of a model without states.
     states: AsyncMutex<States>,
     disabled: DisabledLog,
+    tallies: Tallies,
 }
 
 /// One shape an input, and what was made for it.
@@ -57,6 +62,10 @@ struct Entry {
     shapes: Vec<Shape>,
     state: AsyncMutex<State>,
     plan: OnceLock<Arc<Plan>>,
+    /// Whether there is nothing to compute.
+    through: OnceLock<Option<Through>>,
+    /// What the plan will be compiled from, if it is at hand.
+    graph: Mutex<Option<Graph>>,
 }
 
 #[derive(Default)]
@@ -72,8 +81,9 @@ impl Session {
     }
 
     /// The environment variable `WGFUSE_REPLAY` (`auto`, `portable` or `recorded`) says how launches are replayed, unless
-    /// `replay` does.
+    /// `replay` does. An option that names what there is not is an error here, before anything is compiled.
     pub fn with_options(model: &Model, device: &Device, options: Options) -> Result<Session> {
+        wgfuse_compiler::check(&options)?;
         let disabled = DisabledLog::default();
         if let Some(reason) = device.disabled_reason() {
             disabled.add(reason.clone());
@@ -96,6 +106,7 @@ impl Session {
                 .collect(),
             states: AsyncMutex::new(States::of(model)),
             disabled,
+            tallies: Tallies::within(device.tallies()),
         })
     }
 
@@ -136,6 +147,11 @@ impl Session {
     /// Every step down from the best way to run this model so far, with its reason and how often it applied.
     pub fn disabled(&self) -> Vec<Disabled> {
         self.disabled.all()
+    }
+
+    /// How often this session ran and compiled, and what its caches gave.
+    pub fn tally(&self) -> Tally {
+        self.tallies.tally()
     }
 
     /// Runs the model once. Inputs go by name; their shapes may differ from run to run where the model allows it.
@@ -191,8 +207,8 @@ impl Session {
     }
 
     async fn run_waiting(&self, given: &[(&str, Tensor)], wait: Wait) -> Result<Outputs> {
-        let (plan, made) = self.run_to(inputs::ordered(&self.inputs, given)?, Ends::Host, wait).await?;
-        Ok(named(&plan, made.into_iter().map(on_host)))
+        let made = self.run_to(inputs::ordered(&self.inputs, given)?, Ends::Host, wait).await?;
+        Ok(Outputs::new(made.into_iter().map(|(name, it)| (name, on_host(it))).collect()))
     }
 
     async fn run_there<V: Clone + Into<AnyTensor>>(
@@ -200,12 +216,12 @@ impl Session {
         given: &[(&str, V)],
         wait: Wait,
     ) -> Result<Outputs<DeviceTensor>> {
-        let (plan, made) = self.run_to(inputs::ordered(&self.inputs, given)?, Ends::Device, wait).await?;
+        let made = self.run_to(inputs::ordered(&self.inputs, given)?, Ends::Device, wait).await?;
         let tensor = |it| match it {
             AnyTensor::Host(it) => it.into(),
             AnyTensor::Device(it) => it,
         };
-        Ok(named(&plan, made.into_iter().map(tensor)))
+        Ok(Outputs::new(made.into_iter().map(|(name, it)| (name, tensor(it))).collect()))
     }
 
     async fn run_to(
@@ -213,11 +229,15 @@ impl Session {
         given: Vec<AnyTensor>,
         ends: Ends,
         wait: Wait,
-    ) -> Result<(Arc<Plan>, Vec<AnyTensor>)> {
+    ) -> Result<Vec<(String, AnyTensor)>> {
         let mut states = self.states().await;
         let shapes = given.iter().map(|it| it.ty().shape.clone()).collect();
         let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
         let mut state = entry.state.lock().await;
+        if let Some(through) = self.through(&entry)? {
+            drop(state);
+            return self.hand_through(through, given, ends, wait).await;
+        }
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
         let tape = state.tape.as_mut().expect("just made ready");
         let mut values = Vec::with_capacity(given.len());
@@ -238,9 +258,32 @@ impl Session {
             }
         }
         match result {
-            Ok(made) => Ok((plan, made)),
+            Ok(made) => {
+                self.tallies.count(|it| &it.runs);
+                Ok(plan.outputs.iter().map(|it| it.name.clone()).zip(made).collect())
+            }
             Err(error) => Err(self.failed(&entry, &mut state, error)),
         }
+    }
+
+    /// A run of a graph that computes nothing.
+    async fn hand_through(
+        &self,
+        through: &Through,
+        mut given: Vec<AnyTensor>,
+        ends: Ends,
+        wait: Wait,
+    ) -> Result<Vec<(String, AnyTensor)>> {
+        if ends == Ends::Host {
+            for (value, input) in given.iter_mut().zip(&self.inputs) {
+                let settled = value.clone().settle(None, true, wait).await;
+                *value =
+                    settled.map_err(|why| Error::input(&input.name, format!("cannot be read: {why}")))?;
+            }
+        }
+        self.tallies.count(|it| &it.runs);
+        self.tallies.count(|it| &it.handed_through);
+        Ok(through.outputs(&given))
     }
 
     async fn measure_waiting(&self, given: &[(&str, Tensor)], effort: Effort, wait: Wait) -> Result<Profile> {
@@ -281,10 +324,6 @@ impl Session {
     pub async fn reset_states_async(&self) {
         self.states.lock().await.reset();
     }
-}
-
-fn named<T>(plan: &Plan, made: impl Iterator<Item = T>) -> Outputs<T> {
-    Outputs::new(plan.outputs.iter().map(|it| it.name.clone()).zip(made).collect())
 }
 
 /// Forms that block the thread.

@@ -55,6 +55,7 @@ mod disk {
     use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
     use super::*;
+    use crate::tally::Bypass;
 
     /// What the names of our files end with: the folder may hold others, which are none of our business.
     const ENDING: &str = ".wgfuse";
@@ -91,15 +92,19 @@ mod disk {
             }
         }
 
-        pub fn put(&self, kind: &str, key: &[u8], blob: &[u8]) {
-            let written = self.write(&self.path(kind, key), key, blob).and_then(|()| self.shrink());
-            if let Err(error) = written {
-                tracing::debug!("nothing is kept in {}: {error}", self.folder.display());
+        /// Keeps `blob`, or says why not, which costs time but nothing else.
+        pub fn put(&self, kind: &str, key: &[u8], blob: &[u8]) -> Option<Bypass> {
+            if blob.len() as u64 > self.limit / 2 {
+                return Some(Bypass::TooLarge);
             }
+            let written = self.write(&self.path(kind, key), key, blob).and_then(|()| self.shrink());
+            let error = written.err()?;
+            tracing::debug!("nothing is kept in {}: {error}", self.folder.display());
+            Some(Bypass::Unwritable)
         }
 
         /// Whether what lies in the folder is as this user or the system has written it. Where there is none, nothing does.
-        fn is_trusted(&self) -> bool {
+        pub fn is_trusted(&self) -> bool {
             let trusted = fs::metadata(&self.folder).map_or(true, |it| is_own(&it));
             if !trusted {
                 static WARNED: Once = Once::new();

@@ -28,7 +28,7 @@ use crate::{
     constants::{Constants, Failure},
     device::Device,
     device_tensor::AnyTensor,
-    error::{DeviceError, Result},
+    error::{DeviceError, Error, Result},
     gpu::Gpu,
     launch::Replay,
     profile::{Effort, back_to_back},
@@ -67,8 +67,7 @@ impl Tune {
     /// What `WGFUSE_TUNE` says.
     pub(crate) fn from_environment() -> Result<Tune> {
         let text = std::env::var("WGFUSE_TUNE").unwrap_or_default();
-        let refused = |what| DeviceError::Refused { at: "WGFUSE_TUNE".into(), what };
-        Ok(text.parse().map_err(refused)?)
+        text.parse().map_err(|what| Error::Setting { name: "WGFUSE_TUNE".into(), what })
     }
 }
 

@@ -141,7 +141,7 @@ pub fn optimise_observed(
 }
 
 /// Every name in `options` is that of a pass or, for places, of a stage.
-fn check_names(options: &Options) -> Result<(), Error> {
+pub(crate) fn check_names(options: &Options) -> Result<(), Error> {
     let passes: Vec<&str> = PIPELINE.iter().map(|it| it.name).collect();
     let unknown = |pass: &str, known: &[&str]| {
         let what = format!("there is no such pass; there are {}", known.join(", "));

@@ -1,6 +1,6 @@
 //! From shapes to a plan and a tape on a living device, and what becomes of them after an error.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
 use wgfuse_compiler::{
@@ -22,6 +22,7 @@ use crate::{
     error::{DeviceError, Error, Result},
     kept_plan,
     state::States,
+    through::Through,
 };
 
 impl Session {
@@ -48,7 +49,13 @@ impl Session {
                 if all.len() >= self.kept {
                     all.remove(0);
                 }
-                Arc::new(Entry { shapes, state: AsyncMutex::default(), plan: OnceLock::new() })
+                Arc::new(Entry {
+                    shapes,
+                    state: AsyncMutex::default(),
+                    plan: OnceLock::new(),
+                    through: OnceLock::new(),
+                    graph: Mutex::default(),
+                })
             }
         };
         all.push(entry.clone());
@@ -124,8 +131,23 @@ impl Session {
         Ok(entry.plan.get_or_init(|| plan).clone())
     }
 
-    fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
+    /// How to answer without a plan, where nothing is to be computed.
+    pub(super) fn through<'a>(&self, entry: &'a Entry) -> Result<Option<&'a Through>> {
+        if let Some(found) = entry.through.get() {
+            return Ok(found.as_ref());
+        }
         let graph = self.model.graph(&entry.shapes)?;
+        let found = entry.through.get_or_init(|| Through::of(&graph));
+        if found.is_none() {
+            *entry.graph.lock().expect("nothing panics inside") = Some(graph);
+        }
+        Ok(found.as_ref())
+    }
+
+    fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
+        let at_hand = entry.graph.lock().expect("nothing panics inside").take();
+        let graph = at_hand.map_or_else(|| self.model.graph(&entry.shapes), Ok)?;
+        entry.through.get_or_init(|| Through::of(&graph));
         #[cfg(not(target_arch = "wasm32"))]
         let choices = match (self.tune, target.place) {
             (Tune::Off, _) | (_, Place::Cpu) => Choices::default(),
@@ -137,7 +159,7 @@ impl Session {
         };
         #[cfg(target_arch = "wasm32")]
         let choices = Choices::default();
-        Ok(Arc::new(kept_plan::plan(graph, target, &self.options, &choices, &self.device)?))
+        Ok(Arc::new(kept_plan::plan(graph, target, &self.options, &choices, &self.device, &self.tallies)?))
     }
 
     /// The plan for the processor, or the reason as an error where that is not wanted.
@@ -175,7 +197,7 @@ impl Session {
             }
             Error::Device(_) => state.tape = None,
             // The inputs were at fault; the tape was not touched.
-            Error::Model(_) | Error::StateLost { .. } | Error::Io { .. } => {}
+            Error::Model(_) | Error::StateLost { .. } | Error::Setting { .. } | Error::Io { .. } => {}
         }
         error
     }
