@@ -13,6 +13,7 @@ mod open;
 mod pair;
 mod print;
 mod progress;
+mod replay_args;
 mod report;
 mod run;
 mod shapes;
@@ -47,6 +48,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Measure the first call, the replay and every kernel of a model
     Bench(bench::Args),
+    /// Compile again, and run again, what WGFUSE_SAVE_ARGS or a debug folder has kept
+    ReplayArgs(replay_args::Args),
     /// List the adapters there are
     Devices(devices::Args),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::inspect(args).map(|()| Verdict::Done),
         Command::Bench(args) => bench::bench(args).map(|()| Verdict::Done),
+        Command::ReplayArgs(args) => replay_args::replay_args(args),
         Command::Devices(args) => devices::devices(args).map(|()| Verdict::Done),
     };
     match done {

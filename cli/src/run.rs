@@ -54,11 +54,11 @@ pub struct Args {
 }
 
 /// One output against what was expected of it.
-struct Compared {
-    output: String,
-    expected: String,
-    shape: wgfuse::Shape,
-    difference: Difference,
+pub struct Compared {
+    pub output: String,
+    pub expected: String,
+    pub shape: wgfuse::Shape,
+    pub difference: Difference,
 }
 
 pub fn run(args: Args) -> Result<Verdict> {
@@ -172,7 +172,7 @@ fn compare_all(
     Ok(outputs.iter().zip(&pairs.found).map(one).collect())
 }
 
-fn compared_text(it: &Compared) -> String {
+pub fn compared_text(it: &Compared) -> String {
     let name = match it.output == it.expected {
         true => it.output.clone(),
         false => format!("{} (expected: {})", it.output, it.expected),
@@ -200,7 +200,7 @@ fn compared_text(it: &Compared) -> String {
     verdict + &extreme("largest absolute difference", &values.absolute) + &relative
 }
 
-fn compared_json(it: &Compared) -> Value {
+pub fn compared_json(it: &Compared) -> Value {
     let mut value = json!({ "output": it.output, "expected": it.expected, "same": it.difference.allowed() });
     match &it.difference {
         Difference::Type(what) => value["type"] = json!(what),

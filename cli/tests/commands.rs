@@ -191,3 +191,30 @@ fn a_reader_may_stop_reading() {
     drop(child.stdout.take());
     expect(&child.wait_with_output().expect("the program ends"), 0);
 }
+
+#[test]
+fn saved_arguments_are_compiled_and_run_again() {
+    let folder = folder("saved");
+    let _ = fs::remove_dir_all(&folder);
+    let (model, set) = (asset("digits.onnx"), asset("test_set.safetensors"));
+    let out = Command::new(env!("CARGO_BIN_EXE_wgfuse"))
+        .args(["run", &model, "--inputs", &set, "--device", "cpu"])
+        .env("WGFUSE_SAVE_ARGS", &folder)
+        .output()
+        .expect("the program starts");
+    expect(&out, 0);
+    let kept = fs::read_dir(&folder).expect("made").next().expect("one").expect("there").path();
+    let kept = kept.display().to_string();
+    let (text, _) = expect(&wgfuse(&["replay-args", &kept]), 0);
+    assert!(text.contains("the target that was kept") && text.contains("compiled"), "{text}");
+    let file = folder.join("out.safetensors").display().to_string();
+    let run = ["replay-args", &kept, "--run", "--device", "cpu", "--against", "plain", "--outputs", &file];
+    let report = json(&[&run[..], &["--json"]].concat());
+    assert_eq!((&report["differs"], &report["ran"]), (&Value::Bool(false), &Value::Bool(true)), "{report}");
+    // The same inputs: what a run of the model gives.
+    expect(&run_digits(&["--expect", &file, "--rtol", "0", "--atol", "0"]), 0);
+    expect(&wgfuse(&["replay-args", &folder.display().to_string()]), 1);
+    fs::write(Path::new(&kept).join("graph.txt"), "%0 = nothing").expect("written");
+    let (_, text) = expect(&wgfuse(&["replay-args", &kept]), 1);
+    assert!(text.contains("line 1"), "{text}");
+}

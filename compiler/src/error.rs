@@ -31,6 +31,9 @@ pub enum Error {
     /// A pass that the options name and that does not exist, or a pass of the user's own that broke the graph.
     #[error("pass '{pass}': {what}")]
     Pass { pass: String, what: String },
+    /// An invariant of the compiler does not hold (`bug!`), or a pass of the user's own panicked; the model is not at fault.
+    #[error("{what}")]
+    Bug { what: String },
 }
 
 impl Error {

@@ -21,10 +21,13 @@ pub mod lower;
 pub mod schedule;
 pub mod codegen;
 pub mod plan;
+pub mod arguments;
 
+use codegen::Shader;
 use error::Error;
 use graph::Graph;
 use import::Model;
+use lower::Loops;
 use options::Options;
 use partition::Partition;
 use plan::Plan;
@@ -49,9 +52,23 @@ pub fn compile_graph(
     options: &Options,
     choices: &Choices,
 ) -> Result<Plan, Error> {
-    let (parts, schedule) = schedule_graph(graph, target, options, choices)?;
+    compile_observed(graph, target, options, choices, &mut |_| {})
+}
+
+/// As `compile_graph`; `observe` is shown what each stage has made.
+pub fn compile_observed(
+    graph: Graph,
+    target: &Target,
+    options: &Options,
+    choices: &Choices,
+    observe: &mut dyn FnMut(Made<'_>),
+) -> Result<Plan, Error> {
+    let (parts, schedule) = scheduled(graph, target, options, choices, observe)?;
     let shaders = codegen::emit(&schedule, target, options)?;
-    plan::plan(&parts, schedule, shaders, target, options)
+    observe(Made::Shaders(&shaders));
+    let plan = plan::plan(&parts, schedule, shaders, target, options)?;
+    observe(Made::Plan(&plan));
+    Ok(plan)
 }
 
 /// The way to the schedule.
@@ -61,9 +78,35 @@ pub fn schedule_graph(
     options: &Options,
     choices: &Choices,
 ) -> Result<(Partition, Schedule), Error> {
-    let graph = passes::optimise(graph, target, options)?;
+    scheduled(graph, target, options, choices, &mut |_| {})
+}
+
+fn scheduled(
+    graph: Graph,
+    target: &Target,
+    options: &Options,
+    choices: &Choices,
+    observe: &mut dyn FnMut(Made<'_>),
+) -> Result<(Partition, Schedule), Error> {
+    let graph =
+        passes::optimise_observed(graph, target, options, &mut |pass, it| observe(Made::Graph(pass, it)))?;
     let parts = partition::split(&graph, target, options)?;
+    observe(Made::Partition(&parts));
     let loops = lower::lower(&parts);
+    observe(Made::Loops(&loops));
     let schedule = schedule::schedule_as(loops, target, options, choices);
+    observe(Made::Schedule(&schedule));
     Ok((parts, schedule))
+}
+
+/// What a stage has made.
+pub enum Made<'a> {
+    /// After the pass of this name.
+    Graph(&'a str, &'a Graph),
+    Partition(&'a Partition),
+    Loops(&'a Loops),
+    Schedule(&'a Schedule),
+    /// One a kernel; none for those of the processor.
+    Shaders(&'a [Option<Shader>]),
+    Plan(&'a Plan),
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{error::Error, graph::Graph};
+use crate::{error::Error, graph::Graph, text::spelled};
 
 /// What happens to a part that the GPU cannot run.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -13,6 +13,8 @@ pub enum Fallback {
     /// It is an error that names the node.
     Error,
 }
+
+spelled!(enum Fallback { Cpu "cpu"; Error "error"; });
 
 #[derive(Clone, Debug)]
 pub struct Options {

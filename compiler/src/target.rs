@@ -41,6 +41,12 @@ pub struct Target {
     pub i64: bool,
 }
 
+spelled!(struct Target {
+    place, max_storage_buffers, max_binding_size, max_buffer_size, offset_alignment, max_workgroup_invocations,
+    max_workgroup_size, max_workgroups_per_dimension, max_workgroup_memory, subgroup, f16, cooperative, pairs,
+    components_apart, i64
+});
+
 impl Target {
     /// The processor: no limit but memory.
     pub fn cpu() -> Target {

@@ -46,6 +46,9 @@ mod state;
 mod capture;
 mod replay;
 mod kept_plan;
+mod caught;
+#[cfg(not(target_arch = "wasm32"))]
+mod saved;
 mod profile;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuner;
@@ -80,6 +83,8 @@ pub use inputs::Outputs;
 pub use launch::Replay;
 pub use model::Model;
 pub use profile::{Effort, KernelTime, Profile};
+#[cfg(not(target_arch = "wasm32"))]
+pub use saved::{compile_arguments, load_arguments};
 pub use session::Session;
 pub use tally::{Bypass, Found, Tally};
 #[cfg(not(target_arch = "wasm32"))]

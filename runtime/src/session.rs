@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
 use wgfuse_compiler::{
-    graph::Graph, import::Signature, options::Options, plan::Plan, shape::Shape, tensor::Tensor,
+    graph::Graph, import::Signature, options::Options, plan::Plan, schedule::Choices, shape::Shape,
+    tensor::Tensor,
 };
 
-#[cfg(not(target_arch = "wasm32"))]
-use crate::tuner::{Tune, Tuned};
 use crate::{
     buffers::Wait,
     capture::Tape,
@@ -31,6 +30,11 @@ use crate::{
     tally::{Tallies, Tally},
     through::Through,
 };
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{
+    saved::Saving,
+    tuner::{Tune, Tuned},
+};
 
 /// Shapes whose plans are kept.
 const KEPT: usize = 16;
@@ -45,6 +49,10 @@ pub struct Session {
     tune: Tune,
     #[cfg(not(target_arch = "wasm32"))]
     tuned: Mutex<Vec<Tuned>>,
+    #[cfg(not(target_arch = "wasm32"))]
+    saving: Option<Saving>,
+    /// Tiles to compile with instead of those that tables or tuning give.
+    choices: Option<Choices>,
     /// The most recently used last.
     shapes: Mutex<Vec<Arc<Entry>>>,
     kept: usize,
@@ -66,6 +74,8 @@ struct Entry {
     through: OnceLock<Option<Through>>,
     /// What the plan will be compiled from, if it is at hand.
     graph: Mutex<Option<Graph>>,
+    /// What the first run is given, until there is a plan.
+    given: Mutex<Vec<AnyTensor>>,
 }
 
 #[derive(Default)]
@@ -97,6 +107,9 @@ impl Session {
             tune: Tune::from_environment()?,
             #[cfg(not(target_arch = "wasm32"))]
             tuned: Mutex::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            saving: Saving::from_environment()?,
+            choices: None,
             shapes: Mutex::default(),
             kept: KEPT,
             constants: AsyncMutex::default(),
@@ -121,6 +134,22 @@ impl Session {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn tune(mut self, tune: Tune) -> Session {
         self.tune = tune;
+        self
+    }
+
+    /// Writes all that each compilation is given (graph, examples of its inputs, options, target, choices) to a new folder in `folder`,
+    /// which `wgfuse replay-args` and `load_arguments` read. Tensors of more than `limit` bytes are kept as a seed and statistics, but
+    /// for constants that decide what is compiled. Without this call the environment variables `WGFUSE_SAVE_ARGS` and
+    /// `WGFUSE_SAVE_ARGS_LIMIT` say so; the limit is a MiB where there is none.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn save_arguments(mut self, folder: impl Into<std::path::PathBuf>, limit: u64) -> Session {
+        self.saving = Some(Saving { folder: folder.into(), limit });
+        self
+    }
+
+    /// Compiles with these tiles, whatever tables or tuning say. Those that do not fit their kernels on this device are left out.
+    pub fn choices(mut self, choices: Choices) -> Session {
+        self.choices = Some(choices);
         self
     }
 
@@ -238,6 +267,7 @@ impl Session {
             drop(state);
             return self.hand_through(through, given, ends, wait).await;
         }
+        entry.show(&given);
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
         let tape = state.tape.as_mut().expect("just made ready");
         let mut values = Vec::with_capacity(given.len());

@@ -88,6 +88,18 @@ fn licence(options: &Options) -> Licence {
     if options.exact { Licence::Exact } else { Licence::Relaxed }
 }
 
+/// The same options without any optimisation: every node as the model has it, a kernel each, every bit kept. For finding faults.
+pub fn plain(options: &Options) -> Options {
+    Options {
+        fuse: false,
+        exact: true,
+        pairs: false,
+        without_passes: PIPELINE.iter().map(|it| it.name.to_owned()).collect(),
+        passes: Vec::new(),
+        ..options.clone()
+    }
+}
+
 /// The graph after all passes that `options` do not leave out, and after the user's own.
 pub fn optimise(graph: Graph, target: &Target, options: &Options) -> Result<Graph, Error> {
     optimise_observed(graph, target, options, &mut |_, _| {})

@@ -82,7 +82,7 @@ pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices)
 }
 
 /// Whether nothing that is compiled depends on the values of a constant.
-fn is_weights(tensor: &Tensor) -> bool {
+pub(crate) fn is_weights(tensor: &Tensor) -> bool {
     tensor.dtype().is_float() && tensor.shape().count() > KNOWN && tensor.data().len() > BY_CONTENT
 }
 

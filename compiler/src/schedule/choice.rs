@@ -97,6 +97,20 @@ impl Choices {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Class, Choice)> + '_ {
+        self.0.iter().map(|(class, choice)| (*class, *choice))
+    }
+}
+
+impl Text for Class {
+    fn print(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.print(f)
+    }
+
+    fn parse(from: &mut Cursor<'_>) -> Parsed<Class> {
+        Text::parse(from).map(Class)
+    }
 }
 
 impl Class {

@@ -303,6 +303,22 @@ impl<T: Text, const N: usize> Text for [T; N] {
     }
 }
 
+/// `[a, b]`
+impl<A: Text, B: Text> Text for (A, B) {
+    fn print(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, {}]", Show(&self.0), Show(&self.1))
+    }
+
+    fn parse(from: &mut Cursor<'_>) -> Parsed<(A, B)> {
+        from.expect("[")?;
+        let first = A::parse(from)?;
+        from.expect(",")?;
+        let pair = (first, B::parse(from)?);
+        from.expect("]")?;
+        Ok(pair)
+    }
+}
+
 impl Text for DType {
     fn print(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")

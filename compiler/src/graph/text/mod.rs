@@ -22,7 +22,7 @@ use std::fmt::{self, Write};
 
 use smallvec::SmallVec;
 
-pub use parse::parse;
+pub use parse::{parse, parse_with};
 
 use super::{Graph, Op, PadMode, PoolKind, State, Value, Window, key, number};
 use crate::{
@@ -47,12 +47,28 @@ impl fmt::Display for Graph {
 }
 
 pub fn print(graph: &Graph, constants: Constants) -> String {
+    print_with(graph, |tensor, text| write_constant(tensor, constants, text))
+}
+
+/// Constants of more than 16 elements are `@` and the number that `number` gives them; `parse_with` is told them again.
+pub fn print_numbered(graph: &Graph, mut number: impl FnMut(&Tensor) -> usize) -> String {
+    print_with(graph, |tensor, text| match tensor.shape().count() {
+        0..=SMALL => write_constant(tensor, Constants::Small, text),
+        _ => write!(text, " @{}", number(tensor)),
+    })
+}
+
+fn print_with(graph: &Graph, mut constant: impl FnMut(&Tensor, &mut String) -> fmt::Result) -> String {
     let mut text = String::new();
-    write_graph(graph, constants, &mut text).expect("a string takes everything");
+    write_graph(graph, &mut constant, &mut text).expect("a string takes everything");
     text
 }
 
-fn write_graph(graph: &Graph, constants: Constants, f: &mut String) -> fmt::Result {
+fn write_graph(
+    graph: &Graph,
+    constant: &mut dyn FnMut(&Tensor, &mut String) -> fmt::Result,
+    f: &mut String,
+) -> fmt::Result {
     for input in graph.inputs() {
         writeln!(f, "input {:?} : {}", input.name, input.ty)?;
     }
@@ -60,7 +76,7 @@ fn write_graph(graph: &Graph, constants: Constants, f: &mut String) -> fmt::Resu
         write!(f, "%{} = {}", number(value), node.op.name())?;
         match &node.op {
             Op::Input { slot } => write!(f, " {slot}")?,
-            Op::Constant(id) => write_constant(graph.constant(*id), constants, f)?,
+            Op::Constant(id) => constant(graph.constant(*id), f)?,
             op => {
                 let (operands, attributes) = parts(op);
                 for operand in operands {

@@ -17,11 +17,16 @@ use crate::{
 
 /// The graph that `text` describes. Nodes are numbered anew and equal ones become one.
 pub fn parse(text: &str) -> Result<Graph, Error> {
+    parse_with(text, &[])
+}
+
+/// As `parse`, of a text that names constants by their places in `given`.
+pub fn parse_with(text: &str, given: &[Tensor]) -> Result<Graph, Error> {
     Cursor::all(text, |line| {
         let mut graph = Graph::new();
         let mut values = HashMap::new();
         while !line.is_done() {
-            statement(&mut graph, &mut values, line)?;
+            statement(&mut graph, &mut values, given, line)?;
         }
         graph.origin = None;
         Ok(graph)
@@ -31,7 +36,7 @@ pub fn parse(text: &str) -> Result<Graph, Error> {
 /// Nodes under the numbers that the text gives them.
 type Values = HashMap<u32, Value>;
 
-fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> Parsed<()> {
+fn statement(graph: &mut Graph, values: &mut Values, given: &[Tensor], line: &mut Cursor<'_>) -> Parsed<()> {
     if line.word("input") {
         let name = line.string()?;
         line.expect(":")?;
@@ -83,6 +88,9 @@ fn statement(graph: &mut Graph, values: &mut Values, line: &mut Cursor<'_>) -> P
     let value = match op {
         Made::Op(op) => graph.add(*op).map_err(|it| it.to_string())?,
         Made::Constant(elements) => graph.add_constant(constant(&ty, &elements)?),
+        Made::Given(number) => {
+            graph.add_constant(given.get(number).ok_or("there is no such constant")?.clone())
+        }
     };
     if *graph.ty(value) != ty {
         return Err(format!("the type is {}, not {ty}", graph.ty(value)));
@@ -97,6 +105,8 @@ enum Made {
     Op(Box<Op>),
     /// The elements' texts; their meaning depends on the type behind them.
     Constant(Vec<String>),
+    /// One of those that the parser was given.
+    Given(usize),
 }
 
 fn node(values: &Values, line: &mut Cursor<'_>) -> Parsed<Made> {
@@ -107,6 +117,7 @@ fn node(values: &Values, line: &mut Cursor<'_>) -> Parsed<Made> {
         "constant" if line.peek("#") => {
             return Err("the values of this constant were left out when it was printed".to_string());
         }
+        "constant" if line.take("@") => return line.number().map(Made::Given),
         "constant" => return elements(line).map(Made::Constant),
         _ => {}
     }
