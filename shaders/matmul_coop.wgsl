@@ -153,14 +153,14 @@ fn half_of(eight: vec4<u32>, second: bool) -> vec4<f16> {
 
 // Line and place in the line of four number n of an invocation, in a tile of lines of `fours`. Neighbouring invocations store 128
 // bytes at once: where lines are shorter, these are of lines so far apart that with their padding they lie in all banks, each
-// once.
+// once. PAIRED, lines stand in their order: what is loaded in order was faster there than what is stored without conflicts.
 fn place(invocation: u32, n: u32, fours: u32) -> vec2<u32> {
     let vectors = fours / VECTOR;
     let at = invocation + n / VECTOR * SIZE;
     let line = at / vectors;
     let together = max(16u / fours, 1u);
     let spread = line / 8u * 8u + line % together * (8u / together) + line % 8u / together;
-    return vec2<u32>(spread, at % vectors * VECTOR + n % VECTOR);
+    return vec2<u32>(select(spread, line, PAIRED), at % vectors * VECTOR + n % VECTOR);
 }
 
 // Row or column, and k, within the tile of that four. Lines are rows or columns, or with `across` one of each k.

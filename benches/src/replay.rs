@@ -15,6 +15,9 @@ use crate::{
     results::Run,
 };
 
+/// Runs that are submitted before any is waited for.
+const IN_A_ROW: usize = 16;
+
 /// Softmaxes of 16 numbers along one axis and the other, one launch each.
 fn chain(launches: usize) -> Result<Model> {
     let mut b = GraphBuilder::new();
@@ -59,8 +62,23 @@ pub fn runs(device: &Device, launches: usize) -> Result<Vec<(String, Run)>> {
                 pollster::block_on(run)?;
             }
         }
-        let (submit_ms, answer_ms) = (Some(median(submitted)), Some(median(answered)));
-        let run = Run { submit_ms, answer_ms, dispatches: Some(dispatches), ..Run::default() };
+        let there = [("x", device.upload(&x)?)];
+        let mut queued = Vec::new();
+        for _ in 0..20 {
+            let start = Instant::now();
+            for _ in 0..IN_A_ROW {
+                session.run_on_device(&there)?;
+            }
+            queued.push(millis(start) / IN_A_ROW as f64);
+            device.synchronize()?;
+        }
+        let run = Run {
+            submit_ms: Some(median(submitted)),
+            queued_ms: Some(median(queued)),
+            answer_ms: Some(median(answered)),
+            dispatches: Some(dispatches),
+            ..Run::default()
+        };
         runs.push((format!("{launches} launches, {name}"), run));
     }
     Ok(runs)

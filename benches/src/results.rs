@@ -27,6 +27,9 @@ pub struct Run {
     /// Of the calling thread, until all is submitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub submit_ms: Option<f64>,
+    /// Of the calling thread, a run of many that it submits one after another, inputs and outputs staying on the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued_ms: Option<f64>,
     /// From a call to its end, inputs and outputs staying where the program has them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_ms: Option<f64>,

@@ -136,16 +136,17 @@ fn model_table(report: &Report, reference: Option<&Report>) -> Table {
 }
 
 fn replay_table(report: &Report) -> Table {
-    let mut table = Table::new(["replay", "submitted, us", "answer, us"].map(str::to_owned).into());
+    let mut table =
+        Table::new(["replay", "submitted, us", "in a row, us", "answer, us"].map(str::to_owned).into());
     for (name, run) in ordered(report).filter(|it| it.1.submit_ms.is_some()) {
         let us = |time: Option<f64>| shown(time.map(|it| it * 1e3), 0);
-        table.row(vec![name.to_owned(), us(run.submit_ms), us(run.answer_ms)]);
+        table.row(vec![name.to_owned(), us(run.submit_ms), us(run.queued_ms), us(run.answer_ms)]);
     }
     table
 }
 
 const REPLAY_COLUMNS: &str = "What many launches cost that depend on each other and compute next to nothing: until the calling thread has submitted \
-    all, and until the answer is there.";
+    all, just after it waited for another run and, a run, of many that it submits in a row; and until the answer is there.";
 
 const MODEL_COLUMNS: &str = "Models: `gpu` is a run on the device, back to back; `run` a call whose inputs and outputs stay on the \
     device, waited for; `answer` from inputs in host memory to outputs in host memory, waited for; `first` compiles, uploads the weights, makes the pipelines (none kept on disk) and answers once; MB is \
