@@ -11,6 +11,7 @@ mod html;
 mod inspect;
 mod open;
 mod pair;
+mod passes;
 mod print;
 mod progress;
 mod replay_args;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Args),
     /// Compile again, and run again, what WGFUSE_SAVE_ARGS or a debug folder has kept
     ReplayArgs(replay_args::Args),
+    /// List what is done to a graph before it is lowered, in order
+    Passes(passes::Args),
     /// List the adapters there are
     Devices(devices::Args),
 }
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::inspect(args).map(|()| Verdict::Done),
         Command::Bench(args) => bench::bench(args).map(|()| Verdict::Done),
         Command::ReplayArgs(args) => replay_args::replay_args(args),
+        Command::Passes(args) => passes::passes(args).map(|()| Verdict::Done),
         Command::Devices(args) => devices::devices(args).map(|()| Verdict::Done),
     };
     match done {

@@ -218,3 +218,24 @@ fn saved_arguments_are_compiled_and_run_again() {
     let (_, text) = expect(&wgfuse(&["replay-args", &kept]), 1);
     assert!(text.contains("line 1"), "{text}");
 }
+
+#[test]
+fn passes_are_listed_with_their_rules() {
+    let (text, _) = expect(&wgfuse(&["passes"]), 0);
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is not in\n{text}"));
+    let order =
+        ["pre-grad", "simplify", "composites", "batch-norm", "joint", "attention", "post-grad", "siblings"];
+    assert!(order.map(at).is_sorted(), "{text}");
+    for what in ["concat-slices", "cast-cast", "elsewhere     re-inplacing: ", "causal-mask"] {
+        at(what);
+    }
+    let (full, _) = expect(&wgfuse(&["passes", "--rules"]), 0);
+    assert!(full.contains("neutral            exact    x * 1"), "{full}");
+    let all = json(&["passes", "--json"]);
+    let names: Vec<&str> =
+        all["stages"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pre-grad", "joint", "post-grad"]);
+    let joint = &all["stages"][1]["passes"][0];
+    assert_eq!(joint["name"], "attention");
+    assert_eq!(joint["rules"][0]["rules"][0]["name"], "attention");
+}

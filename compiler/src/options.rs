@@ -25,6 +25,8 @@ pub struct Options {
     pub fuse: bool,
     /// Names of passes to leave out. For finding faults.
     pub without_passes: Vec<String>,
+    /// Only so many rewrites, of all passes together, are done. For finding faults.
+    pub rule_limit: Option<u64>,
     /// Only rewrites that keep every bit of the result. For finding faults.
     pub exact: bool,
     /// Products of f32 may run on cooperative matrices of f16, each number as a pair of them, where the target has such matrices:
@@ -43,6 +45,7 @@ impl Default for Options {
             checked: false,
             fuse: true,
             without_passes: Vec::new(),
+            rule_limit: None,
             exact: false,
             pairs: true,
             passes: Vec::new(),

@@ -86,22 +86,34 @@ struct Spoken {
     checked: bool,
     fuse: bool,
     without_passes: Vec<String>,
+    rule_limit: Option<u64>,
     exact: bool,
     pairs: bool,
     passes: Vec<String>,
     memory_limit: u64,
 }
 
-spelled!(struct Spoken { fallback, checked, fuse, without_passes, exact, pairs, passes, memory_limit });
+spelled!(struct Spoken { fallback, checked, fuse, without_passes, rule_limit, exact, pairs, passes, memory_limit });
 
 impl Spoken {
     fn of(options: &Options) -> Spoken {
-        let Options { fallback, checked, fuse, without_passes, exact, pairs, passes, memory_limit } = options;
+        let Options {
+            fallback,
+            checked,
+            fuse,
+            without_passes,
+            rule_limit,
+            exact,
+            pairs,
+            passes,
+            memory_limit,
+        } = options;
         Spoken {
             fallback: *fallback,
             checked: *checked,
             fuse: *fuse,
             without_passes: without_passes.clone(),
+            rule_limit: *rule_limit,
             exact: *exact,
             pairs: *pairs,
             passes: passes.iter().map(|it| it.name.clone()).collect(),
@@ -111,10 +123,33 @@ impl Spoken {
 
     /// The options without passes of the user's own, and the names of those.
     fn options(self) -> (Options, Vec<String>) {
-        let Spoken { fallback, checked, fuse, mut without_passes, exact, pairs, passes, memory_limit } = self;
+        let Spoken {
+            fallback,
+            checked,
+            fuse,
+            mut without_passes,
+            rule_limit,
+            exact,
+            pairs,
+            passes,
+            memory_limit,
+        } = self;
         without_passes.retain(|it| !passes.contains(it));
         let own = Vec::new();
-        (Options { fallback, checked, fuse, without_passes, exact, pairs, passes: own, memory_limit }, passes)
+        (
+            Options {
+                fallback,
+                checked,
+                fuse,
+                without_passes,
+                rule_limit,
+                exact,
+                pairs,
+                passes: own,
+                memory_limit,
+            },
+            passes,
+        )
     }
 }
 

@@ -20,37 +20,120 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    // x * 1, x / 1, x - 0, x ^ 1 => x; integers: x + 0 => x
-    Rule { name: "neutral", licence: Exact, apply: neutral },
-    // x + 0 => x, though -0 + 0 is 0
-    Rule { name: "add-zero", licence: Relaxed, apply: add_zero },
-    // x and true, x or false, x xor false => x; x and false => false; x or true => true
-    Rule { name: "logic", licence: Exact, apply: logic },
-    // x and x, x or x, max(x, x), min(x, x) => x
-    Rule { name: "same-operands", licence: Exact, apply: same_operands },
-    // -(-x), not not x => x; abs, relu, sign and the roundings applied twice; not (a == b) => a != b
-    Rule { name: "twice", licence: Exact, apply: twice },
-    // where(true, x, y) => x; where(c, x, x) => x
-    Rule { name: "select", licence: Exact, apply: select },
-    Rule { name: "cast-same", licence: Exact, apply: cast_same },
-    // A cast of a cast that loses nothing.
-    Rule { name: "cast-cast", licence: Exact, apply: cast_cast },
-    // 1 / x => recip x
-    Rule { name: "one-over", licence: Exact, apply: one_over },
-    // x / 2^k => x * 2^-k
-    Rule { name: "div-power-of-two", licence: Exact, apply: div_power_of_two },
-    // x / c => x * (1/c)
-    Rule { name: "div-constant", licence: Relaxed, apply: div_constant },
-    // x^2, x^3 => products; x^0.5 => sqrt x; x^-0.5 => rsqrt x; x^-1 => recip x
-    Rule { name: "pow", licence: Relaxed, apply: pow },
-    // recip (sqrt x), sqrt (recip x) => rsqrt x; x / sqrt y => x * rsqrt y
-    Rule { name: "rsqrt", licence: Relaxed, apply: rsqrt },
-    // max(x, 0) => relu x
-    Rule { name: "relu", licence: Relaxed, apply: relu },
-    // sum(x) * (1/n) => mean(x)
-    Rule { name: "mean", licence: Relaxed, apply: mean },
-    // A reduction of nothing but axes of one element.
-    Rule { name: "reduce-nothing", licence: Relaxed, apply: reduce_nothing },
+    Rule {
+        name: "neutral",
+        about: "x * 1, x / 1, x - 0, x ^ 1 => x; integers: x + 0 => x",
+        licence: Exact,
+        roots: &["mul", "div", "pow", "sub", "add"],
+        apply: neutral,
+    },
+    Rule {
+        name: "add-zero",
+        about: "x + 0 => x, though -0 + 0 is 0",
+        licence: Relaxed,
+        roots: &["add", "sub"],
+        apply: add_zero,
+    },
+    Rule {
+        name: "logic",
+        about: "x and true, x or false, x xor false => x; x and false => false; x or true => true",
+        licence: Exact,
+        roots: &["and", "or", "xor"],
+        apply: logic,
+    },
+    Rule {
+        name: "same-operands",
+        about: "x and x, x or x, max(x, x), min(x, x) => x",
+        licence: Exact,
+        roots: &["and", "or", "max", "min"],
+        apply: same_operands,
+    },
+    Rule {
+        name: "twice",
+        about: "-(-x), not not x => x; abs, relu, sign and the roundings applied twice; not (a == b) => a != b",
+        licence: Exact,
+        roots: &["neg", "not", "abs", "relu", "sign", "floor", "ceil", "round", "trunc"],
+        apply: twice,
+    },
+    Rule {
+        name: "select",
+        about: "where(true, x, y) => x; where(c, x, x) => x",
+        licence: Exact,
+        roots: &["select"],
+        apply: select,
+    },
+    Rule {
+        name: "cast-same",
+        about: "cast to the type it has => x",
+        licence: Exact,
+        roots: &["cast"],
+        apply: cast_same,
+    },
+    Rule {
+        name: "cast-cast",
+        about: "A cast of a cast that loses nothing",
+        licence: Exact,
+        roots: &["cast"],
+        apply: cast_cast,
+    },
+    Rule { name: "one-over", about: "1 / x => recip x", licence: Exact, roots: &["div"], apply: one_over },
+    Rule {
+        name: "div-power-of-two",
+        about: "x / 2^k => x * 2^-k",
+        licence: Exact,
+        roots: &["div"],
+        apply: div_power_of_two,
+    },
+    Rule {
+        name: "div-constant",
+        about: "x / c => x * (1/c)",
+        licence: Relaxed,
+        roots: &["div"],
+        apply: div_constant,
+    },
+    Rule {
+        name: "pow",
+        about: "x^2, x^3 => products; x^0.5 => sqrt x; x^-0.5 => rsqrt x; x^-1 => recip x",
+        licence: Relaxed,
+        roots: &["pow"],
+        apply: pow,
+    },
+    Rule {
+        name: "rsqrt",
+        about: "recip (sqrt x), sqrt (recip x) => rsqrt x; x / sqrt y => x * rsqrt y",
+        licence: Relaxed,
+        roots: &["recip", "sqrt", "div"],
+        apply: rsqrt,
+    },
+    Rule { name: "relu", about: "max(x, 0) => relu x", licence: Relaxed, roots: &["max"], apply: relu },
+    Rule {
+        name: "mean",
+        about: "sum(x) * (1/n) => mean(x)",
+        licence: Relaxed,
+        roots: &["mul", "div"],
+        apply: mean,
+    },
+    Rule {
+        name: "reduce-nothing",
+        about: "A reduction of nothing but axes of one element",
+        licence: Relaxed,
+        roots: &["reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "mean"],
+        apply: reduce_nothing,
+    },
+    Rule {
+        name: "round-integer",
+        about: "floor, ceil, round, trunc of integers => x",
+        licence: Exact,
+        roots: &["floor", "ceil", "round", "trunc"],
+        apply: round_integer,
+    },
+    Rule {
+        name: "cast-narrower",
+        about: "floats: a cast to a narrower type and then to a still narrower one => the last",
+        licence: Relaxed,
+        roots: &["cast"],
+        apply: cast_narrower,
+    },
 ];
 
 /// `x`, expanded to the shape of `like`.
@@ -313,4 +396,20 @@ fn reduce_nothing(site: &mut Site, value: Value) -> Better {
     }
     let shape = site.graph.ty(value).shape.clone();
     site.add(Op::Reshape { shape, x }).map(Some)
+}
+
+fn round_integer(site: &mut Site, value: Value) -> Better {
+    let Op::Unary(_, x) = *site.graph.op(value) else { return Ok(None) };
+    Ok(Some(x).filter(|_| site.graph.ty(x).dtype.is_int()))
+}
+
+fn cast_narrower(site: &mut Site, value: Value) -> Better {
+    let Op::Cast { to, x: middle } = *site.graph.op(value) else { return Ok(None) };
+    let Op::Cast { to: through, x } = *site.graph.op(middle) else { return Ok(None) };
+    let from = site.graph.ty(x).dtype;
+    let floats = [from, through, to].iter().all(|it| it.is_float());
+    if !floats || from.size() <= through.size() || !holds(through, to) || through == to {
+        return Ok(None);
+    }
+    site.add(Op::Cast { to, x }).map(Some)
 }

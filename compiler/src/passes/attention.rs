@@ -18,13 +18,34 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    Rule { name: "attention", licence: Relaxed, apply: attention },
-    // A factor on q or k that was behind a view.
-    Rule { name: "attention-scale", licence: Relaxed, apply: attention_scale },
-    // Each head of k and v repeated for several heads of q.
-    Rule { name: "grouped-heads", licence: Exact, apply: grouped_heads },
-    // A mask that is 0 on and below the diagonal and -inf above it.
-    Rule { name: "causal-mask", licence: Relaxed, apply: causal_mask },
+    Rule {
+        name: "attention",
+        about: "softmax(q k^T * scale + mask) v",
+        licence: Relaxed,
+        roots: &["matmul"],
+        apply: attention,
+    },
+    Rule {
+        name: "attention-scale",
+        about: "A factor on q or k that was behind a view",
+        licence: Relaxed,
+        roots: &["attention"],
+        apply: attention_scale,
+    },
+    Rule {
+        name: "grouped-heads",
+        about: "Each head of k and v repeated for several heads of q",
+        licence: Exact,
+        roots: &["attention"],
+        apply: grouped_heads,
+    },
+    Rule {
+        name: "causal-mask",
+        about: "A mask that is 0 on and below the diagonal and -inf above it",
+        licence: Relaxed,
+        roots: &["attention"],
+        apply: causal_mask,
+    },
 ];
 
 /// A mask at or below this leaves nothing of a score in f32, so that it may be added or put in the score's place.

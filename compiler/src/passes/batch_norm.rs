@@ -14,14 +14,41 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    // batch_norm x => x * k + b
-    Rule { name: "batch-norm", licence: Relaxed, apply: batch_norm },
-    // (x w + b) * k => x w * k + b * k
-    Rule { name: "scale-before-shift", licence: Relaxed, apply: scale_before_shift },
-    // conv(x, w) * k => conv(x, w * k)
-    Rule { name: "weight-scale", licence: Relaxed, apply: weight_scale },
-    // conv(x, w) + b => conv(x, w, b)
-    Rule { name: "weight-shift", licence: Relaxed, apply: weight_shift },
+    Rule {
+        name: "batch-norm",
+        about: "batch_norm x => x * k + b",
+        licence: Relaxed,
+        roots: &["batch_norm"],
+        apply: batch_norm,
+    },
+    Rule {
+        name: "scale-before-shift",
+        about: "(x w + b) * k => x w * k + b * k",
+        licence: Relaxed,
+        roots: &["mul"],
+        apply: scale_before_shift,
+    },
+    Rule {
+        name: "weight-scale",
+        about: "conv(x, w) * k => conv(x, w * k)",
+        licence: Relaxed,
+        roots: &["mul"],
+        apply: weight_scale,
+    },
+    Rule {
+        name: "weight-shift",
+        about: "conv(x, w) + b => conv(x, w, b)",
+        licence: Relaxed,
+        roots: &["add"],
+        apply: weight_shift,
+    },
+    Rule {
+        name: "shift-shift",
+        about: "(x w + a) + b => x w + (a + b), with fixed a and b",
+        licence: Relaxed,
+        roots: &["add"],
+        apply: shift_shift,
+    },
 ];
 
 /// With fixed statistics the norm is a product and a sum, whose operands are computed once.
@@ -156,4 +183,17 @@ fn weight_shift(site: &mut Site, value: Value) -> Better {
         _ => return Ok(None),
     };
     site.add(op).map(Some)
+}
+
+fn shift_shift(site: &mut Site, value: Value) -> Better {
+    let found = either(site.graph, value, BinaryOp::Add, |sum, b| {
+        let (product, a) = product_beside(site, sum, BinaryOp::Add)?;
+        let same = site.graph.ty(sum).shape == site.graph.ty(value).shape;
+        let small = site.graph.ty(a).shape.broadcast(&site.graph.ty(b).shape)?.count() * 2
+            <= site.graph.ty(value).shape.count().max(2);
+        (same && small && site.uses(sum) <= 1 && is_fixed(site.graph, b)).then_some((product, a, b))
+    });
+    let Some((product, a, b)) = found else { return Ok(None) };
+    let shift = site.add(Op::Binary(BinaryOp::Add, a, b))?;
+    site.add(Op::Binary(BinaryOp::Add, product, shift)).map(Some)
 }

@@ -11,29 +11,72 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    // 1 / (1 + exp(-x))
-    Rule { name: "sigmoid", licence: Relaxed, apply: sigmoid },
-    // x * sigmoid x
-    Rule { name: "silu", licence: Relaxed, apply: silu },
-    // log(1 + exp x)
-    Rule { name: "softplus", licence: Relaxed, apply: softplus },
-    // x/2 * (1 + erf(x / sqrt 2))
-    Rule { name: "gelu", licence: Relaxed, apply: gelu },
-    // x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))
-    Rule { name: "gelu-tanh", licence: Relaxed, apply: gelu_tanh },
-    // x * clamp(x + 3, 0, 6) / 6
-    Rule { name: "hardswish", licence: Relaxed, apply: hardswish },
-    // e / sum e, with e = exp x or e = exp(x - max x); log of it
-    Rule { name: "softmax", licence: Relaxed, apply: softmax },
-    // x - max x - log(sum(exp(x - max x))); log(softmax x)
-    Rule { name: "log-softmax", licence: Relaxed, apply: log_softmax },
-    // (x - mean x) * rsqrt(mean((x - mean x)^2) + eps)
-    Rule { name: "layer-norm", licence: Relaxed, apply: layer_norm },
-    // x * rsqrt(mean(x * x) + eps)
-    Rule { name: "rms-norm", licence: Relaxed, apply: rms_norm },
-    // A norm without scale or bias, followed by either.
-    Rule { name: "norm-scale", licence: Relaxed, apply: norm_scale },
-    Rule { name: "norm-bias", licence: Relaxed, apply: norm_bias },
+    Rule { name: "sigmoid", about: "1 / (1 + exp(-x))", licence: Relaxed, roots: &["recip"], apply: sigmoid },
+    Rule { name: "silu", about: "x * sigmoid x", licence: Relaxed, roots: &["mul"], apply: silu },
+    Rule { name: "softplus", about: "log(1 + exp x)", licence: Relaxed, roots: &["log"], apply: softplus },
+    Rule {
+        name: "gelu",
+        about: "x/2 * (1 + erf(x / sqrt 2))",
+        licence: Relaxed,
+        roots: &["mul"],
+        apply: gelu,
+    },
+    Rule {
+        name: "gelu-tanh",
+        about: "x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))",
+        licence: Relaxed,
+        roots: &["mul"],
+        apply: gelu_tanh,
+    },
+    Rule {
+        name: "hardswish",
+        about: "x * clamp(x + 3, 0, 6) / 6",
+        licence: Relaxed,
+        roots: &["mul"],
+        apply: hardswish,
+    },
+    Rule {
+        name: "softmax",
+        about: "e / sum e, with e = exp x or e = exp(x - max x); log of it",
+        licence: Relaxed,
+        roots: &["div", "mul"],
+        apply: softmax,
+    },
+    Rule {
+        name: "log-softmax",
+        about: "x - max x - log(sum(exp(x - max x))); log(softmax x)",
+        licence: Relaxed,
+        roots: &["log", "sub"],
+        apply: log_softmax,
+    },
+    Rule {
+        name: "layer-norm",
+        about: "(x - mean x) * rsqrt(mean((x - mean x)^2) + eps)",
+        licence: Relaxed,
+        roots: &["div", "mul"],
+        apply: layer_norm,
+    },
+    Rule {
+        name: "rms-norm",
+        about: "x * rsqrt(mean(x * x) + eps)",
+        licence: Relaxed,
+        roots: &["div", "mul"],
+        apply: rms_norm,
+    },
+    Rule {
+        name: "norm-scale",
+        about: "a norm without scale, followed by one",
+        licence: Relaxed,
+        roots: &["mul"],
+        apply: norm_scale,
+    },
+    Rule {
+        name: "norm-bias",
+        about: "a norm without bias, followed by one",
+        licence: Relaxed,
+        roots: &["add"],
+        apply: norm_bias,
+    },
 ];
 
 fn sigmoid(site: &mut Site, value: Value) -> Better {

@@ -11,10 +11,14 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    // c1 + c2 => c
-    Rule { name: "fold", licence: Exact, apply: fold },
-    // A constant of any size under another shape shares its bytes.
-    Rule { name: "fold-reshape", licence: Exact, apply: fold_reshape },
+    Rule { name: "fold", about: "c1 + c2 => c", licence: Exact, roots: &[], apply: fold },
+    Rule {
+        name: "fold-reshape",
+        about: "A constant of any size under another shape shares its bytes",
+        licence: Exact,
+        roots: &["reshape"],
+        apply: fold_reshape,
+    },
 ];
 
 /// Most elements of a tensor that is computed here; weights are left to the graph of constants. Integers decide what is

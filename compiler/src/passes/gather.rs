@@ -9,12 +9,27 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    // gather x [3, 4, 5] => slice x
-    Rule { name: "gather-range", licence: Exact, apply: gather_range },
-    // gather (cast x) i => cast (gather x i)
-    Rule { name: "gather-cast", licence: Exact, apply: gather_cast },
-    // Every coordinate follows one axis of the indices in equal steps, or none.
-    Rule { name: "gather-nd-grid", licence: Exact, apply: gather_nd_grid },
+    Rule {
+        name: "gather-range",
+        about: "gather x [3, 4, 5] => slice x",
+        licence: Exact,
+        roots: &["gather"],
+        apply: gather_range,
+    },
+    Rule {
+        name: "gather-cast",
+        about: "gather (cast x) i => cast (gather x i)",
+        licence: Exact,
+        roots: &["gather"],
+        apply: gather_cast,
+    },
+    Rule {
+        name: "gather-nd-grid",
+        about: "Every coordinate follows one axis of the indices in equal steps, or none",
+        licence: Exact,
+        roots: &["gather_nd"],
+        apply: gather_nd_grid,
+    },
 ];
 
 /// Indices of more elements are not searched.

@@ -1,4 +1,4 @@
-//! Graph to better graph: the pipeline, top to bottom, and the driver that shows and checks each step.
+//! Graph to better graph: the driver that runs the pipeline, the user's passes among it, and shows and checks each step.
 
 mod algebra;
 mod attention;
@@ -6,17 +6,21 @@ mod batch_norm;
 mod composite;
 mod fold;
 mod gather;
+mod join;
 mod matching;
-mod rewrite;
+pub mod pipeline;
+pub mod rewrite;
 pub mod siblings;
 #[cfg(test)]
 mod tests;
+mod uniform;
 mod view;
 
+use std::borrow::Cow;
+
 pub use attention::is_causal_mask;
-#[cfg(test)]
-use rewrite::rewrite_named;
-pub use rewrite::{Licence, Rule, rewrite};
+pub use pipeline::{ELSEWHERE, PIPELINE, Pass, Stage};
+pub use rewrite::{Applied, Ledger, Licence, Rule};
 
 use crate::{
     bug,
@@ -26,67 +30,12 @@ use crate::{
         verify::{Fault, verify},
     },
     options::{Hook, Options, UserPass},
+    passes::{
+        pipeline::{licence, rules_of},
+        rewrite::{Rewrite, rewrite},
+    },
     target::Target,
 };
-
-/// Which of the three families a pass belongs to. They run in this order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Stage {
-    /// On the model as its author wrote it: bring what is written in many ways to one way.
-    PreGrad,
-    /// On the model as mathematics: replace parts by better ones with the same meaning.
-    Joint,
-    /// For the run to come: what only pays when nothing but the result is wanted.
-    PostGrad,
-}
-
-impl Stage {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Stage::PreGrad => "pre-grad",
-            Stage::Joint => "joint",
-            Stage::PostGrad => "post-grad",
-        }
-    }
-}
-
-pub struct Pass {
-    pub name: &'static str,
-    pub stage: Stage,
-    /// Comes before the rules, on the graph as a whole.
-    pub whole: Option<Whole>,
-    /// Applied together, until none fires.
-    pub rules: &'static [&'static [&'static [Rule]]],
-}
-
-/// What rules cannot say, because it looks at several nodes that do not read each other.
-pub type Whole = fn(&Graph, &Target, &Options) -> Result<Graph, Error>;
-
-/// Read top to bottom; the only place that knows the order.
-pub const PIPELINE: &[Pass] = &[
-    // First, so that every later pattern is written in one way only and sees constants as constants.
-    Pass { name: "simplify", stage: Stage::PreGrad, whole: None, rules: &[SIMPLIFY] },
-    // Before the products and sums that the pieces consist of are used up by other patterns.
-    Pass { name: "composites", stage: Stage::PreGrad, whole: None, rules: &[&[composite::RULES], SIMPLIFY] },
-    // Needs a whole softmax, which `composites` may have made.
-    Pass { name: "attention", stage: Stage::Joint, whole: None, rules: &[&[attention::RULES], SIMPLIFY] },
-    // Only a run for its result may take running statistics as constants.
-    Pass {
-        name: "batch-norm",
-        stage: Stage::PostGrad,
-        whole: None,
-        rules: &[&[batch_norm::RULES], SIMPLIFY],
-    },
-    // When everything that weights are multiplied by, and everything that follows a product, is in its place.
-    Pass { name: "siblings", stage: Stage::PostGrad, whole: Some(siblings::merge), rules: &[SIMPLIFY] },
-];
-
-/// What brings a graph to its plain form.
-const SIMPLIFY: &[&[Rule]] = &[fold::RULES, algebra::RULES, view::RULES, gather::RULES];
-
-fn licence(options: &Options) -> Licence {
-    if options.exact { Licence::Exact } else { Licence::Relaxed }
-}
 
 /// The same options without any optimisation: every node as the model has it, a kernel each, every bit kept. For finding faults.
 pub fn plain(options: &Options) -> Options {
@@ -112,44 +61,104 @@ pub fn optimise_observed(
     options: &Options,
     observe: &mut dyn FnMut(&str, &Graph),
 ) -> Result<Graph, Error> {
+    optimise_logged(graph, target, options, &mut Ledger::default(), observe)
+}
+
+/// As `optimise_observed`; what was done is added to `ledger`, whose limit is that of the options from here on, if they
+/// give one.
+pub fn optimise_logged(
+    graph: Graph,
+    target: &Target,
+    options: &Options,
+    ledger: &mut Ledger,
+    observe: &mut dyn FnMut(&str, &Graph),
+) -> Result<Graph, Error> {
     check_names(options)?;
-    let left_out = |name: &str| options.without_passes.iter().any(|it| it == name);
-    let hooks = |mut graph: Graph, at: Hook, observe: &mut dyn FnMut(&str, &Graph)| {
-        for pass in options.passes.iter().filter(|it| it.at == at && !left_out(&it.name)) {
-            graph = run_own(pass, &graph)?;
-            observe(&pass.name, &graph);
-        }
-        Ok::<Graph, Error>(graph)
-    };
+    ledger.limit = options.rule_limit.or(ledger.limit);
     let states = graph.states.clone();
-    let mut graph = graph;
+    let mut driver = Driver { target, options, ledger, observe, graph };
     for (at, pass) in PIPELINE.iter().enumerate() {
         let stage = |at: usize| PIPELINE.get(at).map(|it| it.stage);
         if at == 0 || stage(at - 1) != Some(pass.stage) {
-            graph = hooks(graph, Hook::Before(pass.stage.name().into()), observe)?;
+            driver.hooks(&Hook::Before(pass.stage.name().into()))?;
         }
-        graph = hooks(graph, Hook::Before(pass.name.into()), observe)?;
-        if !left_out(pass.name) {
-            if let Some(whole) = pass.whole {
-                graph = whole(&graph, target, options)?;
-            }
-            graph =
-                rewrite(&graph, pass.rules.iter().copied().flatten().copied().flatten(), licence(options))?;
-            if cfg!(debug_assertions)
-                && let Some(what) = fault(&graph)
-            {
-                bug!("after pass {}: {what}", pass.name);
-            }
-            observe(pass.name, &graph);
+        driver.hooks(&Hook::Before(pass.name.into()))?;
+        if !driver.is_left_out(pass.name) {
+            driver.pass(pass)?;
         }
-        graph = hooks(graph, Hook::After(pass.name.into()), observe)?;
+        driver.hooks(&Hook::After(pass.name.into()))?;
         if stage(at + 1) != Some(pass.stage) {
-            graph = hooks(graph, Hook::After(pass.stage.name().into()), observe)?;
+            driver.hooks(&Hook::After(pass.stage.name().into()))?;
         }
     }
     // Passes keep inputs and outputs, each with its number.
+    let mut graph = driver.graph;
     graph.states = states;
     Ok(graph)
+}
+
+/// One graph's way through the pipeline.
+struct Driver<'a> {
+    target: &'a Target,
+    options: &'a Options,
+    ledger: &'a mut Ledger,
+    observe: &'a mut dyn FnMut(&str, &Graph),
+    graph: Graph,
+}
+
+impl Driver<'_> {
+    fn is_left_out(&self, name: &str) -> bool {
+        self.options.without_passes.iter().any(|it| it == name)
+    }
+
+    fn pass(&mut self, pass: &'static Pass) -> Result<(), Error> {
+        if let Some(whole) = pass.whole.filter(|_| self.ledger.is_open()) {
+            let next = whole(&self.graph, self.target, self.options)?;
+            if !same(&self.graph, &next) {
+                self.note(Cow::Borrowed(pass.name));
+            }
+            self.graph = next;
+        }
+        let name = Cow::Borrowed(pass.name);
+        self.graph = rewrite(&self.graph, &rewrites(pass), licence(self.options), &name, self.ledger)?;
+        if cfg!(debug_assertions)
+            && let Some(what) = fault(&self.graph)
+        {
+            bug!("after pass {}: {what}", pass.name);
+        }
+        (self.observe)(pass.name, &self.graph);
+        Ok(())
+    }
+
+    /// The user's own passes at one place.
+    fn hooks(&mut self, at: &Hook) -> Result<(), Error> {
+        let options = self.options;
+        for pass in options.passes.iter().filter(|it| it.at == *at) {
+            if self.is_left_out(&pass.name) || !self.ledger.is_open() {
+                continue;
+            }
+            self.graph = run_own(pass, &self.graph)?;
+            self.note(Cow::Owned(pass.name.clone()));
+            (self.observe)(&pass.name, &self.graph);
+        }
+        Ok(())
+    }
+
+    /// Something was done to the graph as a whole.
+    fn note(&mut self, pass: Cow<'static, str>) {
+        let at = self.graph.outputs.first().map(|it| self.graph.node(it.value).origin.clone());
+        self.ledger.applied.push(Applied { rule: pass.clone(), pass, at: at.unwrap_or_default() });
+    }
+}
+
+/// What a pass does to single nodes, in the order in which it is tried.
+fn rewrites(pass: &'static Pass) -> Vec<&'static dyn Rewrite> {
+    rules_of(pass.sets).map(|it| it as &dyn Rewrite).collect()
+}
+
+/// Whether two graphs are written alike.
+fn same(a: &Graph, b: &Graph) -> bool {
+    a.len() == b.len() && a.outputs == b.outputs && a.nodes().zip(b.nodes()).all(|(a, b)| a.1.op == b.1.op)
 }
 
 /// Every name in `options` is that of a pass or, for places, of a stage.
@@ -166,7 +175,7 @@ pub(crate) fn check_names(options: &Options) -> Result<(), Error> {
             return unknown(name, &all);
         }
     }
-    let stages = [Stage::PreGrad, Stage::Joint, Stage::PostGrad].map(Stage::name);
+    let stages = Stage::ALL.map(Stage::name);
     let places = [&stages[..], &passes].concat();
     for pass in &options.passes {
         let (Hook::Before(at) | Hook::After(at)) = &pass.at;

@@ -9,25 +9,62 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    // A view that leaves everything where it is.
-    Rule { name: "view-nothing", licence: Exact, apply: view_nothing },
-    // reshape (reshape x), permute (permute x), expand (expand x), slice (slice x)
-    Rule { name: "view-view", licence: Exact, apply: view_view },
-    // Only axes of one element move: permute x => reshape x
-    Rule { name: "permute-units", licence: Exact, apply: permute_units },
-    // The last axes are permuted, then those before them regrouped: reshape (permute x) => permute (reshape x)
-    Rule { name: "reshape-permute", licence: Exact, apply: reshape_permute },
-    // An expansion that only adds axes of one element: expand x => reshape x
-    Rule { name: "expand-units", licence: Exact, apply: expand_units },
-    // A view of an expansion of one element is an expansion of it.
-    Rule { name: "view-uniform", licence: Exact, apply: view_uniform },
-    // A slice of a concatenation that lies within one part.
-    Rule { name: "slice-concat", licence: Exact, apply: slice_concat },
-    // Parts without elements, and concatenations of one part.
-    Rule { name: "concat-nothing", licence: Exact, apply: concat_nothing },
-    Rule { name: "pad-nothing", licence: Exact, apply: pad_nothing },
-    // Operators broadcast by themselves: f (expand x) y => f x y, or expand (f x y)
-    Rule { name: "expand-operand", licence: Exact, apply: expand_operand },
+    Rule {
+        name: "view-nothing",
+        about: "A view that leaves everything where it is",
+        licence: Exact,
+        roots: &["reshape", "expand", "permute", "slice"],
+        apply: view_nothing,
+    },
+    Rule {
+        name: "view-view",
+        about: "reshape (reshape x), permute (permute x), expand (expand x), slice (slice x)",
+        licence: Exact,
+        roots: &["reshape", "expand", "permute", "slice"],
+        apply: view_view,
+    },
+    Rule {
+        name: "permute-units",
+        about: "Only axes of one element move: permute x => reshape x",
+        licence: Exact,
+        roots: &["permute"],
+        apply: permute_units,
+    },
+    Rule {
+        name: "reshape-permute",
+        about: "The last axes are permuted, then those before them regrouped: reshape (permute x) => permute (reshape x)",
+        licence: Exact,
+        roots: &["reshape"],
+        apply: reshape_permute,
+    },
+    Rule {
+        name: "expand-units",
+        about: "An expansion that only adds axes of one element: expand x => reshape x",
+        licence: Exact,
+        roots: &["expand"],
+        apply: expand_units,
+    },
+    Rule {
+        name: "view-uniform",
+        about: "A view of an expansion of one element is an expansion of it",
+        licence: Exact,
+        roots: &["reshape", "permute", "slice"],
+        apply: view_uniform,
+    },
+    Rule {
+        name: "pad-nothing",
+        about: "pad by nothing => x",
+        licence: Exact,
+        roots: &["pad"],
+        apply: pad_nothing,
+    },
+    Rule {
+        name: "expand-operand",
+        about: "Operators broadcast by themselves: f (expand x) y => f x y, or expand (f x y)",
+        licence: Exact,
+        roots: &[],
+        apply: expand_operand,
+    },
 ];
 
 fn view_nothing(site: &mut Site, value: Value) -> Better {
@@ -140,41 +177,6 @@ fn view_uniform(site: &mut Site, value: Value) -> Better {
     let shape = site.graph.ty(value).shape.clone();
     let one = site.add(Op::Reshape { shape: Shape::scalar(), x: one })?;
     site.add(Op::Expand { shape, x: one }).map(Some)
-}
-
-fn slice_concat(site: &mut Site, value: Value) -> Better {
-    let Op::Slice { ref starts, ref sizes, ref steps, x } = *site.graph.op(value) else { return Ok(None) };
-    let Op::Concat { axis, ref xs } = *site.graph.op(x) else { return Ok(None) };
-    if sizes.contains(&0) {
-        return Ok(None);
-    }
-    let first = starts[axis] as i64;
-    let last = first + (sizes[axis] as i64 - 1) * steps[axis];
-    let (low, high) = (first.min(last), first.max(last));
-    let mut offset = 0;
-    for &part in xs {
-        let end = offset + site.graph.ty(part).shape[axis] as i64;
-        if offset <= low && high < end {
-            let (mut starts, sizes, steps) = (starts.clone(), sizes.clone(), steps.clone());
-            starts[axis] -= offset as usize;
-            return site.add(Op::Slice { starts, sizes, steps, x: part }).map(Some);
-        }
-        offset = end;
-    }
-    Ok(None)
-}
-
-fn concat_nothing(site: &mut Site, value: Value) -> Better {
-    let Op::Concat { axis, ref xs } = *site.graph.op(value) else { return Ok(None) };
-    if let [only] = xs[..] {
-        return Ok(Some(only));
-    }
-    let some = |it: &Value| site.graph.ty(*it).shape[axis] > 0;
-    let kept: SmallVec<[Value; 4]> = xs.iter().copied().filter(some).collect();
-    if kept.len() == xs.len() || kept.is_empty() {
-        return Ok(None);
-    }
-    site.add(Op::Concat { axis, xs: kept }).map(Some)
 }
 
 fn pad_nothing(site: &mut Site, value: Value) -> Better {

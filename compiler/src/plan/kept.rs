@@ -43,14 +43,15 @@ pub const SOURCES: &str = env!("WGFUSE_SOURCES");
 
 /// The key of compiling `graph`; none if a pass of the user's own decides about it.
 pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices) -> Option<[u8; 32]> {
-    let Options { fallback, checked, fuse, without_passes, exact, pairs, passes, memory_limit } = options;
+    let Options { fallback, checked, fuse, without_passes, rule_limit, exact, pairs, passes, memory_limit } =
+        options;
     if !passes.is_empty() {
         return None;
     }
     let mut feed = Feed(blake3::Hasher::new());
     SOURCES.hash(&mut feed);
     (target, choices).hash(&mut feed);
-    (fallback, checked, fuse, without_passes, exact, pairs, memory_limit).hash(&mut feed);
+    (fallback, checked, fuse, without_passes, rule_limit, exact, pairs, memory_limit).hash(&mut feed);
     for Input { name, ty } in graph.inputs() {
         (name, ty).hash(&mut feed);
     }

@@ -201,6 +201,25 @@ pub const CASES: &[Case] = &[
         },
         "reshape",
     ),
+    (
+        "round-integer",
+        |b| {
+            let x = b.input("x", DType::I64, [3])?;
+            let y = b.floor(x)?;
+            b.unary(UnaryOp::Trunc, y)
+        },
+        "",
+    ),
+    (
+        "cast-narrower",
+        |b| {
+            let x = b.input("x", DType::F64, [3])?;
+            let y = b.cast(x, F)?;
+            let y = b.cast(y, DType::F16)?;
+            b.cast(y, F)
+        },
+        "cast cast",
+    ),
 ];
 
 #[test]

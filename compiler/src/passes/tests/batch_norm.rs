@@ -48,7 +48,18 @@ pub const CASES: &[Case] = &[
             let y = b.add(y, bias)?;
             norm(b, y)
         },
-        "matmul add add",
+        "matmul add",
+    ),
+    (
+        "shift-shift",
+        |b| {
+            let (x, w, bias) = (x(b, [4, 2]), weights(b, [2, 3], 1), weights(b, [3], 2));
+            let y = b.matmul(x, w)?;
+            let y = b.add(bias, y)?;
+            let more = weights(b, [1, 3], 3);
+            b.add(y, more)
+        },
+        "matmul add",
     ),
 ];
 

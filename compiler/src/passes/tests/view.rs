@@ -78,25 +78,6 @@ pub const CASES: &[Case] = &[
         "expand",
     ),
     (
-        "slice-concat",
-        |b| {
-            let (x, z) = (x(b, [2, 3]), b.input("z", F, [2, 4])?);
-            let y = b.concat(&[x, z], 1)?;
-            let a = b.slice(y, 1, 0, 3)?;
-            let z = b.slice(y, 1, 4, 7)?;
-            b.add(a, z)
-        },
-        "slice add",
-    ),
-    (
-        "concat-nothing",
-        |b| {
-            let (x, z) = (x(b, [2, 3]), b.input("z", F, [2, 0])?);
-            b.concat(&[z, x], 1)
-        },
-        "",
-    ),
-    (
         "pad-nothing",
         |b| {
             let x = x(b, [2, 3]);
