@@ -14,7 +14,6 @@ use crate::{
     open::{self, DeviceChoice},
     print::{self, Align, Table, say},
     progress::progress,
-    report,
     shapes::{self, ShapeArg},
     trace,
 };
@@ -134,7 +133,7 @@ pub fn bench(args: Args) -> Result<()> {
             json!({
                 "name": it.name,
                 "ops": it.ops,
-                "place": report::place(it.place),
+                "place": wgfuse::report::place(it.place),
                 "seconds": it.seconds,
                 "bytes": it.bytes,
                 "flops": it.flops,
@@ -212,7 +211,7 @@ pub fn bench(args: Args) -> Result<()> {
         let reached = reached(it);
         table.row(vec![
             it.name.clone(),
-            report::place(it.place).into(),
+            wgfuse::report::place(it.place).into(),
             print::seconds(it.seconds),
             percent((total > 0.0).then(|| it.seconds / total)),
             print::bytes(it.bytes),

@@ -11,7 +11,7 @@ use crate::{
     open::{self, DeviceChoice},
     print::{self, Align, Table, say},
     progress::progress,
-    report, tensor_file,
+    tensor_file,
 };
 
 static MODEL: &[u8] = include_bytes!("../assets/digits.onnx");
@@ -81,7 +81,7 @@ pub fn demo(args: Args) -> Result<()> {
             "kernels": kernels.iter().map(|it| json!({
                 "name": it.name,
                 "ops": it.ops,
-                "place": report::place(it.place),
+                "place": wgfuse::report::place(it.place),
                 "bytes": it.bytes,
                 "seconds": it.seconds,
             })).collect::<Vec<_>>(),

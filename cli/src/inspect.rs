@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use wgfuse::compiler::options::Options;
+use wgfuse::{
+    compiler::options::Options,
+    report::{self, Report},
+};
 
 use crate::{
-    html,
     open::{self, DeviceChoice},
     print::{self, Align, Table, say},
     progress::progress,
-    report::{self, Report},
     shapes::{self, ShapeArg},
 };
 
@@ -46,7 +47,7 @@ pub fn inspect(args: Args) -> Result<()> {
     };
     let name = args.model.display().to_string();
     if let Some(path) = &args.html {
-        let page = html::html(&name, &open::describe(&device), &found.assumed, &report);
+        let page = report::page(&name, &open::describe(&device), &found.assumed, &report);
         std::fs::write(path, page).with_context(|| format!("'{}' cannot be written", path.display()))?;
         eprintln!("wgfuse: wrote {}", path.display());
     }

@@ -7,6 +7,8 @@ use std::{
     io::{ErrorKind, IsTerminal, Write},
 };
 
+pub use wgfuse::report::{bytes, count, seconds};
+
 /// Columns that a table may fill on a terminal.
 const TERMINAL_COLUMNS: usize = 80;
 
@@ -107,15 +109,6 @@ pub fn cut(text: &str, width: usize) -> String {
     chars[..head].iter().chain(&['.', '.']).chain(&chars[count - tail..]).collect()
 }
 
-pub fn bytes(count: u64) -> String {
-    match count {
-        0..10_000 => format!("{count} B"),
-        10_000..1_000_000 => format!("{:.1} KB", count as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
-        _ => format!("{:.1} GB", count as f64 / 1e9),
-    }
-}
-
 /// A value of a tensor, to about seven digits.
 pub fn number(value: f64) -> String {
     match value.abs() {
@@ -123,22 +116,6 @@ pub fn number(value: f64) -> String {
         it if value.fract() == 0.0 && it < 1e15 => format!("{value:.0}"),
         1e-3..1e6 => format!("{value:.7}"),
         _ => format!("{value:.6e}"),
-    }
-}
-
-pub fn seconds(time: f64) -> String {
-    match time {
-        it if it < 1e-3 => format!("{:.1} us", it * 1e6),
-        it if it < 1.0 => format!("{:.2} ms", it * 1e3),
-        it => format!("{it:.2} s"),
-    }
-}
-
-/// "1 kernel", "2 kernels".
-pub fn count(number: usize, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        _ => format!("{number} {what}s"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use wgfuse::report::shape_text;
 use wgfuse::compiler::{
     import::Signature,
     shape::{Dim, Shape},
@@ -90,11 +91,7 @@ fn default(axis: usize, name: Option<&str>) -> usize {
 
 /// An input as `i64[batch,seq]`.
 pub fn text(input: &Signature) -> String {
-    format!("{}{}", input.dtype, dims(&input.dims))
-}
-
-pub fn dims(dims: &[Dim]) -> String {
-    format!("[{}]", dims.iter().map(Dim::to_string).collect::<Vec<_>>().join(","))
+    format!("{}{}", input.dtype, shape_text(&input.dims))
 }
 
 /// What a model takes, as a sentence.

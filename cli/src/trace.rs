@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use wgfuse::{KernelTime, Place};
 
-use crate::{bench::Reached, report};
+use crate::bench::Reached;
 
 /// A JSON object in the Trace Event Format; times are microseconds.
 pub fn trace(kernels: &[KernelTime], reached: impl Fn(&KernelTime) -> Reached) -> String {
@@ -15,7 +15,7 @@ pub fn trace(kernels: &[KernelTime], reached: impl Fn(&KernelTime) -> Reached) -
     let name = |place: Place| {
         json!({
             "name": "thread_name", "ph": "M", "pid": 1, "tid": row(place),
-            "args": { "name": report::place(place) },
+            "args": { "name": wgfuse::report::place(place) },
         })
     };
     let mut events: Vec<Value> = [Place::Gpu, Place::Cpu].map(name).into();
@@ -24,7 +24,7 @@ pub fn trace(kernels: &[KernelTime], reached: impl Fn(&KernelTime) -> Reached) -
         let (reached, micros) = (reached(it), it.seconds * 1e6);
         events.push(json!({
             "name": it.name,
-            "cat": report::place(it.place),
+            "cat": wgfuse::report::place(it.place),
             "ph": "X",
             "pid": 1,
             "tid": row(it.place),

@@ -49,6 +49,12 @@ mod kept_plan;
 mod caught;
 #[cfg(not(target_arch = "wasm32"))]
 mod saved;
+#[cfg(not(target_arch = "wasm32"))]
+mod observed;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod report;
+#[cfg(not(target_arch = "wasm32"))]
+mod debug_folder;
 mod profile;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuner;

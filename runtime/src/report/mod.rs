@@ -1,26 +1,36 @@
-//! What the compiler did to a model, as plain data: for `inspect` to print and for programs to read.
+//! What the compiler did to a model, as plain data (for `wgfuse inspect` to print and for programs to read) and as a page
+//! that needs nothing else.
+
+mod page;
+mod picture;
+mod words;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use wgfuse::compiler::{
-    codegen,
+use wgfuse_compiler::{
     error::Error,
-    graph::{Graph, Op, number},
-    import::Model,
-    lower::{self, TensorId},
+    graph::{Graph, Op, Value, number},
+    import::{Model, Signature},
+    lower::TensorId,
     options::Options,
-    partition, passes,
-    plan::{self, BufferRole, Plan, PlanKernel, Slice, Step},
+    partition::Partition,
+    plan::{BufferRole, Plan, PlanKernel, Slice, Step},
     schedule::{
-        self, AttentionTile, Skeleton, Team, Tile,
+        self, AttentionTile, Choices, Skeleton, Team, Tile,
         attention_coop::{Why as NotOnMatrices, why_not},
         cooperative,
         product::why_not_on_matrices,
     },
-    shape::Shape,
+    shape::{Dim, Shape, Type},
     target::{Place, Target},
 };
+
+pub use page::page;
+pub use picture::Picture;
+pub use words::{bytes, count, seconds};
+
+use crate::observed::Observed;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -36,6 +46,12 @@ pub struct Report {
     pub dispatches: usize,
     pub steps: usize,
     pub memory: Memory,
+    pub passes: Vec<PassRow>,
+    pub parts: Vec<Part>,
+    pub stages: Vec<StageTime>,
+    /// What every run computes, drawn; none of a graph too large for it.
+    #[serde(skip)]
+    pub picture: Option<Picture>,
 }
 
 #[derive(Serialize)]
@@ -121,6 +137,29 @@ pub struct Span {
     pub by: String,
 }
 
+/// What a pass made of the graph.
+#[derive(Serialize)]
+pub struct PassRow {
+    pub name: String,
+    pub changed: bool,
+    /// After it.
+    pub nodes: usize,
+}
+
+/// A part of the graph that runs in one place, or once.
+#[derive(Serialize)]
+pub struct Part {
+    pub name: &'static str,
+    pub nodes: usize,
+    pub why: String,
+}
+
+#[derive(Serialize)]
+pub struct StageTime {
+    pub name: String,
+    pub seconds: f64,
+}
+
 /// Compiles `model`, and keeps what each stage made of it.
 pub fn report(
     model: &Model,
@@ -128,30 +167,38 @@ pub fn report(
     target: &Target,
     options: &Options,
 ) -> Result<(Report, Plan), Error> {
-    let imported = model.graph(shapes)?;
-    let graph = passes::optimise(imported.clone(), target, options)?;
-    let parts = partition::split(&graph, target, options)?;
-    let schedule = schedule::schedule(lower::lower(&parts), target, options);
-    let shaders = codegen::emit(&schedule, target, options)?;
-    let plan = plan::plan(&parts, schedule, shaders, target, options)?;
-    let made = |signature: &[wgfuse::compiler::import::Signature],
-                types: &[wgfuse::compiler::shape::Type]| {
-        let port = |(it, ty): (&wgfuse::compiler::import::Signature, &wgfuse::compiler::shape::Type)| Port {
-            name: it.name.clone(),
-            dtype: ty.dtype.name(),
-            dims: crate::shapes::dims(&it.dims),
-            shape: ty.shape.to_vec(),
-        };
-        signature.iter().zip(types).map(port).collect::<Vec<_>>()
+    let mut observed = Observed::new(model.graph(shapes)?);
+    let plan = observed.compile(target, options, &Choices::default())?;
+    let mut report = of(&observed, &plan);
+    let dims = |it: &Signature| shape_text(&it.dims);
+    for (all, signature) in [(&mut report.inputs, &model.inputs), (&mut report.outputs, &model.outputs)] {
+        all.iter_mut().zip(signature).for_each(|(port, it)| port.dims = dims(it));
+    }
+    Ok((report, plan))
+}
+
+/// Of a compilation that ended well.
+pub(crate) fn of(observed: &Observed, plan: &Plan) -> Report {
+    let (imported, graph) = (&observed.imported, observed.optimised());
+    let port = |name: &str, ty: &Type| Port {
+        name: name.to_owned(),
+        dtype: ty.dtype.name(),
+        dims: ty.shape.to_string(),
+        shape: ty.shape.to_vec(),
     };
-    let input_types: Vec<_> = imported.inputs().iter().map(|it| it.ty.clone()).collect();
-    let output_types: Vec<_> = imported.outputs.iter().map(|it| imported.ty(it.value).clone()).collect();
-    let report = Report {
-        inputs: made(&model.inputs, &input_types),
-        outputs: made(&model.outputs, &output_types),
-        operators: operators(&imported, &graph),
-        nodes: nodes(&graph),
-        kernels: plan.kernels.iter().map(|it| kernel(it, target)).collect(),
+    let mut nodes_now = imported.len();
+    let passes = observed.passes.iter().map(|(name, graph)| {
+        nodes_now = graph.as_ref().map_or(nodes_now, Graph::len);
+        PassRow { name: name.clone(), changed: graph.is_some(), nodes: nodes_now }
+    });
+    Report {
+        inputs: imported.inputs().iter().map(|it| port(&it.name, &it.ty)).collect(),
+        outputs: imported.outputs.iter().map(|it| port(&it.name, imported.ty(it.value))).collect(),
+        operators: operators(imported, graph),
+        nodes: nodes(graph),
+        passes: passes.collect(),
+        parts: observed.parts.as_ref().map_or_else(Vec::new, parts),
+        kernels: plan.kernels.iter().map(|it| kernel(it, &plan.target)).collect(),
         cpu_parts: (plan.cpu_parts.iter())
             .map(|(node, reason)| CpuPart { node: node.to_string(), reason: reason.clone() })
             .collect(),
@@ -164,9 +211,45 @@ pub fn report(
             .collect(),
         dispatches: plan.dispatches(),
         steps: plan.steps.len(),
-        memory: memory(&plan),
+        memory: memory(plan),
+        stages: (observed.times.iter())
+            .map(|(name, seconds)| StageTime { name: name.clone(), seconds: *seconds })
+            .collect(),
+        picture: observed.parts.as_ref().and_then(|it| picture::drawn(it, plan)),
+    }
+}
+
+/// `[batch,seq]`
+pub fn shape_text(dims: &[Dim]) -> String {
+    format!("[{}]", dims.iter().map(Dim::to_string).collect::<Vec<_>>().join(","))
+}
+
+/// What is computed once, and what every run computes where.
+fn parts(partition: &Partition) -> Vec<Part> {
+    let computes = |graph: &Graph| graph.nodes().filter(|(_, it)| !is_data(&it.op)).count();
+    let on = |place: Place| {
+        let here = |(value, node): &(Value, &wgfuse_compiler::graph::Node)| {
+            !is_data(&node.op) && partition.places.get(*value) == Some(&place)
+        };
+        partition.graph.nodes().filter(here).count()
     };
-    Ok((report, plan))
+    let mut parts = vec![Part {
+        name: "once a session",
+        nodes: computes(&partition.constants),
+        why: "depends on constants alone".to_owned(),
+    }];
+    let (gpu, cpu) = (on(Place::Gpu), on(Place::Cpu));
+    if gpu > 0 {
+        parts.push(Part { name: "gpu", nodes: gpu, why: "the device can run it".to_owned() });
+    }
+    if cpu > 0 {
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        partition.reasons.iter().for_each(|it| *reasons.entry(it.1.to_string()).or_default() += 1);
+        let told: Vec<String> = reasons.iter().map(|(why, count)| format!("{count}: {why}")).collect();
+        let why = if told.is_empty() { "the target is the processor".to_owned() } else { told.join("; ") };
+        parts.push(Part { name: "cpu", nodes: cpu, why });
+    }
+    parts
 }
 
 fn is_data(op: &Op) -> bool {
@@ -334,7 +417,7 @@ fn spans(plan: &Plan) -> Vec<Span> {
 
 #[cfg(test)]
 mod tests {
-    use wgfuse::{DType, GraphBuilder};
+    use wgfuse_compiler::{dtype::DType, graph::builder::GraphBuilder};
 
     use super::*;
 
