@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use wgfuse::report::shape_text;
 use wgfuse::compiler::{
     import::Signature,
     shape::{Dim, Shape},
 };
+use wgfuse::report::shape_text;
 
 /// For an open size that is not a batch.
 const DEFAULT_SIZE: usize = 128;

@@ -56,7 +56,8 @@ pub(crate) fn write(
         }
         let mut times = String::new();
         for (step, seconds) in &observed.times {
-            writeln!(times, "{step:<24} {:>12}", report::seconds(*seconds)).expect("a string takes everything");
+            writeln!(times, "{step:<24} {:>12}", report::seconds(*seconds))
+                .expect("a string takes everything");
         }
         text("timings.txt", times)?;
         match outcome {

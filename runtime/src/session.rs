@@ -3,6 +3,7 @@
 //! A plan is compiled the first time a shape is seen and captured the first time it runs; both are kept, the least recently
 //! used shape leaving first. Runs of one shape take turns; runs of different shapes do not wait for each other.
 
+mod compiled;
 mod ready;
 
 use std::sync::{Arc, Mutex, OnceLock};
@@ -51,6 +52,12 @@ pub struct Session {
     tuned: Mutex<Vec<Tuned>>,
     #[cfg(not(target_arch = "wasm32"))]
     saving: Option<Saving>,
+    /// Where compilations are shown.
+    #[cfg(not(target_arch = "wasm32"))]
+    debug: Option<std::path::PathBuf>,
+    /// Compilations that failed by no fault of the model.
+    #[cfg(not(target_arch = "wasm32"))]
+    failures: std::sync::atomic::AtomicUsize,
     /// Tiles to compile with instead of those that tables or tuning give.
     choices: Option<Choices>,
     /// The most recently used last.
@@ -109,6 +116,10 @@ impl Session {
             tuned: Mutex::default(),
             #[cfg(not(target_arch = "wasm32"))]
             saving: Saving::from_environment()?,
+            #[cfg(not(target_arch = "wasm32"))]
+            debug: std::env::var_os("WGFUSE_DEBUG").filter(|it| !it.is_empty()).map(Into::into),
+            #[cfg(not(target_arch = "wasm32"))]
+            failures: Default::default(),
             choices: None,
             shapes: Mutex::default(),
             kept: KEPT,
@@ -144,6 +155,16 @@ impl Session {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn save_arguments(mut self, folder: impl Into<std::path::PathBuf>, limit: u64) -> Session {
         self.saving = Some(Saving { folder: folder.into(), limit });
+        self
+    }
+
+    /// Shows each compilation in a new folder in `folder`: the graph after each pass, the stages' texts, kernels as WGSL, times, a page that
+    /// draws it all, and what `wgfuse replay-args` reads. Without this call the environment variable `WGFUSE_DEBUG` names the
+    /// folder. Every shape is compiled anew then. A compilation in which the compiler fails is shown in any case, where nobody has named
+    /// a folder in one for temporary files; the error says where.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn debug_in(mut self, folder: impl Into<std::path::PathBuf>) -> Session {
+        self.debug = Some(folder.into());
         self
     }
 

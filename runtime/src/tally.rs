@@ -21,6 +21,8 @@ pub enum Bypass {
     Off,
     /// Plans for the processor are not kept on disk: compiling them takes no longer than reading.
     Processor,
+    /// The compilation is to be shown, step by step.
+    Shown,
     /// It takes more room than the cache may fill.
     TooLarge,
     /// The folder cannot be written, or others may write there.
@@ -28,8 +30,14 @@ pub enum Bypass {
 }
 
 impl Bypass {
-    pub const ALL: [Bypass; 5] =
-        [Bypass::OwnPasses, Bypass::Off, Bypass::Processor, Bypass::TooLarge, Bypass::Unwritable];
+    pub const ALL: [Bypass; 6] = [
+        Bypass::OwnPasses,
+        Bypass::Off,
+        Bypass::Processor,
+        Bypass::Shown,
+        Bypass::TooLarge,
+        Bypass::Unwritable,
+    ];
 }
 
 impl fmt::Display for Bypass {
@@ -38,6 +46,7 @@ impl fmt::Display for Bypass {
             Bypass::OwnPasses => "own passes or patterns decide about the plan",
             Bypass::Off => "the cache is off",
             Bypass::Processor => "the plan is for the processor",
+            Bypass::Shown => "the compilation is shown in a folder",
             Bypass::TooLarge => "the plan is too large",
             Bypass::Unwritable => "the folder is not to be used",
         })

@@ -71,7 +71,7 @@ fn write_page(
         Some(picture) => {
             writeln!(
                 out,
-                "<p>What every run computes, in the colours of the kernels; what is dashed is only addresses. Point for more, \
+                "<p>What every run computes, in the colours of the kernels; what is dashed is computed where it is read. Point for more, \
                  click for a kernel.</p>"
             )?;
             write_picture(out, picture)?
@@ -105,7 +105,11 @@ fn write_page(
         let cells = [&it.name, &it.place.to_owned(), &it.ops.join(" + "), &it.form];
         cells.into_iter().try_for_each(|cell| write!(out, "<td><code>{}</code></td>", escape(cell)))?;
         let origins = escape(&it.origins.join(", "));
-        writeln!(out, "<td class=\"n\"><code>{}</code></td><td><code>{origins}</code></td></tr>", bytes(it.bytes))?;
+        writeln!(
+            out,
+            "<td class=\"n\"><code>{}</code></td><td><code>{origins}</code></td></tr>",
+            bytes(it.bytes)
+        )?;
     }
     writeln!(out, "</table></div>")?;
 
@@ -192,12 +196,7 @@ fn drawings(out: &mut String, spans: &[Span], steps: usize) -> std::fmt::Result 
     for buffer in buffers {
         let spans = spans.iter().filter(|it| it.buffer == buffer);
         let size = spans.clone().map(|it| it.offset + it.len).max().unwrap_or(1).max(1);
-        writeln!(
-            out,
-            "<p>Buffer {buffer}, {} over {}:</p>",
-            bytes(size),
-            count(steps, "step")
-        )?;
+        writeln!(out, "<p>Buffer {buffer}, {} over {}:</p>", bytes(size), count(steps, "step"))?;
         writeln!(out, "<svg class=\"plan\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\">")?;
         for (at, it) in spans.enumerate() {
             let (x, y) = (it.first as f64 / steps as f64, it.offset as f64 / size as f64);

@@ -79,20 +79,20 @@ pub(super) fn drawn(parts: &Partition, plan: &Plan) -> Option<Picture> {
     for &value in &shown {
         let node = graph.node(value);
         let own = kernels.get(value).cloned().unwrap_or_default();
-        let above: Vec<usize> =
-            node.op.operands().iter().filter_map(|it| place.get(*it).copied()).collect();
+        let above: Vec<usize> = node.op.operands().iter().filter_map(|it| place.get(*it).copied()).collect();
         let (name, border) = match &node.op {
             Op::Input { slot } => (graph.inputs()[*slot as usize].name.clone(), true),
             op => (op.name().to_owned(), false),
         };
         let operands: Vec<String> = node.op.operands().iter().map(|it| format!("%{}", number(*it))).collect();
-        let mut title = format!("%{} = {} {} : {}", number(value), node.op.name(), operands.join(" "), node.ty);
+        let mut title =
+            format!("%{} = {} {} : {}", number(value), node.op.name(), operands.join(" "), node.ty);
         for line in [node.origin.to_string()].into_iter().filter(|it| !it.is_empty()) {
             title += &format!("\n{line}");
         }
         own.iter().for_each(|it| title += &format!("\nin {}", plan.kernels[*it].kernel.name));
         if own.is_empty() && !border {
-            title += "\nonly addresses: computed where it is read";
+            title += "\ncomputed where it is read";
         }
         let apart = plan.target.place == Place::Gpu && parts.places.get(value) == Some(&Place::Cpu);
         place.insert(value, boxes.len());
@@ -108,7 +108,7 @@ pub(super) fn drawn(parts: &Partition, plan: &Plan) -> Option<Picture> {
     Some(layers.laid_out(boxes))
 }
 
-/// By origin and operator; a node without an origin, by operator alone. What is nobody's is only addresses.
+/// By origin and operator; a node without an origin, by operator alone. What is nobody's is computed where it is read, most of it addresses.
 fn kernels(graph: &Graph, plan: &Plan) -> SecondaryMap<Value, Vec<usize>> {
     let mut by_name: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
     for (number, kernel) in plan.kernels.iter().enumerate() {

@@ -5,20 +5,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use async_lock::Mutex as AsyncMutex;
 use wgfuse_compiler::{
     error::Error as ModelError,
-    graph::Graph,
     options::Fallback,
     plan::Plan,
-    schedule::Choices,
     shape::Shape,
     target::{Place, Target},
 };
 
-#[cfg(not(target_arch = "wasm32"))]
-use wgfuse_compiler::arguments::{Arguments, Example, this_build};
-
 use super::{Entry, Session, State};
-#[cfg(not(target_arch = "wasm32"))]
-use crate::tuner::{Tune, tuned};
 use crate::{
     capture::{Tape, capture},
     caught::caught,
@@ -26,7 +19,6 @@ use crate::{
     device_tensor::AnyTensor,
     disabled::DisabledReason,
     error::{DeviceError, Error, Result},
-    kept_plan,
     state::States,
     through::Through,
 };
@@ -160,68 +152,6 @@ impl Session {
             *entry.graph.lock().expect("nothing panics inside") = Some(graph);
         }
         Ok(found.as_ref())
-    }
-
-    fn compile(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
-        caught(|| {
-            let at_hand = entry.graph.lock().expect("nothing panics inside").take();
-            let graph = at_hand.map_or_else(|| self.model.graph(&entry.shapes), Ok)?;
-            entry.through.get_or_init(|| Through::of(&graph));
-            let choices = self.choices_for(&graph, target)?;
-            #[cfg(not(target_arch = "wasm32"))]
-            if let Some(saving) = &self.saving {
-                let arguments = self.arguments(entry, &graph, target, &choices);
-                match saving.save(&arguments) {
-                    Ok(folder) => tracing::info!("the compilation's arguments are in {}", folder.display()),
-                    Err(source) => return Err(Error::Io { path: saving.folder.clone(), source }),
-                }
-            }
-            Ok(Arc::new(kept_plan::plan(
-                graph,
-                target,
-                &self.options,
-                &choices,
-                &self.device,
-                &self.tallies,
-            )?))
-        })
-    }
-
-    fn choices_for(&self, graph: &Graph, target: &Target) -> Result<Choices> {
-        if let Some(choices) = &self.choices {
-            return Ok(choices.clone());
-        }
-        #[cfg(not(target_arch = "wasm32"))]
-        if self.tune != Tune::Off && target.place == Place::Gpu {
-            let (choices, found) = tuned(graph, target, &self.options, &self.device, self.tune)?;
-            self.tuned.lock().expect("nothing panics inside").extend(found);
-            return Ok(choices);
-        }
-        Ok(Choices::default())
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
-    fn arguments(&self, entry: &Entry, graph: &Graph, target: &Target, choices: &Choices) -> Arguments {
-        let mut given = entry.given.lock().expect("nothing panics inside").clone().into_iter();
-        let states = &self.model.states;
-        let example = |number: usize| {
-            let is_state = states.iter().any(|it| it.input as usize == number);
-            let (device, value) = match if is_state { None } else { given.next() } {
-                None => (self.device.name(), None),
-                Some(AnyTensor::Host(it)) => ("host", Some(it)),
-                Some(AnyTensor::Device(it)) => (self.device.name(), it.read().ok()),
-            };
-            Example { device: device.to_owned(), value }
-        };
-        Arguments {
-            graph: graph.clone(),
-            examples: (0..graph.inputs().len()).map(example).collect(),
-            options: self.options.clone(),
-            target: target.clone(),
-            choices: choices.clone(),
-            own_passes: self.options.passes.iter().map(|it| it.name.clone()).collect(),
-            build: this_build(),
-        }
     }
 
     /// The plan for the processor, or the reason as an error where that is not wanted.
