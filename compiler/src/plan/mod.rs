@@ -5,6 +5,7 @@
 //! have states, in which lies what enters and then what it becomes; all else that kernels write shares the arenas. What always holds is listed in `verify`.
 
 mod keys;
+pub mod written;
 pub mod kept;
 pub mod memory;
 mod order;
