@@ -3,6 +3,11 @@
 //!
 //! Modules stand in the order in which data flows; a module uses only those above it.
 
+#![cfg_attr(
+    not(feature = "compile"),
+    allow(dead_code, unused_imports, reason = "types of the stages stand among what makes them")
+)]
+
 pub mod dtype;
 pub mod shape;
 pub mod error;
@@ -21,30 +26,38 @@ pub mod lower;
 pub mod schedule;
 pub mod codegen;
 pub mod plan;
+pub mod artefact;
+#[cfg(feature = "compile")]
 pub mod arguments;
 
-use codegen::Shader;
-use error::Error;
-use graph::Graph;
-use import::Model;
-use lower::Loops;
-use options::Options;
-use partition::Partition;
-use plan::Plan;
-use schedule::{Choices, Schedule};
-use shape::Shape;
-use target::Target;
+#[cfg(feature = "compile")]
+use {
+    codegen::Shader,
+    error::Error,
+    graph::Graph,
+    import::Model,
+    lower::Loops,
+    options::Options,
+    partition::Partition,
+    plan::Plan,
+    schedule::{Choices, Schedule},
+    shape::Shape,
+    target::Target,
+};
 
+#[cfg(feature = "compile")]
 /// Everything from a model to a plan, for one shape an input. This function is the architecture.
 pub fn compile(model: &Model, shapes: &[Shape], target: &Target, options: &Options) -> Result<Plan, Error> {
     compile_graph(model.graph(shapes)?, target, options, &Choices::default())
 }
 
+#[cfg(feature = "compile")]
 /// Whether `options` name only what there is. Nothing else about them depends on a model.
 pub fn check(options: &Options) -> Result<(), Error> {
     passes::check_names(options)
 }
 
+#[cfg(feature = "compile")]
 /// As `compile`, of a model's graph, with tiles that were measured in place of those that tables give.
 pub fn compile_graph(
     graph: Graph,
@@ -55,6 +68,7 @@ pub fn compile_graph(
     compile_observed(graph, target, options, choices, &mut |_| {})
 }
 
+#[cfg(feature = "compile")]
 /// As `compile_graph`; `observe` is shown what each stage has made.
 pub fn compile_observed(
     graph: Graph,
@@ -71,6 +85,7 @@ pub fn compile_observed(
     Ok(plan)
 }
 
+#[cfg(feature = "compile")]
 /// The way to the schedule.
 pub fn schedule_graph(
     graph: Graph,
@@ -81,6 +96,7 @@ pub fn schedule_graph(
     scheduled(graph, target, options, choices, &mut |_| {})
 }
 
+#[cfg(feature = "compile")]
 fn scheduled(
     graph: Graph,
     target: &Target,
@@ -99,6 +115,7 @@ fn scheduled(
     Ok((parts, schedule))
 }
 
+#[cfg(feature = "compile")]
 /// What a stage has made.
 pub enum Made<'a> {
     /// After the pass of this name.

@@ -30,6 +30,27 @@ pub enum Dim {
     Unknown,
 }
 
+/// A named tensor of a model's signature.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Signature {
+    pub name: String,
+    pub dtype: DType,
+    pub dims: Vec<Dim>,
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (axis, dim) in self.dims.iter().enumerate() {
+            if axis > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{dim}")?;
+        }
+        f.write_str("]")
+    }
+}
+
 impl Shape {
     pub fn new(dims: &[usize]) -> Shape {
         Shape(SmallVec::from_slice(dims))

@@ -1,6 +1,11 @@
 //! What a device can do, as plain numbers. Nothing here knows a graphics API.
 
-use crate::text::spelled;
+use std::fmt;
+
+use crate::{
+    error::Error,
+    text::{Cursor, Text, spelled},
+};
 
 /// Where a kernel runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -47,6 +52,13 @@ spelled!(struct Target {
     components_apart, i64
 });
 
+/// What a device lacks that a plan may need.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lack {
+    Feature(&'static str),
+    Limit { at: &'static str, need: u64, have: u64 },
+}
+
 impl Target {
     /// The processor: no limit but memory.
     pub fn cpu() -> Target {
@@ -90,6 +102,83 @@ impl Target {
         }
     }
 
+    /// What plans for `self` may need that `device` has not.
+    pub fn lacking(&self, device: &Target) -> Option<Lack> {
+        let Target {
+            place: _,
+            max_storage_buffers,
+            max_binding_size,
+            max_buffer_size,
+            offset_alignment,
+            max_workgroup_invocations,
+            max_workgroup_size,
+            max_workgroups_per_dimension,
+            max_workgroup_memory,
+            subgroup,
+            f16,
+            cooperative,
+            pairs,
+            components_apart,
+            i64,
+        } = self;
+        let sizes = match (subgroup, device.subgroup) {
+            (None, _) => true,
+            (Some((least, most)), Some((a, b))) => *least <= a && b <= *most,
+            (Some(_), None) => false,
+        };
+        let features = [
+            (sizes, "subgroups of the sizes it was compiled for"),
+            (!f16 || device.f16, "16-bit floats"),
+            (
+                cooperative.iter().all(|it| device.cooperative.contains(it)),
+                "the cooperative matrices it was compiled for",
+            ),
+            (!pairs || device.pairs, "products of pairs of 16-bit floats"),
+            (!components_apart || device.components_apart, "components of a vector that are written apart"),
+            (!i64 || device.i64, "64-bit integers"),
+        ];
+        if let Some((_, what)) = features.into_iter().find(|it| !it.0) {
+            return Some(Lack::Feature(what));
+        }
+        let size = |at: usize| (u64::from(max_workgroup_size[at]), u64::from(device.max_workgroup_size[at]));
+        let limits = [
+            (
+                "storage buffers of a kernel",
+                (u64::from(*max_storage_buffers), u64::from(device.max_storage_buffers)),
+            ),
+            ("bytes of a binding", (*max_binding_size, device.max_binding_size)),
+            ("bytes of a buffer", (*max_buffer_size, device.max_buffer_size)),
+            (
+                "invocations of a workgroup",
+                (u64::from(*max_workgroup_invocations), u64::from(device.max_workgroup_invocations)),
+            ),
+            ("invocations along x", size(0)),
+            ("invocations along y", size(1)),
+            ("invocations along z", size(2)),
+            (
+                "workgroups along an axis",
+                (u64::from(*max_workgroups_per_dimension), u64::from(device.max_workgroups_per_dimension)),
+            ),
+            (
+                "bytes of workgroup memory",
+                (u64::from(*max_workgroup_memory), u64::from(device.max_workgroup_memory)),
+            ),
+            // Multiples of one power of two are multiples of the smaller.
+            ("bytes that bindings are aligned to", (device.offset_alignment, *offset_alignment)),
+        ];
+        let short = limits.into_iter().find(|(_, (need, have))| need > have);
+        short.map(|(at, (need, have))| Lack::Limit { at, need, have })
+    }
+
+    /// What `Display` has printed.
+    pub fn parse(text: &str) -> Result<Target, Error> {
+        Cursor::all(text, |from| {
+            let target = Text::parse(from)?;
+            from.end()?;
+            if from.is_done() { Ok(target) } else { from.wrong("one target was expected") }
+        })
+    }
+
     /// The stricter of the two in every number.
     pub fn limited_to(&self, other: &Target) -> Target {
         let size = |a: [u32; 3], b: [u32; 3]| [a[0].min(b[0]), a[1].min(b[1]), a[2].min(b[2])];
@@ -114,5 +203,11 @@ impl Target {
             components_apart: self.components_apart && other.components_apart,
             i64: self.i64 && other.i64,
         }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.print(f)
     }
 }

@@ -13,7 +13,7 @@ use wgfuse_compiler::{
     graph::Graph,
     lower::{TensorId, TensorInfo},
     options::Options,
-    plan::{Plan, Port, kept::SOURCES, trial},
+    plan::{Plan, Port, SOURCES, trial},
     scalar::Scalar,
     schedule::{Choice, Choices, Class, Kernel, Skeleton, Tile, choice::candidates},
     schedule_graph,

@@ -21,7 +21,10 @@ use crate::{
     },
     options::{Fallback, Options},
     passes::is_causal_mask,
-    plan::kept::{self, is_weights},
+    plan::{
+        SOURCES,
+        kept::{self, is_weights},
+    },
     schedule::{Choice, Choices, Class},
     shape::Type,
     target::Target,
@@ -262,7 +265,7 @@ impl Arguments {
 
 /// What this build calls itself.
 pub fn this_build() -> String {
-    format!("{} {}", env!("CARGO_PKG_VERSION"), &kept::SOURCES[..kept::SOURCES.len().min(16)])
+    format!("{} {}", env!("CARGO_PKG_VERSION"), &SOURCES[..SOURCES.len().min(16)])
 }
 
 fn record(ty: &Type, device: &str, values: Values) -> Record {

@@ -4,8 +4,11 @@
 //! A model keeps its symbols in its signature; `Model::graph` is given the shape of every input and makes a graph in
 //! which every size is a number and everything that follows from sizes alone has been computed.
 
+#[cfg(feature = "compile")]
 pub mod emit;
+#[cfg(feature = "compile")]
 mod format;
+#[cfg(feature = "compile")]
 pub mod onnx;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -13,19 +16,12 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    dtype::DType,
     error::Error,
     graph::{Graph, State, Value, builder::GraphBuilder, verify},
     shape::{Dim, Shape},
 };
 
-/// A named tensor of a model's signature.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Signature {
-    pub name: String,
-    pub dtype: DType,
-    pub dims: Vec<Dim>,
-}
+pub use crate::shape::Signature;
 
 /// A parsed model: its signature, and how to make its graph for given shapes. Cloning shares the file's bytes.
 #[derive(Clone, Debug)]
@@ -39,15 +35,24 @@ pub struct Model {
 
 #[derive(Clone)]
 enum Source {
+    #[cfg(feature = "compile")]
     Onnx(Arc<onnx::Program>),
     Builder(Arc<Build>),
     Graph(Arc<Graph>),
+    /// No graph is known: plans are.
+    Compiled,
 }
 
 type Build = dyn Fn(&mut GraphBuilder, &[Value]) -> Result<Vec<(String, Value)>, Error> + Send + Sync;
 
 impl Model {
+    /// A model of which only plans are known.
+    pub fn compiled(inputs: Vec<Signature>, outputs: Vec<Signature>, states: Vec<State>) -> Model {
+        Model { inputs, outputs, states, source: Source::Compiled }
+    }
+
     /// An ONNX model in one file.
+    #[cfg(feature = "compile")]
     pub fn from_bytes(bytes: Bytes) -> Result<Model, Error> {
         Model::from_onnx(bytes, &|_| None)
     }
@@ -55,6 +60,7 @@ impl Model {
     /// An ONNX model. `external` gives the bytes of an external-data file by its path relative to the model; paths that
     /// would leave the model's folder are refused before it is asked. Weights are borrowed from `bytes`. The error for a file
     /// of another format says which that is and how to get an ONNX model instead.
+    #[cfg(feature = "compile")]
     pub fn from_onnx(bytes: Bytes, external: &dyn Fn(&str) -> Option<Bytes>) -> Result<Model, Error> {
         let program =
             onnx::Program::parse(&bytes, external).map_err(|error| match format::other(&bytes) {
@@ -209,7 +215,11 @@ impl Model {
 
     fn traced(&self, shapes: &[Shape]) -> Result<Graph, Error> {
         match &self.source {
+            #[cfg(feature = "compile")]
             Source::Onnx(program) => program.graph(shapes),
+            Source::Compiled => {
+                Err(Error::malformed("the artefact", "it has plans, but no graph to compile"))
+            }
             Source::Graph(graph) => Ok(Graph::clone(graph)),
             Source::Builder(build) => {
                 let mut builder = GraphBuilder::new();
@@ -225,23 +235,12 @@ impl Model {
     }
 }
 
-impl fmt::Display for Signature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[", self.dtype)?;
-        for (axis, dim) in self.dims.iter().enumerate() {
-            if axis > 0 {
-                f.write_str(",")?;
-            }
-            write!(f, "{dim}")?;
-        }
-        f.write_str("]")
-    }
-}
-
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            #[cfg(feature = "compile")]
             Source::Onnx(_) => "onnx",
+            Source::Compiled => "compiled",
             Source::Builder(_) => "builder",
             Source::Graph(_) => "graph",
         })

@@ -17,6 +17,7 @@ use std::{
 use slotmap::{Key, SecondaryMap};
 
 use super::{
+    SOURCES,
     keys::BY_CONTENT,
     step::Plan,
     written::{self, Context, Face, Written, lines},
@@ -36,9 +37,6 @@ use crate::{
     tensor::Tensor,
     text::{Show, spelled},
 };
-
-/// What this build was made from.
-pub const SOURCES: &str = env!("WGFUSE_SOURCES");
 
 /// The key of compiling `graph`; none if a pass of the user's own decides about it.
 pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices) -> Option<[u8; 32]> {

@@ -17,7 +17,7 @@ use naga::{
 use rayon::prelude::*;
 use wgfuse_compiler::{
     codegen::Shader,
-    plan::{Plan, kept::SOURCES},
+    plan::{Plan, SOURCES},
 };
 use wgpu::hal::api::Vulkan;
 
