@@ -515,3 +515,94 @@ fn wg_f32_to_u32(x: f32) -> u32 {
     let inside = u32(clamp(number, 0.0, 4294967040.0));
     return select(inside, 4294967295u, number >= 4294967296.0);
 }
+
+// ---- Random numbers: what `random.rs` says, in 32-bit integers alone, so that all devices give the same bits
+
+// The upper half of the product.
+fn wg_high_u32(a: u32, b: u32) -> u32 {
+    let a_low = a & 0xffffu;
+    let a_high = a >> 16u;
+    let b_low = b & 0xffffu;
+    let b_high = b >> 16u;
+    let middle = a_high * b_low + ((a_low * b_low) >> 16u);
+    let other = a_low * b_high + (middle & 0xffffu);
+    return a_high * b_high + (middle >> 16u) + (other >> 16u);
+}
+
+// The first word of Philox 4x32-10 with the key (low, high) at the counter (at, number, 0, 0).
+fn wg_random_u32(low: u32, high: u32, number: u32, at: u32) -> u32 {
+    var k = low;
+    var l = high;
+    var a = at;
+    var b = number;
+    var c = 0u;
+    var d = 0u;
+    for (var round = 0u; round < 10u; round++) {
+        let first = wg_high_u32(0xd2511f53u, a);
+        let second = wg_high_u32(0xcd9e8d57u, c);
+        let next_b = 0xcd9e8d57u * c;
+        let next_d = 0xd2511f53u * a;
+        a = second ^ b ^ k;
+        c = first ^ d ^ l;
+        b = next_b;
+        d = next_d;
+        k += 0x9e3779b9u;
+        l += 0xbb67ae85u;
+    }
+    return a;
+}
+
+// sum * u / 2^32 + next, rounded down, of a sum with a sign.
+fn wg_horner(sum: i32, u: u32, next: i32) -> i32 {
+    let product = wg_high_u32(bitcast<u32>(sum), u) - select(0u, u, sum < 0i);
+    return bitcast<i32>(product) + next;
+}
+
+fn wg_normal_u32(bits: u32) -> f32 {
+    let half = bits & 0x7fffffffu;
+    let t = half * 2u + 1u;
+    let zeros = countLeadingZeros(t);
+    let product = wg_high_u32(t << (zeros & 31u), ~half);
+    let more = countLeadingZeros(product);
+    let u = (~(product << (more & 31u))) << 1u;
+    var sum = wg_horner(5905398i, u, -13675207i);
+    sum = wg_horner(sum, u, 20216778i);
+    sum = wg_horner(sum, u, -6092534i);
+    sum = wg_horner(sum, u, 17753488i);
+    sum = wg_horner(sum, u, 32673620i);
+    sum = wg_horner(sum, u, 89566709i);
+    sum = wg_horner(sum, u, 268432099i);
+    sum = wg_horner(sum, u, 1073741845i);
+    let w = (zeros + more - 1u) * 93032640u + (wg_high_u32(bitcast<u32>(sum), u) >> 4u);
+    // Coefficients from the highest power down, in two vectors and the last.
+    var high = vec4<i32>(1637446i, -5208826i, -794371i, 21327535i);
+    var low = vec4<i32>(-13730629i, -56463012i, 70123192i, 352313865i);
+    var last = 336433945i;
+    var x = w << 3u;
+    if w >= 0x80000000u {
+        high = vec4<i32>(-12102i, 88672i, -353548i, 1122927i);
+        low = vec4<i32>(-3452265i, 11525061i, -47425215i, 383228934i);
+        last = 1457678164i;
+        x = w << 2u;
+    } else if w >= 0x40000000u {
+        high = vec4<i32>(642512i, -2960006i, 4931979i, -524375i);
+        low = vec4<i32>(-15537166i, 48033418i, -122855184i, 535598185i);
+        last = 1010348804i;
+        x = w << 2u;
+    } else if w >= 0x20000000u {
+        high = vec4<i32>(-34584i, -144070i, 1858075i, -6622305i);
+        low = vec4<i32>(11744765i, -4991384i, -43857347i, 346756522i);
+        last = 705639137i;
+    }
+    sum = wg_horner(high.x, x, high.y);
+    sum = wg_horner(sum, x, high.z);
+    sum = wg_horner(sum, x, high.w);
+    sum = wg_horner(sum, x, low.x);
+    sum = wg_horner(sum, x, low.y);
+    sum = wg_horner(sum, x, low.z);
+    sum = wg_horner(sum, x, low.w);
+    sum = wg_horner(sum, x, last);
+    let steps = bitcast<i32>((wg_high_u32(0u - t, bitcast<u32>(sum)) + 64u) >> 7u);
+    // At most 24 bits: exact.
+    return f32(select(steps, -steps, bits > half)) * 4.76837158203125e-7;
+}

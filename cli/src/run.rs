@@ -45,6 +45,9 @@ pub struct Args {
     /// Build kernels with every run-time check
     #[arg(long)]
     checked: bool,
+    /// What random operators follow from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Measure kernels to find how they run fastest; what is found is kept and used again
     #[arg(long)]
     tune: bool,
@@ -71,6 +74,7 @@ pub fn run(args: Args) -> Result<Verdict> {
     let device = open::device(args.device)?;
     let options = Options { fallback: args.fallback.into(), checked: args.checked, ..Options::default() };
     let session = open::tuned(Session::with_options(&model, &device, options)?, args.tune);
+    session.set_seed(args.seed);
     let outputs: Vec<(String, Tensor)> = {
         let _progress = progress("running");
         let given: Vec<(&str, Tensor)> =

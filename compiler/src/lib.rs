@@ -11,6 +11,7 @@
 pub mod dtype;
 pub mod shape;
 pub mod error;
+pub mod random;
 pub mod scalar;
 pub mod meaning;
 pub mod tensor;

@@ -6,6 +6,7 @@
 
 use crate::{
     dtype::{Class, DType},
+    random,
     scalar::{BinaryOp, Scalar, UnaryOp},
 };
 
@@ -68,6 +69,7 @@ impl UnaryOp {
             (UnaryOp::IsNan, x) => Scalar::Int(x.as_f64().is_nan() as i64),
             (UnaryOp::IsInf, Scalar::Float(x)) => Scalar::Int(x.is_infinite() as i64),
             (UnaryOp::IsInf, Scalar::Int(_)) => Scalar::Int(0),
+            (UnaryOp::Normal, Scalar::Int(x)) => Scalar::Float(f64::from(random::normal(x as u32))),
             (_, Scalar::Float(x)) => Scalar::Float(round(of, self.eval_float(x))),
             (_, Scalar::Int(x)) => Scalar::Int(wrap(of, self.eval_int(of, x))),
         }
@@ -118,7 +120,9 @@ impl UnaryOp {
             }
             UnaryOp::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
             UnaryOp::Softplus => larger(x, 0.0) + libm::log1p(libm::exp(-x.abs())),
-            UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf => crate::bug!("{} of a float", self.name()),
+            UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Normal => {
+                crate::bug!("{} of a float", self.name())
+            }
         }
     }
 
@@ -163,6 +167,7 @@ impl UnaryOp {
             | UnaryOp::Gelu
             | UnaryOp::GeluTanh
             | UnaryOp::HardSwish
+            | UnaryOp::Normal
             | UnaryOp::Softplus => crate::bug!("{} of {of}", self.name()),
         }
     }

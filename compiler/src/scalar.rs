@@ -68,6 +68,8 @@ operators! {
         HardSwish "hardswish";
         /// log(1 + exp x).
         Softplus "softplus";
+        /// Of 32 random bits (U32) a number (F32) of the normal distribution: `random::normal`.
+        Normal "normal";
     }
 }
 
@@ -123,6 +125,10 @@ impl UnaryOp {
     pub const fn result(self, of: DType) -> Option<DType> {
         match self {
             UnaryOp::IsNan | UnaryOp::IsInf => Some(DType::Bool),
+            UnaryOp::Normal => match of {
+                DType::U32 => Some(DType::F32),
+                _ => None,
+            },
             UnaryOp::Not => match of.class() {
                 Class::Float => None,
                 Class::Bool | Class::Signed | Class::Unsigned => Some(of),

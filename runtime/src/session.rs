@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
 use wgfuse_compiler::{
-    graph::Graph, import::Signature, options::Options, plan::Plan, schedule::Choices, shape::Shape,
-    tensor::Tensor,
+    dtype::DType, graph::Graph, import::Signature, options::Options, plan::Plan, random, schedule::Choices,
+    shape::Shape, tensor::Tensor,
 };
 
 use crate::{
@@ -70,6 +70,15 @@ pub struct Session {
     states: AsyncMutex<States>,
     disabled: DisabledLog,
     tallies: Tallies,
+    randomness: Mutex<Randomness>,
+}
+
+/// What random ops follow from.
+#[derive(Clone, Copy, Default)]
+struct Randomness {
+    seed: u64,
+    /// Runs since the seed was set, of those that have random ops.
+    run: u64,
 }
 
 /// One shape an input, and what was made for it.
@@ -131,6 +140,7 @@ impl Session {
             states: AsyncMutex::new(States::of(model)),
             disabled,
             tallies: Tallies::within(device.tallies()),
+            randomness: Mutex::default(),
         })
     }
 
@@ -199,6 +209,12 @@ impl Session {
         self.disabled.all()
     }
 
+    /// From now on random ops give what they give with this seed: the same in the first run, in the second, and so on, whatever the
+    /// device. Each run has other values than the one before. Without this call the seed is 0.
+    pub fn set_seed(&self, seed: u64) {
+        *self.randomness.lock().expect("nothing panics inside") = Randomness { seed, run: 0 };
+    }
+
     /// How often this session ran and compiled, and what its caches gave.
     pub fn tally(&self) -> Tally {
         self.tallies.tally()
@@ -210,6 +226,8 @@ impl Session {
     /// device, or one whose memory does not hold the run, is an `Error::Device`; the next run starts from the weights on
     /// the host, on a device opened again, or on the processor if memory was short and `Options::fallback` allows it.
     /// `disabled` tells of both.
+    ///
+    /// Random ops (`GraphBuilder::rand` and others) have other values in every run; see `set_seed`.
     ///
     /// States (`GraphBuilder::state`, `Model::with_state`) stay where the model runs, whatever the shapes of its inputs. Runs
     /// of a model with states take turns. What a run that fails on its way, or whose future is dropped, leaves of them is not
@@ -296,6 +314,7 @@ impl Session {
             let settled = value.settle(tape.gpu.as_ref(), slot.host.is_some(), wait).await;
             values.push(settled.map_err(|why| Error::input(&input.name, format!("cannot be read: {why}")))?);
         }
+        values.extend(self.random_key(&plan, true));
         let entered = match states.as_deref_mut() {
             Some(states) => Some(states.enter(&plan, wait).await?),
             None => None,
@@ -315,6 +334,15 @@ impl Session {
             }
             Err(error) => Err(self.failed(&entry, &mut state, error)),
         }
+    }
+
+    /// The key of this run's random ops, where the plan has any. Where the run counts, the next has another.
+    fn random_key(&self, plan: &Plan, counts: bool) -> Option<AnyTensor> {
+        plan.random_key()?;
+        let mut randomness = self.randomness.lock().expect("nothing panics inside");
+        let key = random::run_key(randomness.seed, randomness.run);
+        randomness.run = randomness.run.wrapping_add(u64::from(counts));
+        Some(AnyTensor::Host(Tensor::from_slice(DType::U32, [2], &key).expect("two words")))
     }
 
     /// A run of a graph that computes nothing.
@@ -338,13 +366,14 @@ impl Session {
     }
 
     async fn measure_waiting(&self, given: &[(&str, Tensor)], effort: Effort, wait: Wait) -> Result<Profile> {
-        let values = inputs::ordered(&self.inputs, given)?;
+        let mut values = inputs::ordered(&self.inputs, given)?;
         let mut states = self.states().await;
         let shapes = values.iter().map(|it| it.ty().shape.clone()).collect();
         let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
         let mut state = entry.state.lock().await;
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
         let tape = state.tape.as_mut().expect("just made ready");
+        values.extend(self.random_key(&plan, false));
         let mut saved = None;
         if let Some(states) = states.as_deref_mut() {
             saved = Some(states.save(wait).await?);

@@ -19,9 +19,9 @@ enum Source {
 }
 
 impl Through {
-    /// None where an output has to be computed or is kept as a state.
+    /// None where an output has to be computed, is kept as a state or may be random.
     pub fn of(graph: &Graph) -> Option<Through> {
-        if !graph.states.is_empty() {
+        if !graph.states.is_empty() || graph.random_key_slot().is_some() {
             return None;
         }
         let source = |value| match graph.op(value) {

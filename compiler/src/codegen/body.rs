@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 use naga::{BinaryOperator as B, MathFunction, ScalarKind};
 
 use super::{
+    library,
     memory::Memory,
     ops,
     types::Word,
@@ -213,9 +214,12 @@ impl<'k> Scope<'k> {
                 Expr::Param(number) => *number >= params,
                 Expr::Coord(at) => changes(at),
                 Expr::Load { at, .. } => at.iter().any(changes),
-                Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => {
-                    false
-                }
+                Expr::Const(_)
+                | Expr::Unary(..)
+                | Expr::Binary(..)
+                | Expr::Select(..)
+                | Expr::Random { .. }
+                | Expr::Cast(_) => false,
             };
             expr.operands(&mut |operand| it |= varying[operand.0 as usize]);
             varying.push(it);
@@ -314,6 +318,12 @@ impl<'k> Scope<'k> {
                 let cond = self.value(code, *cond);
                 let (yes, no) = (self.value(code, *yes), self.value(code, *no));
                 code.select(cond, yes, no)
+            }
+            Expr::Random { number, key: [low, high], at } => {
+                let number = code.u32(*number);
+                let args = [*low, *high, *at].map(|it| self.value(code, it));
+                let function = library::math(code.writer, "wg_random_u32");
+                code.call(function, &[args[0], args[1], number, args[2]])
             }
             Expr::Cast(x) => {
                 let operand = self.value(code, *x);

@@ -64,7 +64,7 @@ pub fn unary(code: &mut Code, op: UnaryOp, dtype: DType, x: Handle) -> Handle {
         Word::I32 | Word::U32 | Word::Bool => unary_whole(code, op, word, x),
     };
     match op {
-        UnaryOp::IsNan | UnaryOp::IsInf => value,
+        UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Normal => value,
         UnaryOp::Relu | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Trunc => value,
         _ => narrow(code, dtype, value),
     }
@@ -127,7 +127,7 @@ fn unary_float(code: &mut Code, op: UnaryOp, x: Handle) -> Handle {
         | UnaryOp::GeluTanh
         | UnaryOp::HardSwish
         | UnaryOp::Softplus => from_library(code, op.name(), Word::F32, &[x]),
-        UnaryOp::Not => bug!("{} of a float", op.name()),
+        UnaryOp::Not | UnaryOp::Normal => bug!("{} of a float", op.name()),
     }
 }
 
@@ -152,6 +152,7 @@ fn unary_whole(code: &mut Code, op: UnaryOp, word: Word, x: Handle) -> Handle {
         }
         UnaryOp::Abs | UnaryOp::Relu | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Trunc => x,
         UnaryOp::IsNan | UnaryOp::IsInf => code.bool(false),
+        UnaryOp::Normal => from_library(code, op.name(), word, &[x]),
         UnaryOp::Exp
         | UnaryOp::Log
         | UnaryOp::Sqrt

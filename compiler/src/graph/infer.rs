@@ -16,6 +16,9 @@ use crate::{
 /// Strides, dilations and padding of windows may not be larger.
 const WINDOW_LIMIT: usize = i32::MAX as usize;
 
+/// Elements of one random op.
+const RANDOM_LIMIT: usize = i32::MAX as usize;
+
 /// The type of `op`, or what is wrong with its operands.
 pub fn infer(graph: &Graph, op: &Op) -> Result<Type, String> {
     let ty = result(graph, op)?;
@@ -65,6 +68,16 @@ fn result(graph: &Graph, op: &Op) -> Result<Type, String> {
             Ok(Type { dtype: yes.dtype, shape })
         }
         Op::Cast { to, x } => Ok(Type { dtype: *to, shape: of(*x)?.shape.clone() }),
+
+        Op::Random { shape, key, .. } => {
+            let key = of(*key)?;
+            let whole = key.dtype == DType::U32 && *key.shape == [2];
+            demand(whole, || format!("the key is {key}, not u32[2]"))?;
+            // Places are numbered by 31 bits.
+            let few = shape.checked_count().is_some_and(|it| it <= RANDOM_LIMIT);
+            demand(few, || format!("{shape} has more than {RANDOM_LIMIT} elements"))?;
+            Ok(Type { dtype: DType::U32, shape: shape.clone() })
+        }
 
         Op::Reduce { op, axes, keep, x } => {
             let x = of(*x)?;

@@ -7,6 +7,7 @@ pub mod builder;
 pub mod eval;
 pub mod infer;
 pub mod op;
+pub mod random;
 pub mod text;
 pub mod verify;
 

@@ -41,6 +41,14 @@ pub enum Op {
         x: Value,
     },
 
+    /// Bits (U32) that follow from `key` (U32, [2]), the op's own `number` and the element's row-major place alone: what
+    /// `random::bits` gives. Ops of one number and key give the same bits.
+    Random {
+        number: u32,
+        shape: Shape,
+        key: Value,
+    },
+
     // Along axes.
     Reduce {
         op: ReduceOp,
@@ -257,6 +265,7 @@ impl Op {
             Op::Binary(op, x, y) => Op::Binary(op, f(x), f(y)),
             Op::Select { cond, yes, no } => Op::Select { cond: f(cond), yes: f(yes), no: f(no) },
             Op::Cast { to, x } => Op::Cast { to, x: f(x) },
+            Op::Random { number, shape, key } => Op::Random { number, shape, key: f(key) },
             Op::Reduce { op, axes, keep, x } => Op::Reduce { op, axes, keep, x: f(x) },
             Op::Mean { axes, keep, x } => Op::Mean { axes, keep, x: f(x) },
             Op::ArgReduce { largest, last, axis, keep, x } => {
@@ -321,6 +330,7 @@ impl Op {
             Op::Binary(op, ..) => op.name(),
             Op::Select { .. } => "select",
             Op::Cast { .. } => "cast",
+            Op::Random { .. } => "random",
             Op::Reduce { op, .. } => match op {
                 ReduceOp::Sum => "reduce_sum",
                 ReduceOp::Prod => "reduce_prod",
@@ -357,11 +367,12 @@ impl Op {
 }
 
 /// Names of ops other than those named after a scalar operator.
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 32] = [
     "input",
     "constant",
     "select",
     "cast",
+    "random",
     "reduce_sum",
     "reduce_prod",
     "reduce_max",

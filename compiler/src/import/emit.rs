@@ -32,6 +32,8 @@ const MAX_IOTA: usize = 1 << 24;
 /// A graph under construction.
 pub struct Emit {
     pub graph: Graph,
+    /// Sources of random values so far.
+    pub randoms: u32,
     small: HashMap<SmallKey, Value>,
     budget: usize,
 }
@@ -40,7 +42,7 @@ type SmallKey = (Type, bytes::Bytes);
 
 impl Default for Emit {
     fn default() -> Emit {
-        Emit { graph: Graph::new(), small: HashMap::new(), budget: BUDGET }
+        Emit { graph: Graph::new(), randoms: 0, small: HashMap::new(), budget: BUDGET }
     }
 }
 

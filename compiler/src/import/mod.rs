@@ -16,8 +16,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
+    bug,
     error::Error,
-    graph::{Graph, State, Value, builder::GraphBuilder, verify},
+    graph::{Graph, State, Value, builder::GraphBuilder, random::KEY, verify},
     shape::{Dim, Shape},
 };
 
@@ -120,8 +121,10 @@ impl Model {
 
     /// A model of fixed shapes.
     pub fn from_graph(graph: Graph) -> Model {
+        let graph = graph.with_key_last().unwrap_or_else(|it| bug!("the same ops have other types: {it}"));
         let fixed = |shape: &Shape| shape.iter().map(|&it| Dim::Fixed(it)).collect();
         let inputs = (graph.inputs().iter())
+            .filter(|it| it.name != KEY)
             .map(|it| Signature { name: it.name.clone(), dtype: it.ty.dtype, dims: fixed(&it.ty.shape) })
             .collect();
         let outputs = (graph.outputs.iter())
@@ -198,11 +201,13 @@ impl Model {
         Ok(bound.into_iter().map(|(name, (size, _))| (name, size)).collect())
     }
 
-    /// The graph for one shape an input, in the order of `inputs`.
+    /// The graph for one shape an input, in the order of `inputs`. Where it has random ops, its last input is their key
+    /// (`random::KEY`), which is no input of the model.
     pub fn graph(&self, shapes: &[Shape]) -> Result<Graph, Error> {
         self.bind(shapes)?;
         let mut graph = self.traced(shapes)?;
-        if graph.inputs().len() != self.inputs.len() {
+        let own = graph.inputs().len() - usize::from(graph.random_key_slot().is_some());
+        if own != self.inputs.len() {
             let what = "what builds it makes further inputs; `Model::with_state` names those that are states";
             return Err(Error::malformed("the model", what));
         }

@@ -36,6 +36,12 @@ pub enum Expr {
     Unary(UnaryOp, ExprId),
     Binary(BinaryOp, ExprId, ExprId),
     Select(ExprId, ExprId, ExprId),
+    /// `random::bits` of a key, an op's number and a place; all are U32.
+    Random {
+        number: u32,
+        key: [ExprId; 2],
+        at: ExprId,
+    },
     /// To the type of this expression.
     Cast(ExprId),
 }
@@ -149,6 +155,7 @@ impl Body {
                 | Expr::Unary(..)
                 | Expr::Binary(..)
                 | Expr::Select(..)
+                | Expr::Random { .. }
                 | Expr::Cast(_) => {}
             }
         }
@@ -176,6 +183,7 @@ impl Expr {
             Expr::Unary(_, x) | Expr::Cast(x) => see(*x),
             Expr::Binary(_, x, y) => [*x, *y].into_iter().for_each(see),
             Expr::Select(c, x, y) => [*c, *x, *y].into_iter().for_each(see),
+            Expr::Random { number: _, key: [low, high], at } => [*low, *high, *at].into_iter().for_each(see),
         }
     }
 }

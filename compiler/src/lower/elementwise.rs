@@ -4,7 +4,7 @@ use super::{Body, Expr, Lowering, NestKind, TensorId, vars, vars_from, wide};
 use crate::{
     dtype::DType,
     graph::{Op, Value},
-    index::Index,
+    index::{Index, linearise},
     scalar::{BinaryOp, ReduceOp, UnaryOp},
     shape::{Shape, Type},
 };
@@ -41,6 +41,17 @@ impl Lowering<'_> {
             other => crate::bug!("{} is not elementwise", other.name()),
         };
         self.map(ty, body, value)
+    }
+
+    pub(super) fn random(&mut self, number: u32, key: Value, ty: Type) -> TensorId {
+        let mut body = Body::default();
+        let [low, high] =
+            [0, 1].map(|word| self.read(&mut body, key, [Index::constant(word)].into_iter().collect()));
+        let place = linearise(&vars(&ty.shape), &ty.shape);
+        let place = body.add(Expr::Coord(place), DType::I32);
+        let at = body.cast(DType::U32, place);
+        let bits = body.add(Expr::Random { number, key: [low, high], at }, DType::U32);
+        self.map(ty, body, bits)
     }
 
     pub(super) fn reduce(

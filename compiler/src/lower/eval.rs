@@ -6,6 +6,7 @@ use super::{Body, Coords, Definition, Expr, ExprId, Loops, NestKind, TensorId, T
 use crate::{
     dtype::DType,
     index::{Atom, Index},
+    random,
     scalar::{BinaryOp, ReduceOp, Scalar},
     tensor::Tensor,
 };
@@ -112,6 +113,10 @@ pub fn eval_body(
                 } else {
                     value(*no)
                 }
+            }
+            Expr::Random { number, key, at } => {
+                let word = |it: ExprId| value(it).as_i64() as u32;
+                Scalar::Int(i64::from(random::bits(key.map(word), *number, word(*at))))
             }
             Expr::Cast(x) => value(*x).cast(body.dtype(*x), dtype),
         };

@@ -133,6 +133,7 @@ impl Lowering<'_> {
             op @ (Op::Unary(..) | Op::Binary(..) | Op::Select { .. } | Op::Cast { .. }) => {
                 self.elementwise(op, ty)
             }
+            Op::Random { number, key, .. } => self.random(number, key, ty),
             Op::Reduce { op, axes, keep, x } => self.reduce(op, &axes, keep, x, ty),
             Op::Mean { axes, keep, x } => self.mean(&axes, keep, x, ty),
             Op::ArgReduce { largest, last, axis, keep, x } => {

@@ -174,6 +174,9 @@ pub fn print_body(f: &mut Formatter<'_>, body: &Body) -> fmt::Result {
             Expr::Unary(op, x) => write!(f, "{} {}", op.name(), Show(x))?,
             Expr::Binary(op, x, y) => write!(f, "{} {} {}", op.name(), Show(x), Show(y))?,
             Expr::Select(cond, yes, no) => write!(f, "select {} {} {}", Show(cond), Show(yes), Show(no))?,
+            Expr::Random { number, key: [low, high], at } => {
+                write!(f, "random {number} {} {} {}", Show(low), Show(high), Show(at))?
+            }
             Expr::Cast(x) => write!(f, "cast {}", Show(x))?,
         }
         writeln!(f)?;
@@ -218,6 +221,11 @@ fn parse_expr(from: &mut Cursor<'_>, dtype: DType, tensors: &SlotMap<TensorId, T
         return from.label("p").map(Expr::Param);
     }
     let word = from.item();
+    if word == "random" {
+        let number = u32::parse(from)?;
+        let key = [ExprId::parse(from)?, ExprId::parse(from)?];
+        return Ok(Expr::Random { number, key, at: ExprId::parse(from)? });
+    }
     let mut operand = || ExprId::parse(from);
     Ok(match (word, UnaryOp::parse(word), BinaryOp::parse(word)) {
         (_, Some(op), _) => Expr::Unary(op, operand()?),

@@ -79,6 +79,7 @@ fn read(body: &Body, roots: &[ExprId]) -> BTreeSet<TensorId> {
         | Expr::Unary(..)
         | Expr::Binary(..)
         | Expr::Select(..)
+        | Expr::Random { .. }
         | Expr::Cast(_) => None,
     })
     .collect()
@@ -120,6 +121,9 @@ impl Scope<'_> {
                 Expr::Unary(op, x) => op.result(of(x)) == Some(dtype),
                 Expr::Binary(op, x, y) => of(x) == of(y) && op.result(of(x)) == Some(dtype),
                 Expr::Select(cond, yes, no) => of(cond) == DType::Bool && of(yes) == dtype && of(no) == dtype,
+                Expr::Random { number: _, key: [low, high], at } => {
+                    dtype == DType::U32 && [low, high, at].into_iter().all(|it| of(it) == DType::U32)
+                }
                 Expr::Cast(_) => true,
             };
             if !fits {

@@ -100,7 +100,8 @@ fn result(graph: &Graph, ranges: &Ranges, op: &Op, dtype: DType) -> Option<Range
                 None => sum,
             }
         }
-        Op::ConvTranspose { .. }
+        Op::Random { .. }
+        | Op::ConvTranspose { .. }
         | Op::Pool { .. }
         | Op::Mean { .. }
         | Op::Softmax { .. }

@@ -11,7 +11,7 @@ use slotmap::SlotMap;
 pub use crate::codegen::device_bytes;
 use crate::{
     codegen::Shader,
-    graph::{Graph, Value},
+    graph::{Graph, Value, random::KEY},
     lower::{TensorId, TensorInfo},
     schedule::Kernel,
     shape::Type,
@@ -132,6 +132,11 @@ impl Plan {
     /// Bytes of all buffers of this role, on both places.
     pub fn bytes(&self, role: BufferRole) -> u64 {
         self.buffers.iter().filter(|it| it.role == role).map(|it| it.size).sum()
+    }
+
+    /// Number of the input that is the key of random ops, if there are any: the session fills it.
+    pub fn random_key(&self) -> Option<usize> {
+        self.inputs.iter().position(|it| it.name == KEY)
     }
 
     /// Steps that launch something on the GPU.

@@ -48,6 +48,7 @@ fn hidden_after(body: &Body, value: ExprId) -> Option<Index> {
         | Expr::Unary(..)
         | Expr::Binary(..)
         | Expr::Select(..)
+        | Expr::Random { .. }
         | Expr::Cast(_) => None,
     }
 }
@@ -137,6 +138,7 @@ pub fn sharing_heads(body: &Body, operands: [ExprId; 2], heads: usize) -> usize 
             | Expr::Unary(..)
             | Expr::Binary(..)
             | Expr::Select(..)
+            | Expr::Random { .. }
             | Expr::Cast(_) => true,
         })
     };

@@ -2,6 +2,9 @@
 
 use crate::lower::{Body, Expr, ExprId};
 
+/// Ten rounds of four products and what makes their upper halves.
+const RANDOM: u64 = 256;
+
 /// Work of one evaluation of `roots`, in simple operations.
 pub fn weight(body: &Body, roots: &[ExprId]) -> u64 {
     let needed = body.needed(roots.iter().copied());
@@ -10,6 +13,7 @@ pub fn weight(body: &Body, roots: &[ExprId]) -> u64 {
         .map(|(_, expr, _)| match expr {
             Expr::Const(_) | Expr::Coord(_) | Expr::Param(_) => 0,
             Expr::Load { .. } => 2,
+            Expr::Random { .. } => RANDOM,
             Expr::Unary(op, _) if op.is_costly() => 8,
             Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => 1,
         })

@@ -100,6 +100,7 @@ pub fn loads(body: &Body, roots: &[ExprId]) -> Vec<(TensorId, Coords)> {
             | Expr::Unary(..)
             | Expr::Binary(..)
             | Expr::Select(..)
+            | Expr::Random { .. }
             | Expr::Cast(_) => None,
         })
         .collect()

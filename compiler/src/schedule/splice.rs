@@ -76,6 +76,9 @@ pub fn splice_with(
                 Some(false) => to(*no),
                 None => out.select(to(*cond), to(*yes), to(*no)),
             },
+            Expr::Random { number, key, at } => {
+                out.add(Expr::Random { number: *number, key: key.map(to), at: to(*at) }, dtype)
+            }
             Expr::Cast(x) => out.cast(dtype, to(*x)),
         };
     }

@@ -64,6 +64,7 @@ fn can_split(kernel: &Kernel, first: usize, stages: &[Stage]) -> bool {
                 | Expr::Unary(..)
                 | Expr::Binary(..)
                 | Expr::Select(..)
+                | Expr::Random { .. }
                 | Expr::Cast(_) => false,
             };
             let waits = matches!(expr, Expr::Param(_));

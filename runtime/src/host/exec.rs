@@ -93,6 +93,7 @@ unsafe fn step(ins: &Ins, frame: &Frame) {
             Op::Unary(op, of) => loops::unary(*op, *of, out, a, count),
             Op::Binary(op, of) => loops::binary(*op, *of, out, a, b, count),
             Op::Select(lane) => loops::select(*lane, out, a, b, c, count),
+            Op::Random(number) => loops::random(*number, out, [a, b], c, count),
             Op::Cast { from, to } => loops::cast(*from, *to, out, a, count),
             Op::Round(to) => loops::round(*to, out, count),
             Op::Repeat(lane) => with_lane!(*lane, T => {

@@ -41,6 +41,7 @@ pub fn indices<'a>(body: &'a Body, stores: &'a [Store], tensors: &[TensorId], ty
             | Expr::Unary(..)
             | Expr::Binary(..)
             | Expr::Select(..)
+            | Expr::Random { .. }
             | Expr::Cast(_) => {}
         }
     }
@@ -58,9 +59,12 @@ pub fn levels(body: &Body, inner: &[usize], params_at: Level) -> Vec<Level> {
                 at.iter().map(|it| index_level(it, &levels, inner)).max().unwrap_or(Level::Rows)
             }
             Expr::Param(_) => params_at,
-            Expr::Const(_) | Expr::Unary(..) | Expr::Binary(..) | Expr::Select(..) | Expr::Cast(_) => {
-                Level::Rows
-            }
+            Expr::Const(_)
+            | Expr::Unary(..)
+            | Expr::Binary(..)
+            | Expr::Select(..)
+            | Expr::Random { .. }
+            | Expr::Cast(_) => Level::Rows,
         };
         expr.operands(&mut |it| level = level.max(levels[it.0 as usize]));
         levels.push(level);

@@ -5,6 +5,7 @@
 
 use wgfuse_compiler::{
     dtype::DType,
+    random,
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
 };
 
@@ -181,6 +182,18 @@ pub unsafe fn unary(op: UnaryOp, of: DType, out: *mut u8, x: *const u8, count: u
             out.iter_mut().zip(x).for_each(|(out, x)| *out = R::from_scalar(op.eval(of, x.scalar())));
         })
     });
+}
+
+/// The bits of random op `number` at the places `at`; all registers are U32.
+///
+/// # Safety
+/// Each pointer is to `count` elements, `out` apart from the others.
+pub unsafe fn random(number: u32, out: *mut u8, key: [*const u8; 2], at: *const u8, count: usize) {
+    let [low, high] = key.map(|it| unsafe { slice::<u32>(it, count) });
+    let (out, at) = unsafe { (slice_mut::<u32>(out, count), slice::<u32>(at, count)) };
+    for (((out, low), high), at) in out.iter_mut().zip(low).zip(high).zip(at) {
+        *out = random::bits([*low, *high], number, *at);
+    }
 }
 
 fn zip<T: Copy>(out: &mut [T], x: &[T], y: &[T], f: impl Fn(T, T) -> T) {

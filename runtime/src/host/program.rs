@@ -59,6 +59,8 @@ pub enum Op {
     Unary(UnaryOp, DType),
     Binary(BinaryOp, DType),
     Select(Lane),
+    /// Of the op with this number: the key in `a` and `b`, the place in `c`.
+    Random(u32),
     Cast {
         from: DType,
         to: DType,
@@ -282,6 +284,10 @@ impl Builder<'_> {
                 }
                 let args = [self.value(*c, level), self.value(*x, level), self.value(*y, level)];
                 return self.emit(Op::Select(Lane::of(dtype)), level, size, args);
+            }
+            Expr::Random { number, key: [low, high], at } => {
+                let args = [*low, *high, *at].map(|it| self.value(it, level));
+                return self.emit(Op::Random(*number), level, size, args);
             }
             Expr::Cast(x) => {
                 let from = body.dtype(*x);

@@ -228,6 +228,7 @@ wide! {
             | UnaryOp::Not
             | UnaryOp::IsNan
             | UnaryOp::IsInf
+            | UnaryOp::Normal
             | UnaryOp::Softplus => return false,
         }
         true

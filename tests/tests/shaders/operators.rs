@@ -2,6 +2,7 @@
 
 use wgfuse_compiler::{
     dtype::DType,
+    random,
     scalar::{BinaryOp, Scalar, UnaryOp},
 };
 
@@ -249,4 +250,24 @@ fn floats_to_integers() {
             assert_eq!(got, want, "{x:e} as {ty}");
         }
     }
+}
+
+/// The same bits as the compiler's own definitions, on the ends of every part of the range and all over it.
+#[test]
+fn random_numbers() {
+    let mut x: Vec<u32> =
+        (0..32).flat_map(|it| [1u32 << it, (1 << it) - 1, !(1 << it), !0 - (1 << it)]).collect();
+    x.extend((0..20_000u32).map(|it| it.wrapping_mul(0x9e37_79b9)));
+    x.extend((0..20_000u32).map(|it| it.wrapping_mul(0x85eb_ca6b) >> (it % 31)));
+    let y: Vec<u32> = x.iter().rev().copied().collect();
+    let got = apply("wg_normal_u32(x)", "u32", "f32", &x, &y);
+    let want: Vec<u32> = x.iter().map(|it| random::normal(*it).to_bits()).collect();
+    assert_eq!(got, want);
+    let got = apply("wg_random_u32(x, y, 7u, x ^ y)", "u32", "u32", &x, &y);
+    let want: Vec<u32> = x.iter().zip(&y).map(|(x, y)| random::bits([*x, *y], 7, x ^ y)).collect();
+    assert_eq!(got, want);
+    let got = apply("wg_high_u32(x, y)", "u32", "u32", &x, &y);
+    let want: Vec<u32> =
+        x.iter().zip(&y).map(|(x, y)| (u64::from(*x) * u64::from(*y) >> 32) as u32).collect();
+    assert_eq!(got, want);
 }

@@ -6,8 +6,9 @@
 
 mod views;
 mod layers;
+mod random;
 
-use super::{Graph, Op, Output, State, Value};
+use super::{Graph, Op, Output, State, Value, random::KEY};
 use crate::{
     bug,
     dtype::DType,
@@ -45,6 +46,8 @@ pub struct GraphBuilder {
     graph: Graph,
     name: Option<String>,
     made: usize,
+    /// Random values made so far.
+    randoms: u32,
     /// Each with whether it was updated.
     states: Vec<(Value, bool)>,
 }
@@ -114,6 +117,9 @@ impl GraphBuilder {
         shape: impl Into<Shape>,
     ) -> Result<Value, Error> {
         let name = name.into();
+        if name == KEY {
+            return Err(Error::input(name, "the name is that of the random ops' key"));
+        }
         if self.graph.inputs().iter().any(|it| it.name == name) {
             return Err(Error::input(name, "there is already an input of this name"));
         }
@@ -277,7 +283,7 @@ impl GraphBuilder {
         if let Some((state, _)) = self.states.iter().find(|it| !it.1) {
             return Err(Error::node(&*self.graph.node(*state).origin, "the state is never updated"));
         }
-        Ok(self.graph)
+        self.graph.with_key_last()
     }
 
     fn node<T>(&mut self, what: &str, make: impl FnOnce(&mut Graph) -> Result<T, Error>) -> Result<T, Error> {

@@ -85,6 +85,7 @@ pub fn eval_op(op: &Op, ty: &Type, operands: &[&Tensor]) -> Tensor {
         Op::Binary(op, ..) => pointwise::binary(*op, ty, at(0), at(1)),
         Op::Select { .. } => pointwise::select(ty, at(0), at(1), at(2)),
         Op::Cast { to, .. } => pointwise::cast(at(0), *to),
+        Op::Random { number, .. } => pointwise::random(*number, ty, at(0)),
         Op::Reduce { op, axes, .. } => reduce::reduce(*op, axes, ty, at(0)),
         Op::Mean { axes, .. } => reduce::mean(axes, ty, at(0)),
         Op::ArgReduce { largest, last, axis, .. } => reduce::arg_reduce(*largest, *last, *axis, ty, at(0)),

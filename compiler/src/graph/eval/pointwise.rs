@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use super::view;
 use crate::{
     dtype::DType,
+    random,
     scalar::{BinaryOp, Scalar, UnaryOp},
     shape::Type,
     tensor::Tensor,
@@ -14,6 +15,13 @@ pub fn unary(op: UnaryOp, x: &Tensor) -> Tensor {
     let dtype = x.dtype();
     let ty = Type { dtype: op.result(dtype).expect("typed"), shape: x.shape().clone() };
     Tensor::from_scalars(ty, x.scalars().map(|it| op.eval(dtype, it)))
+}
+
+pub fn random(number: u32, ty: &Type, key: &Tensor) -> Tensor {
+    let word = |at| key.get(at).as_i64() as u32;
+    let key = [word(0), word(1)];
+    let bits = |at| Scalar::Int(i64::from(random::bits(key, number, at)));
+    Tensor::from_scalars(ty.clone(), (0..ty.shape.count() as u32).map(bits))
 }
 
 pub fn binary(op: BinaryOp, ty: &Type, a: &Tensor, b: &Tensor) -> Tensor {

@@ -174,6 +174,10 @@ fn parts(op: &Op) -> Parts {
         Op::Input { .. } | Op::Constant(_) | Op::Unary(..) | Op::Binary(..) => {}
         Op::Select { .. } | Op::MatMul { .. } => {}
         Op::Cast { to, .. } => list.word("to", to.name()),
+        Op::Random { number, shape, key: _ } => {
+            list.0.push(("number", Attribute::Int(i128::from(*number))));
+            list.sizes("shape", shape);
+        }
         Op::Reduce { op: _, axes, keep, x: _ } | Op::Mean { axes, keep, x: _ } => {
             list.sizes("axes", axes);
             list.flag("keep", *keep);

@@ -172,6 +172,11 @@ impl Parts<'_> {
                 let to = DType::parse(to).ok_or_else(|| format!("'{to}' is no dtype"))?;
                 Op::Cast { to, x: self.operand()? }
             }
+            "random" => {
+                let number = self.attribute("number")?;
+                let number = number.parse().map_err(|_| format!("'{number}' is no number of an op"))?;
+                Op::Random { number, shape: self.shape("shape")?, key: self.operand()? }
+            }
             "mean" => {
                 let x = self.operand()?;
                 Op::Mean { axes: self.sizes("axes")?.into(), keep: self.flag("keep")?, x }

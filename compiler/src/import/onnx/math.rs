@@ -48,26 +48,6 @@ pub fn cast_like(e: &mut Emit, n: &Node) -> Made {
     e.cast(n.input(0)?, e.dtype(n.input(1)?))
 }
 
-pub fn dropout(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
-    let x = n.input(0)?;
-    let training = match n.opset >= 12 {
-        true => n.literal(e, 2)?.is_some_and(|it| it.shape().count() == 1 && it.get(0).as_bool()),
-        false => false,
-    };
-    let ratio = match n.opset >= 12 {
-        true if training => n.literal(e, 1)?.map_or(0.5, |it| it.to_f64().first().copied().unwrap_or(0.5)),
-        _ => 0.0,
-    };
-    if training && ratio != 0.0 {
-        return Err(n.unsupported("training_mode"));
-    }
-    if !n.wants(1) {
-        return Ok(vec![x]);
-    }
-    let keep = e.scalar(DType::Bool, 1.0);
-    Ok(vec![x, e.expand(keep, e.shape(x))?])
-}
-
 pub fn leaky_relu(e: &mut Emit, n: &Node) -> Made {
     let x = n.input(0)?;
     let low = e.with(BinaryOp::Mul, x, n.float("alpha", 0.01)?)?;

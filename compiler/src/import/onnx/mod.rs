@@ -13,6 +13,7 @@ mod node;
 mod norm;
 mod order;
 pub mod proto;
+mod random;
 mod reduce;
 mod resize;
 mod table;

@@ -1,6 +1,6 @@
 //! Which function converts which operator. Nodes of a model's own functions and `If` are inlined by `convert`.
 
-use super::{attention, contract, layout, made, math, node::Node, norm, reduce, resize, window};
+use super::{attention, contract, layout, made, math, node::Node, norm, random, reduce, resize, window};
 use crate::{
     error::Error,
     graph::Value,
@@ -60,6 +60,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Attention", Many(attention::attention)),
     ("AveragePool", One(window::average_pool)),
     ("BatchNormalization", One(norm::batch)),
+    ("Bernoulli", One(random::bernoulli)),
     ("BitShift", One(math::bit_shift)),
     ("BitwiseAnd", Binary(BinaryOp::And)),
     ("BitwiseNot", Unary(UnaryOp::Not)),
@@ -82,7 +83,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("DepthToSpace", One(made::depth_to_space)),
     ("DequantizeLinear", One(math::dequantize)),
     ("Div", Binary(BinaryOp::Div)),
-    ("Dropout", Many(math::dropout)),
+    ("Dropout", Many(random::dropout)),
     ("DynamicQuantizeLinear", Many(math::dynamic_quantize)),
     ("Einsum", One(contract::einsum)),
     ("Elu", One(math::elu)),
@@ -130,6 +131,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Mish", One(math::mish)),
     ("Mod", One(math::modulo)),
     ("Mul", Binary(BinaryOp::Mul)),
+    ("Multinomial", One(random::multinomial)),
     ("Neg", One(math::negate)),
     ("NonZero", One(layout::non_zero)),
     ("Not", Unary(UnaryOp::Not)),
@@ -140,6 +142,10 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Pow", One(math::pow)),
     ("QuantizeLinear", One(math::quantize)),
     ("RMSNormalization", One(norm::rms)),
+    ("RandomNormal", One(random::normal)),
+    ("RandomNormalLike", One(random::normal_like)),
+    ("RandomUniform", One(random::uniform)),
+    ("RandomUniformLike", One(random::uniform_like)),
     ("Range", One(layout::range)),
     ("Reciprocal", Unary(UnaryOp::Recip)),
     ("ReduceL1", Reduce(reduce::Kind::L1)),
