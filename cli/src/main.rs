@@ -4,7 +4,7 @@
 //! device is at fault.
 
 mod bench;
-mod compare;
+mod bisect;
 mod demo;
 mod devices;
 mod inspect;
@@ -51,6 +51,10 @@ enum Command {
     ReplayArgs(replay_args::Args),
     /// List what is done to a graph before it is lowered, in order
     Passes(passes::Args),
+    /// Find the rewrite or kernel from which a model's results are wrong on a device
+    Bisect(bisect::BisectArgs),
+    /// Find the smallest part of a model whose results are wrong, and write a folder that repeats it
+    Minimise(bisect::MinimiseArgs),
     /// List the adapters there are
     Devices(devices::Args),
 }
@@ -79,6 +83,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(args).map(|()| Verdict::Done),
         Command::ReplayArgs(args) => replay_args::replay_args(args),
         Command::Passes(args) => passes::passes(args).map(|()| Verdict::Done),
+        Command::Bisect(args) => bisect::bisect(args),
+        Command::Minimise(args) => bisect::minimise(args),
         Command::Devices(args) => devices::devices(args).map(|()| Verdict::Done),
     };
     match done {

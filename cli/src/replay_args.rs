@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use wgfuse::{
-    Device, Model, Options, Session, Tensor,
+    Device, Options, Tensor,
+    compare::{Tolerance, compare},
     compiler::{
         arguments::{Arguments, this_build},
         passes::plain,
@@ -14,7 +15,6 @@ use wgfuse::{
 
 use crate::{
     Verdict,
-    compare::{Tolerance, compare},
     open::{self, DeviceChoice},
     print::{self, say},
     progress::progress,
@@ -146,17 +146,7 @@ pub fn replay_args(args: Args) -> Result<Verdict> {
 
 fn run(arguments: &Arguments, device: &Device, options: Options) -> Result<Vec<(String, Tensor)>> {
     let _progress = progress("running");
-    let model = Model::from_graph(arguments.graph.clone());
-    let session = Session::with_options(&model, device, options)?.choices(arguments.choices.clone());
-    let mut given = Vec::new();
-    for (number, (input, example)) in arguments.graph.inputs().iter().zip(&arguments.examples).enumerate() {
-        let Some(value) = &example.value else { continue };
-        match arguments.graph.states.iter().any(|it| it.input as usize == number) {
-            true => session.set_state(&input.name, value)?,
-            false => given.push((input.name.as_str(), value.clone())),
-        }
-    }
-    Ok(session.run(&given)?.into_iter().collect())
+    Ok(wgfuse::run_arguments(arguments, device, options)?)
 }
 
 /// What a tensor is like, in a few words.

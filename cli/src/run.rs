@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
-use wgfuse::{Model, Options, Session, Tensor};
+use wgfuse::{
+    Model, Options, Session, Tensor,
+    compare::{Difference, Extreme, Tolerance, Values, compare, place},
+};
 
 use crate::{
     Verdict,
-    compare::{Difference, Extreme, Tolerance, Values, compare, place},
     open::{self, DeviceChoice, FallbackChoice},
     pair::pair,
     print::{self, say},
@@ -112,7 +114,7 @@ pub fn run(args: Args) -> Result<Verdict> {
     Ok(if differs { Verdict::Differs } else { Verdict::Done })
 }
 
-fn inputs(model: &Model, entries: Vec<Entry>) -> Result<Vec<(String, Tensor)>> {
+pub fn inputs(model: &Model, entries: Vec<Entry>) -> Result<Vec<(String, Tensor)>> {
     let wanted: Vec<&str> = model.inputs.iter().map(|it| it.name.as_str()).collect();
     let pairs = pair(&wanted, &entries, |it| it == Naming::Guess);
     let missing: Vec<String> = (wanted.iter().zip(&pairs.found))

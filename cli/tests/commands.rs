@@ -239,3 +239,29 @@ fn passes_are_listed_with_their_rules() {
     assert_eq!(joint["name"], "attention");
     assert_eq!(joint["rules"][0]["rules"][0]["name"], "attention");
 }
+
+#[test]
+fn bisect_and_minimise_say_that_nothing_is_wrong_or_what() {
+    let folder = folder("bisect");
+    let _ = fs::remove_dir_all(&folder);
+    let (model, set) = (asset("digits.onnx"), asset("test_set.safetensors"));
+    let given = [&model[..], "--inputs", &set, "--device", "cpu"];
+    let report = json(&[&["bisect"], &given[..], &["--json"]].concat());
+    assert_eq!((&report["culprit"]["kind"], &report["runs"]), (&Value::from("none"), &Value::from(2)));
+    let out = folder.display().to_string();
+    let (_, text) = expect(&wgfuse(&[&["minimise"], &given[..], &["-o", &out]].concat()), 1);
+    assert!(text.contains("nothing to minimise"), "{text}");
+    // Not even roundings may differ: some kernel adds up in another order than the slow evaluator.
+    let bert = |it: &str| {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/bert_tiny");
+        models.join(it).display().to_string()
+    };
+    let (model, set) = (bert("model.onnx"), bert("inputs.safetensors"));
+    let strict = [&model[..], "--inputs", &set, "--device", "cpu", "--rtol", "0", "--atol", "0"];
+    let (text, _) = expect(&wgfuse(&[&["bisect"], &strict[..]].concat()), 2);
+    assert!(text.contains("culprit  kernel") && text.contains("compiled and run"), "{text}");
+    let (text, _) = expect(&wgfuse(&[&["minimise"], &strict[..], &["-o", &out]].concat()), 2);
+    let repeat = text.lines().find_map(|it| it.strip_prefix("repeat   wgfuse ")).expect("how to repeat it");
+    let repeat: Vec<&str> = repeat.split(' ').collect();
+    expect(&wgfuse(&[&repeat[..], &["--rtol", "0", "--atol", "0"]].concat()), 2);
+}

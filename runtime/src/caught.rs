@@ -1,5 +1,6 @@
 //! The one place where a panic of the compiler becomes an error.
 
+#[cfg(not(target_arch = "wasm32"))]
 use wgfuse_compiler::error::Error as ModelError;
 
 use crate::error::Result;

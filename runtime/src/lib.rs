@@ -18,6 +18,8 @@ mod error;
 mod disabled;
 mod counters;
 mod tally;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod compare;
 mod forms;
 mod memory;
 mod model;
@@ -61,6 +63,8 @@ mod tuner;
 #[cfg(not(target_arch = "wasm32"))]
 mod ceilings;
 mod session;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod bisect;
 
 pub use wgfuse_compiler as compiler;
 pub use wgfuse_compiler::{
@@ -79,6 +83,8 @@ pub use wgpu;
 
 pub use adapter::AdapterSummary;
 #[cfg(not(target_arch = "wasm32"))]
+pub use bisect::run_arguments;
+#[cfg(not(target_arch = "wasm32"))]
 pub use ceilings::Ceilings;
 pub use counters::Counts;
 pub use device::Device;
@@ -90,7 +96,7 @@ pub use launch::Replay;
 pub use model::Model;
 pub use profile::{Effort, KernelTime, Profile};
 #[cfg(not(target_arch = "wasm32"))]
-pub use saved::{compile_arguments, load_arguments};
+pub use saved::{compile_arguments, keep_arguments, load_arguments};
 pub use session::Session;
 pub use tally::{Bypass, Found, Tally};
 #[cfg(not(target_arch = "wasm32"))]

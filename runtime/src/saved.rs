@@ -68,6 +68,12 @@ pub(crate) fn write(folder: &Path, written: &Written) -> io::Result<()> {
     fs::write(folder.join(DATA), &written.data)
 }
 
+/// Writes what a compilation is given to a new folder in `folder`, as `Session::save_arguments` does.
+pub fn keep_arguments(folder: impl AsRef<Path>, arguments: &Arguments, limit: u64) -> Result<PathBuf> {
+    let saving = Saving { folder: folder.as_ref().to_owned(), limit };
+    saving.save(arguments).map_err(|source| io_error(folder.as_ref(), source))
+}
+
 /// What one compilation was given, as `Session::save_arguments` or a debug folder keeps it. The files may have `most` bytes, and so
 /// may the tensors that are made from statistics.
 pub fn load_arguments(folder: impl AsRef<Path>, most: u64) -> Result<Arguments> {

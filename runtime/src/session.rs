@@ -58,6 +58,11 @@ pub struct Session {
     /// Compilations that failed by no fault of the model.
     #[cfg(not(target_arch = "wasm32"))]
     failures: std::sync::atomic::AtomicUsize,
+    /// A fault, put there to be found.
+    #[cfg(not(target_arch = "wasm32"))]
+    planted: Option<Planted>,
+    /// Of random ops, in place of those that follow from a seed.
+    key: Option<Tensor>,
     /// Tiles to compile with instead of those that tables or tuning give.
     choices: Option<Choices>,
     /// The most recently used last.
@@ -80,6 +85,10 @@ struct Randomness {
     /// Runs since the seed was set, of those that have random ops.
     run: u64,
 }
+
+/// A change of plans.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) type Planted = Arc<dyn Fn(&mut Plan) + Send + Sync>;
 
 /// One shape an input, and what was made for it.
 struct Entry {
@@ -129,6 +138,9 @@ impl Session {
             debug: std::env::var_os("WGFUSE_DEBUG").filter(|it| !it.is_empty()).map(Into::into),
             #[cfg(not(target_arch = "wasm32"))]
             failures: Default::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            planted: None,
+            key: None,
             choices: None,
             shapes: Mutex::default(),
             kept: KEPT,
@@ -175,6 +187,27 @@ impl Session {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn debug_in(mut self, folder: impl Into<std::path::PathBuf>) -> Session {
         self.debug = Some(folder.into());
+        self
+    }
+
+    /// Every run has this key of its random ops.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn with_key(mut self, key: Tensor) -> Session {
+        self.key = Some(key);
+        self
+    }
+
+    /// Writes no folders, whatever the environment says.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn quiet(mut self) -> Session {
+        (self.saving, self.debug, self.failures) = (None, None, (usize::MAX / 2).into());
+        self
+    }
+
+    /// Changes every plan that was compiled.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn planted(mut self, change: Planted) -> Session {
+        self.planted = Some(change);
         self
     }
 
@@ -339,6 +372,9 @@ impl Session {
     /// The key of this run's random ops, where the plan has any. Where the run counts, the next has another.
     fn random_key(&self, plan: &Plan, counts: bool) -> Option<AnyTensor> {
         plan.random_key()?;
+        if let Some(key) = &self.key {
+            return Some(AnyTensor::Host(key.clone()));
+        }
         let mut randomness = self.randomness.lock().expect("nothing panics inside");
         let key = random::run_key(randomness.seed, randomness.run);
         randomness.run = randomness.run.wrapping_add(u64::from(counts));

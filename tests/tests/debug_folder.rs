@@ -63,7 +63,7 @@ fn a_compilation_is_shown_whole() {
         let plan = session.plan_for(&shapes).unwrap();
         let parsed = schedule::text::parse(&text("schedule.txt")).unwrap();
         assert_eq!(parsed.kernels.len(), plan.kernels.len());
-        assert_eq!(parsed.refusals.len() > 0, plan.refusals.len() > 0, "with every reason");
+        assert!(plan.refusals.starts_with(&parsed.refusals), "with every reason");
         assert!(!lower::text::parse(&text("loops.txt")).unwrap().nests.is_empty());
         assert_eq!(text("plan.txt"), plan.to_string());
         for step in ["pass simplify", "partition", "lower", "schedule", "codegen", "plan"] {

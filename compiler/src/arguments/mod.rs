@@ -21,10 +21,7 @@ use crate::{
     },
     options::{Fallback, Options},
     passes::is_causal_mask,
-    plan::{
-        SOURCES,
-        kept::{self, is_weights},
-    },
+    plan::{SOURCES, kept::is_weights},
     schedule::{Choice, Choices, Class},
     shape::Type,
     target::Target,

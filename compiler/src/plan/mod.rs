@@ -17,6 +17,8 @@ mod layout;
 pub mod step;
 pub mod text;
 #[cfg(feature = "compile")]
+pub mod traced;
+#[cfg(feature = "compile")]
 pub mod trial;
 pub mod verify;
 mod work;
@@ -28,6 +30,8 @@ pub use step::{
     Buffer, BufferId, BufferRole, Constant, Plan, PlanKernel, Port, Slice, Step, alignment_on, bytes_on,
     device_bytes,
 };
+#[cfg(feature = "compile")]
+pub use traced::traced;
 #[cfg(feature = "compile")]
 pub use trial::trial;
 pub use verify::verify;

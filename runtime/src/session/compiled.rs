@@ -6,25 +6,25 @@ use std::{io, path::Path, path::PathBuf};
 
 use wgfuse_compiler::{
     arguments::{Arguments, Example, this_build},
-    error::Error as ModelError,
+    dtype::DType,
     graph::Graph,
     plan::Plan,
+    random,
     schedule::Choices,
     target::Target,
+    tensor::Tensor,
 };
 
+#[cfg(not(target_arch = "wasm32"))]
+use wgfuse_compiler::error::Error as ModelError;
+
 use super::{Entry, Session};
-use crate::{
-    caught::caught,
-    device_tensor::AnyTensor,
-    error::{Error, Result},
-    kept_plan,
-    through::Through,
-};
+use crate::{caught::caught, device_tensor::AnyTensor, error::Result, kept_plan, through::Through};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
     counters::count,
     debug_folder,
+    error::Error,
     observed::Observed,
     tally::Bypass,
     tuner::{Tune, tuned},
@@ -67,7 +67,7 @@ impl Session {
             }
             let Arguments { graph, options, choices, .. } = &*arguments;
             let plan = kept_plan::plan(graph.clone(), target, options, choices, &self.device, &self.tallies);
-            Ok(Arc::new(plan?))
+            Ok(self.with_fault(Arc::new(plan?)))
         });
         #[cfg(not(target_arch = "wasm32"))]
         if let (Err(error), Some(arguments), None) = (&made, &known, &self.debug)
@@ -84,6 +84,17 @@ impl Session {
             return made.map_err(|error| told(again.unwrap_or(error), arguments, folder));
         }
         made
+    }
+
+    /// The plan, changed where a test has asked for that.
+    fn with_fault(&self, plan: Arc<Plan>) -> Arc<Plan> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(change) = &self.planted {
+            let mut plan = (*plan).clone();
+            change(&mut plan);
+            return Arc::new(plan);
+        }
+        plan
     }
 
     fn choices_for(&self, graph: &Graph, target: &Target) -> Result<Choices> {
@@ -108,6 +119,14 @@ impl Session {
         #[cfg(not(target_arch = "wasm32"))]
         let keeps = self.saving.is_some() || self.debug.is_some();
         let example = |number: usize| {
+            if graph.random_key_slot() == Some(number as u32) {
+                let randomness = *self.randomness.lock().expect("nothing panics inside");
+                let key = random::run_key(randomness.seed, randomness.run);
+                return Example {
+                    device: "host".to_owned(),
+                    value: Tensor::from_slice(DType::U32, [2], &key),
+                };
+            }
             let is_state = states.iter().any(|it| it.input as usize == number);
             let (device, value) = match if is_state { None } else { given.next() } {
                 None => (self.device.name(), None),

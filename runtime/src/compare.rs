@@ -1,6 +1,6 @@
 //! Two tensors against each other: how far apart, where, and whether that is allowed.
 
-use wgfuse::compiler::{dtype::DType, scalar::Scalar, shape::Shape, tensor::Tensor};
+use wgfuse_compiler::{dtype::DType, scalar::Scalar, shape::Shape, tensor::Tensor};
 
 /// `|a - b| <= atol + rtol * |b|` is allowed, where `b` is what was expected.
 #[derive(Clone, Copy, PartialEq, Debug)]
