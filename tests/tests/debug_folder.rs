@@ -14,6 +14,7 @@ use wgfuse_compiler::{
     graph::{Graph, Op, text::parse},
     lower,
     options::{Hook, PassFn, UserPass},
+    passes::rewrite::{Ledger, Licence, Rule, rewrite},
     schedule,
 };
 use wgfuse_tests::{
@@ -172,6 +173,27 @@ fn a_pass_that_breaks_the_graph_is_told_as_well() {
     });
     let (error, folder) = failure(&options(broken), None);
     assert!(matches!(&error, Error::Model(ModelError::Pass { pass, .. }) if pass == "planted"), "{error}");
+    fs::remove_dir_all(folder.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn a_rule_that_makes_an_invalid_graph_is_told_with_its_name() {
+    const RULE: Rule = Rule {
+        name: "planted-rule",
+        about: "a relu becomes something of another type",
+        licence: Licence::Exact,
+        roots: &["relu"],
+        apply: |site, value| Ok(Some(site.add(Op::Cast { to: DType::I32, x: value })?)),
+    };
+    let run: Arc<PassFn> = Arc::new(|graph: &Graph| {
+        rewrite(graph, &[&RULE], Licence::Relaxed, &"planted".into(), &mut Ledger::default())
+    });
+    let (error, folder) = failure(&options(run), None);
+    let text = error.to_string();
+    assert!(
+        matches!(&error, Error::Model(ModelError::Bug { .. })) && text.contains("planted-rule"),
+        "{text}"
+    );
     fs::remove_dir_all(folder.parent().unwrap()).unwrap();
 }
 

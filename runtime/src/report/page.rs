@@ -12,7 +12,7 @@ const STYLE: &str = "\
 body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2430;background:#fff}\
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}\
 table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem;text-align:left;vertical-align:top}\
-th{border-bottom:1px solid #9aa5b1}tr:nth-child(even) td{background:#f4f6f8}td.n{text-align:right}\
+th{border-bottom:1px solid #9aa5b1}tr:nth-child(even) td{background:#f4f6f8}td.n{text-align:right}td.n,tr[data-k] td:first-child{white-space:nowrap}\
 code{font:12px ui-monospace,monospace}summary{cursor:pointer;margin:.5rem 0}\
 svg.plan{width:100%;height:auto;background:#f4f6f8}.scroll{overflow-x:auto}\
 .graph{overflow:auto;max-height:80vh;background:#f4f6f8}.graph path{fill:none;stroke:#9aa5b1}\

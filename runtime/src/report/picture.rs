@@ -108,7 +108,8 @@ pub(super) fn drawn(parts: &Partition, plan: &Plan) -> Option<Picture> {
     Some(layers.laid_out(boxes))
 }
 
-/// By origin and operator; a node without an origin, by operator alone. What is nobody's is computed where it is read, most of it addresses.
+/// By origin and operator. Where several nodes have the same of both, as in graphs without origins, and there are as many kernels, each node
+/// has its own, in order. What is nobody's is computed where it is read, most of it addresses.
 fn kernels(graph: &Graph, plan: &Plan) -> SecondaryMap<Value, Vec<usize>> {
     let mut by_name: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
     for (number, kernel) in plan.kernels.iter().enumerate() {
@@ -121,10 +122,24 @@ fn kernels(graph: &Graph, plan: &Plan) -> SecondaryMap<Value, Vec<usize>> {
             }
         }
     }
-    let found = |(value, node): (Value, &wgfuse_compiler::graph::Node)| {
-        Some((value, by_name.get(&(&*node.origin, node.op.name()))?.clone()))
-    };
-    graph.nodes().filter_map(found).collect()
+    let mut nodes: HashMap<(&str, &str), Vec<Value>> = HashMap::new();
+    for (value, node) in graph.nodes() {
+        nodes.entry((&node.origin, node.op.name())).or_default().push(value);
+    }
+    let mut found = SecondaryMap::new();
+    for (value, node) in graph.nodes() {
+        let name = (&*node.origin, node.op.name());
+        let Some(all) = by_name.get(&name) else { continue };
+        let own = match &nodes[&name] {
+            same if same.len() > 1 && same.len() == all.len() => {
+                let place = same.iter().position(|it| *it == value).expect("it has this name");
+                vec![all[place]]
+            }
+            _ => all.clone(),
+        };
+        found.insert(value, own);
+    }
+    found
 }
 
 impl Box {
