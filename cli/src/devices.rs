@@ -1,6 +1,6 @@
 //! `wgfuse devices`: what there is to run on.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 use wgfuse::Device;
 
@@ -11,6 +11,9 @@ pub struct Args {
     /// For programs: one JSON object
     #[arg(long)]
     json: bool,
+    /// What `wgfuse compile --target FILE` takes, of adapter N
+    #[arg(long, value_name = "N")]
+    target: Option<usize>,
 }
 
 const ADVICE: &str = if cfg!(target_os = "linux") {
@@ -21,6 +24,11 @@ const ADVICE: &str = if cfg!(target_os = "linux") {
 
 pub fn devices(args: Args) -> Result<()> {
     let adapters = Device::adapters();
+    if let Some(number) = args.target {
+        let found = adapters.iter().find(|it| it.index == number);
+        say!("{}", found.with_context(|| format!("there is no adapter {number}"))?.target);
+        return Ok(());
+    }
     if args.json {
         let list: Vec<_> = adapters
             .iter()

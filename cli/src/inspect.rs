@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wgfuse::{
     compiler::options::Options,
@@ -10,6 +10,7 @@ use wgfuse::{
 };
 
 use crate::{
+    compile,
     open::{self, DeviceChoice},
     print::{self, Align, Table, say},
     progress::progress,
@@ -39,6 +40,13 @@ pub struct Args {
 
 pub fn inspect(args: Args) -> Result<()> {
     let model = open::model(&args.model)?;
+    if let Some(artefact) = model.compiled() {
+        ensure!(
+            args.html.is_none() && !args.json,
+            "an artefact has no graph to draw; `wgfuse compile` and `inspect` take the same model"
+        );
+        return compile::list(artefact);
+    }
     let device = open::device(args.device)?;
     let found = shapes::shapes(&model.inputs, &args.shapes)?;
     let report = {

@@ -5,6 +5,7 @@
 
 mod bench;
 mod bisect;
+mod compile;
 mod demo;
 mod devices;
 mod inspect;
@@ -47,6 +48,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Measure the first call, the replay and every kernel of a model
     Bench(bench::Args),
+    /// Compile a model to a file that runs without importer and compiler
+    Compile(compile::Args),
     /// Compile again, and run again, what WGFUSE_SAVE_ARGS or a debug folder has kept
     ReplayArgs(replay_args::Args),
     /// List what is done to a graph before it is lowered, in order
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::inspect(args).map(|()| Verdict::Done),
         Command::Bench(args) => bench::bench(args).map(|()| Verdict::Done),
+        Command::Compile(args) => compile::compile(args).map(|()| Verdict::Done),
         Command::ReplayArgs(args) => replay_args::replay_args(args),
         Command::Passes(args) => passes::passes(args).map(|()| Verdict::Done),
         Command::Bisect(args) => bisect::bisect(args),

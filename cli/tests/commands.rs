@@ -53,6 +53,24 @@ fn demo_reads_the_digits() {
 }
 
 #[test]
+fn compiled_models_run_in_place_of_models() {
+    let file = folder("compiled").join("digits.wgf").display().to_string();
+    let (model, shape) = (asset("digits.onnx"), ["--shape", "image=450x1x8x8", "--shape", "image=1x1x8x8"]);
+    let compile = [&["compile", &model, "-o", &file][..], &shape].concat();
+    let (text, _) = expect(&wgfuse(&compile), 0);
+    assert!(text.contains("gpu for image [450,1,8,8]") && text.contains("cpu for image [1,1,8,8]"), "{text}");
+    let (text, _) = expect(&wgfuse(&["inspect", &file]), 0);
+    assert_eq!(text.matches("plan ").count(), 4, "{text}");
+    let set = asset("test_set.safetensors");
+    let run = ["run", &file, "--inputs", &set, "--expect", &set, "--device", "cpu"];
+    expect(&wgfuse(&run), 0);
+    // What is compiled is no model to compile again.
+    expect(&wgfuse(&["compile", &file, "-o", &file]), 1);
+    let missing = wgfuse(&[&compile[..], &["--target", "no such file"]].concat());
+    assert!(expect(&missing, 1).1.contains("portable, this or a file"));
+}
+
+#[test]
 fn run_compares_and_writes_every_format() {
     let folder = folder("formats");
     let set = asset("test_set.safetensors");

@@ -27,7 +27,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::{
     codegen::LateModule,
     error::Error,
-    graph::{Graph, Output, State, Value, number},
+    graph::{Graph, Output, State, Value, number, random},
     plan::{
         Constant, Plan, keys,
         written::{self, Context, Face, Written},
@@ -67,7 +67,9 @@ pub struct Compiled {
     /// One an input of the model.
     pub shapes: Vec<Shape>,
     pub target: Target,
-    outputs: Vec<Type>,
+    /// Of the plan's graph: the model's, and what the session adds.
+    inputs: Vec<(String, Type)>,
+    outputs: Vec<(String, Type)>,
     leaves: Vec<Leaf>,
     schedule: Blob,
     shaders: Blob,
@@ -91,15 +93,17 @@ struct Blob {
     len: u64,
 }
 
-spelled!(struct Compiled { shapes, target, outputs, leaves, schedule, shaders, numbers });
+spelled!(struct Compiled { shapes, target, inputs, outputs, leaves, schedule, shaders, numbers });
 spelled!(struct Leaf { origin, ty, at });
 spelled!(struct Blob { key, at, len });
 
 /// A plan to be written, with the values of its constants in their order.
 pub struct Draft<'a> {
-    pub shapes: Vec<Shape>,
+    pub shapes: &'a [Shape],
+    /// Of the graph that was compiled.
+    pub face: &'a Face,
     pub plan: &'a Plan,
-    pub values: Vec<Tensor>,
+    pub values: &'a [Tensor],
 }
 
 /// The artefact of these plans of a model with this signature.
@@ -112,7 +116,7 @@ pub fn write(
     let mut blobs = Blobs::default();
     let mut modules: Vec<Blob> = Vec::new();
     let mut compiled = Vec::new();
-    for Draft { shapes, plan, values } in drafts {
+    for Draft { shapes, face, plan, values } in drafts {
         let (plan, leaves) = settled(plan, values, &mut blobs)?;
         for shader in plan.kernels.iter().filter_map(|it| it.shader.as_ref()) {
             if !modules.iter().any(|it| it.key == shader.key) {
@@ -121,12 +125,12 @@ pub fn write(
                 modules.push(Blob { key: shader.key, ..blobs.add(&bytes) });
             }
         }
-        let face = face(inputs, outputs, states, shapes, plan_outputs(&plan, states, outputs.len())?)?;
-        let texts = written::write(&plan, &face);
+        let texts = written::write(&plan, face);
         compiled.push(Compiled {
-            shapes: shapes.clone(),
+            shapes: shapes.to_vec(),
             target: plan.target.clone(),
-            outputs: face.outputs.into_iter().map(|it| it.1).collect(),
+            inputs: face.inputs.clone(),
+            outputs: face.outputs.clone(),
             leaves,
             schedule: blobs.add(texts.schedule.as_bytes()),
             shaders: blobs.add(texts.shaders.as_bytes()),
@@ -234,36 +238,6 @@ fn constant_graph(leaves: &[Leaf], tensors: Vec<Tensor>) -> Result<(Graph, Keyed
     Ok((graph, values.into_iter().map(|it| (keys[it], it)).collect()))
 }
 
-/// The types of the outputs of the model, states among them.
-#[cfg(feature = "compile")]
-fn plan_outputs(plan: &Plan, states: &[State], count: usize) -> Result<Vec<Type>, Error> {
-    let mut given = plan.outputs.iter().map(|it| it.ty.clone());
-    let output = |number: usize| match states.iter().position(|it| it.output as usize == number) {
-        Some(at) => plan.states.get(at).map(|it| it.ty.clone()),
-        None => given.next(),
-    };
-    let types: Option<Vec<Type>> = (0..count).map(output).collect();
-    types.ok_or_else(|| Error::malformed("an artefact", "a plan of another model"))
-}
-
-fn face(
-    inputs: &[Signature],
-    outputs: &[Signature],
-    states: &[State],
-    shapes: &[Shape],
-    types: Vec<Type>,
-) -> Result<Face, Error> {
-    if shapes.len() != inputs.len() || types.len() != outputs.len() {
-        return Err(Error::malformed("an artefact", "a plan of another model"));
-    }
-    let entering = inputs.iter().zip(shapes);
-    Ok(Face {
-        inputs: entering.map(|(it, shape)| (it.name.clone(), Type::new(it.dtype, shape.clone()))).collect(),
-        outputs: outputs.iter().map(|it| it.name.clone()).zip(types).collect(),
-        states: states.to_vec(),
-    })
-}
-
 impl Artefact {
     /// Whether these bytes mean to be an artefact.
     pub fn is(bytes: &[u8]) -> bool {
@@ -333,8 +307,7 @@ impl Artefact {
     /// Plan `compiled` of this artefact.
     pub fn plan(&self, compiled: &Compiled) -> Result<Plan, Error> {
         let wrong = |what: String| Error::malformed("the artefact's plan", what);
-        let face =
-            face(&self.inputs, &self.outputs, &self.states, &compiled.shapes, compiled.outputs.clone())?;
+        let face = self.face(compiled).ok_or_else(|| wrong("is of another model".into()))?;
         let tensors =
             compiled.leaves.iter().map(|it| self.tensor(it)).collect::<Result<_, _>>().map_err(wrong)?;
         let (graph, _) = constant_graph(&compiled.leaves, tensors)?;
@@ -349,6 +322,24 @@ impl Artefact {
             self.module(key).map_err(|what| format!("kernel '{}': {what}", kernel.name))
         };
         written::read(texts, graph, &compiled.target, &face, &mut module).map_err(wrong)
+    }
+
+    /// What a plan shows, if a model with this signature may show that for these shapes.
+    fn face(&self, compiled: &Compiled) -> Option<Face> {
+        let Compiled { shapes, inputs, outputs, .. } = compiled;
+        let (own, added) = inputs.split_at_checked(self.inputs.len())?;
+        let entering = self.inputs.iter().zip(shapes);
+        let named = entering.map(|(it, shape)| (it.name.clone(), Type::new(it.dtype, shape.clone())));
+        let fits = shapes.len() == self.inputs.len()
+            && named.eq(own.iter().cloned())
+            && (added.is_empty() || added.len() == 1 && added[0].0 == random::KEY)
+            && self.outputs.len() == outputs.len()
+            && self
+                .outputs
+                .iter()
+                .zip(outputs)
+                .all(|(it, (name, ty))| it.name == *name && it.dtype == ty.dtype);
+        fits.then(|| Face { inputs: inputs.clone(), outputs: outputs.clone(), states: self.states.clone() })
     }
 
     fn tensor(&self, leaf: &Leaf) -> Result<Tensor, String> {

@@ -72,7 +72,7 @@ impl Constants {
         if missing.is_empty() {
             return Ok(());
         }
-        let values = values(plan, &missing);
+        let values = values(plan, &missing.iter().map(|it| it.0).collect::<Vec<_>>());
         for ((constant, host, _), value) in missing.iter().zip(&values) {
             if *host {
                 self.host.insert(constant.key, Arc::new(Lines::copy_of(value.data())?));
@@ -157,11 +157,11 @@ impl<E: Into<Error>> From<E> for Failure {
 }
 
 /// The values of these constants, in order. Those that share no work are computed in parallel where there are threads.
-fn values(plan: &Plan, missing: &[(&Constant, bool, bool)]) -> Vec<Tensor> {
+pub(crate) fn values(plan: &Plan, wanted: &[&Constant]) -> Vec<Tensor> {
     let graph = &plan.constant_graph;
     let mut values: HashMap<Value, Tensor> = HashMap::new();
     let mut computed: Vec<Value> = Vec::new();
-    for (constant, ..) in missing {
+    for constant in wanted {
         match graph.as_constant(constant.value) {
             Some(leaf) => _ = values.insert(constant.value, leaf.clone()),
             None => computed.push(constant.value),
@@ -177,7 +177,7 @@ fn values(plan: &Plan, missing: &[(&Constant, bool, bool)]) -> Vec<Tensor> {
     #[cfg(target_arch = "wasm32")]
     let made: Vec<Vec<Tensor>> = groups.iter().map(one).collect();
     values.extend(groups.into_iter().flatten().zip(made.into_iter().flatten()));
-    missing.iter().map(|(constant, ..)| values[&constant.value].clone()).collect()
+    wanted.iter().map(|constant| values[&constant.value].clone()).collect()
 }
 
 /// The nodes `wanted` in groups, none of which computes what another does.

@@ -205,6 +205,7 @@ impl Device {
 
     /// What tells this adapter with this driver from any other; none for the processor.
     #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(feature = "compiler")]
     pub(crate) fn identity(&self) -> Option<Vec<u8>> {
         let info = self.wgpu()?.0.adapter_info();
         let names = [&info.name, &info.driver, &info.driver_info].map(|it| it.as_str()).join("\0");
@@ -212,12 +213,14 @@ impl Device {
         Some(names.into_bytes().into_iter().chain(numbers.into_iter().flat_map(u32::to_le_bytes)).collect())
     }
 
+    #[cfg(feature = "compiler")]
     pub(crate) fn counters(&self) -> &Counters {
         &self.inner.counters
     }
 
     /// What is kept on disk for it.
     #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(feature = "compiler")]
     pub(crate) fn store(&self) -> Option<&Store> {
         self.inner.store.as_ref()
     }

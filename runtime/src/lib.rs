@@ -18,10 +18,11 @@ mod error;
 mod disabled;
 mod counters;
 mod tally;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub mod compare;
 mod forms;
 mod memory;
+mod artefact;
 mod model;
 mod pipeline_cache;
 mod store;
@@ -47,23 +48,26 @@ mod constants;
 mod state;
 mod capture;
 mod replay;
+#[cfg(feature = "compiler")]
 mod kept_plan;
 mod caught;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(feature = "compiler")]
+mod ahead;
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 mod saved;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 mod observed;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub mod report;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 mod debug_folder;
 mod profile;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 mod tuner;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 mod ceilings;
 mod session;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub mod bisect;
 
 pub use wgfuse_compiler as compiler;
@@ -82,9 +86,9 @@ pub use wgfuse_compiler::{
 pub use wgpu;
 
 pub use adapter::AdapterSummary;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub use bisect::run_arguments;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub use ceilings::Ceilings;
 pub use counters::Counts;
 pub use device::Device;
@@ -95,9 +99,9 @@ pub use inputs::Outputs;
 pub use launch::Replay;
 pub use model::Model;
 pub use profile::{Effort, KernelTime, Profile};
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub use saved::{compile_arguments, keep_arguments, load_arguments};
 pub use session::Session;
 pub use tally::{Bypass, Found, Tally};
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub use tuner::{Measured, Tune, Tuned};

@@ -1,9 +1,10 @@
 //! Model files to models, and the files that they refer to.
 
-use std::ops::Deref;
+use std::{ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use wgfuse_compiler::{
+    artefact::Artefact,
     error::Error as ModelError,
     graph::{Graph, Value, builder::GraphBuilder},
     import,
@@ -15,17 +16,33 @@ use crate::error::Result;
 #[derive(Clone, Debug)]
 pub struct Model {
     inner: import::Model,
+    /// What was compiled ahead of time, where that is all there is.
+    pub(crate) artefact: Option<Arc<Artefact>>,
 }
 
 impl Model {
-    /// An ONNX file's bytes. One that keeps tensors in other files needs `open`.
+    /// The bytes of an ONNX file, or of what `wgfuse compile` has written. An ONNX model that keeps tensors in other files needs
+    /// `open`. Without the feature `compiler` only the latter are known.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Model> {
-        Ok(import::Model::from_bytes(bytes.into())?.into())
+        let bytes = bytes.into();
+        #[cfg(feature = "compiler")]
+        if !Artefact::is(&bytes) {
+            return Ok(import::Model::from_bytes(bytes)?.into());
+        }
+        let artefact = Artefact::parse(bytes)?;
+        let Artefact { inputs, outputs, states, .. } = artefact.clone();
+        let inner = import::Model::compiled(inputs, outputs, states);
+        Ok(Model { inner, artefact: Some(Arc::new(artefact)) })
     }
 
     /// A model of fixed shapes.
     pub fn from_graph(graph: Graph) -> Model {
         import::Model::from_graph(graph).into()
+    }
+
+    /// What was compiled ahead of time, of a model that was opened from that.
+    pub fn compiled(&self) -> Option<&Artefact> {
+        self.artefact.as_deref()
     }
 
     /// The model with its input `input` as a state: what it is in the next run is the output `output` of this one, of the
@@ -36,7 +53,10 @@ impl Model {
     /// # Ok::<(), wgfuse::Error>(())
     /// ```
     pub fn with_state(self, input: &str, output: &str) -> Result<Model> {
-        Ok(self.inner.with_state(input, output)?.into())
+        match self.artefact {
+            None => Ok(self.inner.with_state(input, output)?.into()),
+            Some(_) => Err(crate::Error::input(input, "states are settled when an artefact is compiled")),
+        }
     }
 
     /// A model written in Rust: `build` is given the inputs as values and returns the outputs, each with its name. It is
@@ -54,11 +74,34 @@ impl Model {
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Model {
-    /// Opens an ONNX file. It is mapped, not read, and must not change while the model is in use; tensors that it keeps in
+    /// Opens an ONNX file, or one that `wgfuse compile` has written. It is mapped, not read, and must not change while the model is in use; tensors that it keeps in
     /// other files are looked for in its own folder and those below it, nowhere else.
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Model> {
         let path = path.as_ref();
         let bytes = map(path).map_err(|source| crate::Error::Io { path: path.to_owned(), source })?;
+        if cfg!(not(feature = "compiler")) || Artefact::is(&bytes) {
+            return Model::from_bytes(bytes);
+        }
+        Model::onnx(path, bytes)
+    }
+
+    /// A file that `wgfuse compile` or `compile` has written; `open` takes such files too.
+    pub(crate) fn artefact(path: impl AsRef<std::path::Path>) -> Result<Model> {
+        let path = path.as_ref();
+        let bytes = map(path).map_err(|source| crate::Error::Io { path: path.to_owned(), source })?;
+        match Artefact::is(&bytes) {
+            true => Model::from_bytes(bytes),
+            false => Err(ModelError::malformed("byte 0", "this is no artefact of `wgfuse compile`").into()),
+        }
+    }
+
+    #[cfg(not(feature = "compiler"))]
+    fn onnx(_: &std::path::Path, bytes: Bytes) -> Result<Model> {
+        Model::from_bytes(bytes)
+    }
+
+    #[cfg(feature = "compiler")]
+    fn onnx(path: &std::path::Path, bytes: Bytes) -> Result<Model> {
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => ".".into(),
@@ -68,7 +111,7 @@ impl Model {
 }
 
 /// The bytes of the file `name` in `folder`; `None` where there is none or the name leads out of the folder.
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 fn beside(folder: &std::path::Path, name: &str) -> Option<Bytes> {
     use std::path::{Component, Path};
     let plain = |it: Component| matches!(it, Component::Normal(_) | Component::CurDir);
@@ -96,7 +139,7 @@ fn map(path: &std::path::Path) -> std::io::Result<Bytes> {
 
 impl From<import::Model> for Model {
     fn from(inner: import::Model) -> Model {
-        Model { inner }
+        Model { inner, artefact: None }
     }
 }
 
@@ -108,7 +151,7 @@ impl Deref for Model {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(all(test, feature = "compiler", not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
 

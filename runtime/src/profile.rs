@@ -48,6 +48,7 @@ pub(crate) const ONCE: Effort = Effort { warm_up: 0.0, rounds: 1 };
 
 /// Seconds of all launches of a tape, one after the other.
 #[cfg(not(target_arch = "wasm32"))]
+#[cfg(feature = "compiler")]
 pub(crate) async fn back_to_back(tape: &Tape, effort: Effort, wait: Wait) -> Result<f64, DeviceError> {
     let mut seconds = 0.0;
     for segment in &tape.segments {

@@ -196,6 +196,7 @@ pub(crate) async fn place_inputs(
 
 /// Fills what a run gives with values that are not numbers, so that what it does not write is noticed.
 #[cfg(not(target_arch = "wasm32"))]
+#[cfg(feature = "compiler")]
 pub(crate) async fn poison(tape: &Tape) -> Result<(), DeviceError> {
     let Some(gpu) = tape.gpu.as_deref() else { return Ok(()) };
     for it in &tape.readback.copies {

@@ -3,6 +3,7 @@
 //! A plan is compiled the first time a shape is seen and captured the first time it runs; both are kept, the least recently
 //! used shape leaving first. Runs of one shape take turns; runs of different shapes do not wait for each other.
 
+#[cfg(feature = "compiler")]
 mod compiled;
 mod ready;
 
@@ -31,7 +32,7 @@ use crate::{
     tally::{Tallies, Tally},
     through::Through,
 };
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 use crate::{
     saved::Saving,
     tuner::{Tune, Tuned},
@@ -46,20 +47,20 @@ pub struct Session {
     device: Device,
     options: Options,
     replay: Replay,
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     tune: Tune,
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     tuned: Mutex<Vec<Tuned>>,
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     saving: Option<Saving>,
     /// Where compilations are shown.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     debug: Option<std::path::PathBuf>,
     /// Compilations that failed by no fault of the model.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     failures: std::sync::atomic::AtomicUsize,
     /// A fault, put there to be found.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     planted: Option<Planted>,
     /// Of random ops, in place of those that follow from a seed.
     key: Option<Tensor>,
@@ -87,7 +88,7 @@ struct Randomness {
 }
 
 /// A change of plans.
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub(crate) type Planted = Arc<dyn Fn(&mut Plan) + Send + Sync>;
 
 /// One shape an input, and what was made for it.
@@ -115,9 +116,20 @@ impl Session {
         Session::with_options(model, device, Options::default())
     }
 
+    /// A session of what `wgfuse compile` or `Model::compile` has written. `Model::from_bytes` takes artefacts that lie in memory.
+    ///
+    /// Of the plans for the shapes that a run has, the first that the device can run is taken; where there is none, that for
+    /// the processor, and `disabled` says why. Kernels of an artefact run as they are in it: it is to be trusted like a program, or run with
+    /// `Options::checked`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn load(path: impl AsRef<std::path::Path>, device: &Device) -> Result<Session> {
+        Session::new(&Model::artefact(path)?, device)
+    }
+
     /// The environment variable `WGFUSE_REPLAY` (`auto`, `portable` or `recorded`) says how launches are replayed, unless
     /// `replay` does. An option that names what there is not is an error here, before anything is compiled.
     pub fn with_options(model: &Model, device: &Device, options: Options) -> Result<Session> {
+        #[cfg(feature = "compiler")]
         wgfuse_compiler::check(&options)?;
         let disabled = DisabledLog::default();
         if let Some(reason) = device.disabled_reason() {
@@ -128,17 +140,17 @@ impl Session {
             device: device.clone(),
             options,
             replay: Replay::from_environment()?,
-            #[cfg(not(target_arch = "wasm32"))]
+            #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
             tune: Tune::from_environment()?,
-            #[cfg(not(target_arch = "wasm32"))]
+            #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
             tuned: Mutex::default(),
-            #[cfg(not(target_arch = "wasm32"))]
+            #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
             saving: Saving::from_environment()?,
-            #[cfg(not(target_arch = "wasm32"))]
+            #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
             debug: std::env::var_os("WGFUSE_DEBUG").filter(|it| !it.is_empty()).map(Into::into),
-            #[cfg(not(target_arch = "wasm32"))]
+            #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
             failures: Default::default(),
-            #[cfg(not(target_arch = "wasm32"))]
+            #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
             planted: None,
             key: None,
             choices: None,
@@ -164,7 +176,7 @@ impl Session {
 
     /// Whether kernels are measured to find how they run fastest. Without this call the environment variable `WGFUSE_TUNE` (`off`,
     /// `known` or `on`) says so.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub fn tune(mut self, tune: Tune) -> Session {
         self.tune = tune;
         self
@@ -174,7 +186,7 @@ impl Session {
     /// which `wgfuse replay-args` and `load_arguments` read. Tensors of more than `limit` bytes are kept as a seed and statistics, but
     /// for constants that decide what is compiled. Without this call the environment variables `WGFUSE_SAVE_ARGS` and
     /// `WGFUSE_SAVE_ARGS_LIMIT` say so; the limit is a MiB where there is none.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub fn save_arguments(mut self, folder: impl Into<std::path::PathBuf>, limit: u64) -> Session {
         self.saving = Some(Saving { folder: folder.into(), limit });
         self
@@ -184,28 +196,28 @@ impl Session {
     /// draws it all, and what `wgfuse replay-args` reads. Without this call the environment variable `WGFUSE_DEBUG` names the
     /// folder. Every shape is compiled anew then. A compilation in which the compiler fails is shown in any case, where nobody has named
     /// a folder in one for temporary files; the error says where.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub fn debug_in(mut self, folder: impl Into<std::path::PathBuf>) -> Session {
         self.debug = Some(folder.into());
         self
     }
 
     /// Every run has this key of its random ops.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub(crate) fn with_key(mut self, key: Tensor) -> Session {
         self.key = Some(key);
         self
     }
 
     /// Writes no folders, whatever the environment says.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub(crate) fn quiet(mut self) -> Session {
         (self.saving, self.debug, self.failures) = (None, None, (usize::MAX / 2).into());
         self
     }
 
     /// Changes every plan that was compiled.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub(crate) fn planted(mut self, change: Planted) -> Session {
         self.planted = Some(change);
         self
@@ -218,7 +230,7 @@ impl Session {
     }
 
     /// What tuning has found so far, a class of kernels each.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub fn tuned(&self) -> Vec<Tuned> {
         self.tuned.lock().expect("nothing panics inside").clone()
     }

@@ -110,6 +110,7 @@ pub(crate) struct Level {
 }
 
 impl Level {
+    #[cfg(feature = "compiler")]
     pub fn bypass(&self, why: Bypass) -> &AtomicU64 {
         &self.bypasses[why as usize]
     }

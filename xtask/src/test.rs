@@ -55,6 +55,10 @@ pub fn test() -> Result<bool> {
             Err(why) => Outcome::NotRun(why),
         })
     })?;
+    step("runtime without the compiler", &mut || {
+        let example = ["check", "-p", "wgfuse", "--no-default-features", "--example", "embedded"];
+        cargo(&example, &[], &[])
+    })?;
     step("all tests", &mut || cargo(&["test", "--workspace", "--no-fail-fast"], &[], &[]))?;
     step("tests of kernels, checked and replayed portably", &mut || {
         let env = [("WGFUSE_CHECKED", "1"), ("WGFUSE_REPLAY", "portable")];

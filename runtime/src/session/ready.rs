@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
 use wgfuse_compiler::{
+    artefact::Unfit,
     error::Error as ModelError,
     options::Fallback,
     plan::Plan,
@@ -127,7 +128,7 @@ impl Session {
         if let Some(plan) = entry.plan.get() {
             return Ok(plan.clone());
         }
-        let plan = match self.compile(entry, self.device.target()) {
+        let plan = match self.planned(entry, self.device.target()) {
             Err(Error::Model(ModelError::TooLarge { at, need, have })) if self.device.is_gpu() => {
                 self.step_down(entry, DisabledReason::LimitExceeded { at, need, have })?
             }
@@ -146,12 +147,32 @@ impl Session {
         if let Some(found) = entry.through.get() {
             return Ok(found.as_ref());
         }
+        if self.model.artefact.is_some() {
+            self.model.bind(&entry.shapes)?;
+            return Ok(entry.through.get_or_init(|| None).as_ref());
+        }
         let graph = caught(|| Ok(self.model.graph(&entry.shapes)?))?;
         let found = entry.through.get_or_init(|| Through::of(&graph));
         if found.is_none() {
             *entry.graph.lock().expect("nothing panics inside") = Some(graph);
         }
         Ok(found.as_ref())
+    }
+
+    /// The plan for the entry's shapes: that of the artefact, or one to be compiled.
+    fn planned(&self, entry: &Entry, target: &Target) -> Result<Arc<Plan>> {
+        if let Some(artefact) = &self.model.artefact {
+            return match artefact.choose(&entry.shapes, target) {
+                Ok(compiled) => Ok(Arc::new(artefact.plan(compiled)?)),
+                Err(Unfit::Shapes) => Err(crate::artefact::other_shapes(artefact, &entry.shapes)),
+                Err(unfit) if target.place == Place::Gpu => self.step_down(entry, unfit.into()),
+                Err(_) => Err(ModelError::malformed("the artefact", "has no plan for the processor").into()),
+            };
+        }
+        #[cfg(feature = "compiler")]
+        return self.compile(entry, target);
+        #[cfg(not(feature = "compiler"))]
+        Err(ModelError::malformed("the model", "this build has no compiler: it runs artefacts").into())
     }
 
     /// The plan for the processor, or the reason as an error where that is not wanted.
@@ -162,7 +183,7 @@ impl Session {
                     .into())
             }
             Fallback::Cpu => {
-                let plan = self.compile(entry, &Target::cpu())?;
+                let plan = self.planned(entry, &Target::cpu())?;
                 self.disabled.add(reason);
                 Ok(plan)
             }
