@@ -1,6 +1,7 @@
 //! Speeds, each beside what it is compared to.
 //!
 //! `cargo run -p wgfuse-benches --release -- gpu`: kernels and whole models on the GPU, checked, then timed.
+//! `cargo run -p wgfuse-benches --release -- passes`: the passes over large graphs.
 //! `cargo run -p wgfuse-benches --release -- --models DIR`: model files on either device.
 //!
 //! What was measured on a machine without these sources is shown here, and kept, by `gpu --from measured.json --write`.
@@ -17,6 +18,7 @@ mod measure;
 mod replay;
 mod gpu;
 mod files;
+mod passes;
 
 use anyhow::Result;
 use clap::Parser;
@@ -34,12 +36,18 @@ struct Cli {
 enum Command {
     /// Kernels and whole models on the GPU; exit code 2 if any gives wrong values
     Gpu(gpu::Args),
+    /// The passes over graphs of 10,000 and 20,000 nodes; exit code 2 if they take longer than they may
+    Passes(passes::Args),
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.command {
         None => files::run(&cli.files),
+        Some(Command::Passes(args)) => match passes::run(&args)? {
+            true => Ok(()),
+            false => std::process::exit(2),
+        },
         Some(Command::Gpu(args)) => match gpu::run(&args)? {
             true => Ok(()),
             false => std::process::exit(2),

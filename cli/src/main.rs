@@ -8,6 +8,7 @@ mod bisect;
 mod compile;
 mod demo;
 mod devices;
+mod explain_match;
 mod inspect;
 mod open;
 mod pair;
@@ -58,6 +59,8 @@ enum Command {
     Bisect(bisect::BisectArgs),
     /// Find the smallest part of a model whose results are wrong, and write a folder that repeats it
     Minimise(bisect::MinimiseArgs),
+    /// Show where a pattern was found in a model, and why not where it nearly was
+    ExplainMatch(explain_match::Args),
     /// List the adapters there are
     Devices(devices::Args),
 }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Passes(args) => passes::passes(args).map(|()| Verdict::Done),
         Command::Bisect(args) => bisect::bisect(args),
         Command::Minimise(args) => bisect::minimise(args),
+        Command::ExplainMatch(args) => explain_match::explain_match(args).map(|()| Verdict::Done),
         Command::Devices(args) => devices::devices(args).map(|()| Verdict::Done),
     };
     match done {

@@ -4,9 +4,14 @@ use std::collections::HashSet;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wgfuse::compiler::passes::{
-    ELSEWHERE, PIPELINE, Pass, Stage,
-    pipeline::{RuleSet, SIMPLIFY},
+use wgfuse::compiler::{
+    options::Options,
+    passes::{
+        ELSEWHERE, PIPELINE, Pass, Rule, Stage,
+        pattern::explain::names,
+        pipeline::{RuleSet, SIMPLIFY},
+        rewrite::Rewrite as _,
+    },
 };
 
 use crate::print::{self, say};
@@ -24,7 +29,7 @@ pub struct Args {
 pub fn passes(args: Args) -> Result<()> {
     if args.json {
         let stages: Vec<Value> = Stage::ALL.into_iter().map(stage).collect();
-        print::json(&json!({ "stages": stages }));
+        print::json(&json!({ "stages": stages, "explained": names(&Options::default()) }));
         return Ok(());
     }
     let mut shown = HashSet::new();
@@ -46,6 +51,7 @@ pub fn passes(args: Args) -> Result<()> {
             say!("  elsewhere     {}: {}", it.what, it.place);
         }
     }
+    say!("\nexplain-match  {}", names(&Options::default()).join(", "));
     Ok(())
 }
 
@@ -57,21 +63,33 @@ fn print_set(set: &RuleSet, full: bool) {
     if !full {
         let names: Vec<&str> = set.rules.iter().map(|it| it.name).collect();
         say!("    {}: {}", set.name, names.join(", "));
+        let patterns = (set.patterns)();
+        if !patterns.is_empty() {
+            let names: Vec<&str> = patterns.iter().map(|it| &*it.replacement.name).collect();
+            say!("    {}, as patterns: {}", set.name, names.join(", "));
+        }
         return;
     }
     say!("    {}", set.name);
     for rule in set.rules {
         say!("      {:<18} {:<8} {}", rule.name, rule.licence.name(), rule.about);
     }
+    for pattern in (set.patterns)() {
+        say!("      {:<18} {:<8} a pattern", pattern.replacement.name, pattern.licence().name());
+    }
 }
 
 fn stage(stage: Stage) -> Value {
     let rules = |set: &RuleSet| -> Vec<Value> {
-        let rule = |it: &wgfuse::compiler::passes::Rule| json!({ "name": it.name, "about": it.about, "licence": it.licence.name() });
+        let rule = |it: &Rule| json!({ "name": it.name, "about": it.about, "licence": it.licence.name() });
         set.rules.iter().map(rule).collect()
     };
     let sets = |pass: &Pass| -> Vec<Value> {
-        pass.sets.iter().map(|it| json!({ "name": it.name, "rules": rules(it) })).collect()
+        let patterns = |set: &RuleSet| -> Vec<String> {
+            (set.patterns)().iter().map(|it| it.replacement.name.clone()).collect()
+        };
+        let set = |it: &RuleSet| json!({ "name": it.name, "rules": rules(it), "patterns": patterns(it) });
+        pass.sets.iter().map(set).collect()
     };
     let passes: Vec<Value> = (PIPELINE.iter().filter(|it| it.stage == stage))
         .map(|it| json!({ "name": it.name, "about": it.about, "whole": it.whole.is_some(), "rules": sets(it) }))

@@ -256,6 +256,19 @@ fn passes_are_listed_with_their_rules() {
     let joint = &all["stages"][1]["passes"][0];
     assert_eq!(joint["name"], "attention");
     assert_eq!(joint["rules"][0]["rules"][0]["name"], "attention");
+    assert!(at("as patterns: sigmoid, silu") > at("composites"), "{text}");
+    assert!(all["explained"].as_array().unwrap().iter().any(|it| it == "softmax"), "{all}");
+}
+
+#[test]
+fn near_matches_are_explained() {
+    let model = asset("digits.onnx");
+    let (text, _) = expect(&wgfuse(&["explain-match", &model, "--pattern", "softmax"]), 0);
+    assert!(text.starts_with("applied  ") && text.contains("\nnear     "), "{text}");
+    let found = json(&["explain-match", &model, "--pattern", "gelu", "--json", "--all"]);
+    assert_eq!(found["near"].as_array().map(Vec::len), found["near_count"].as_u64().map(|it| it as usize));
+    let (_, text) = expect(&wgfuse(&["explain-match", &model, "--pattern", "nothing"]), 1);
+    assert!(text.contains("there is no such pattern; there are sigmoid"), "{text}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod text;
 pub mod index;
 pub mod target;
 pub mod graph;
+pub mod replacement;
 pub mod options;
 pub mod import;
 pub mod passes;

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{error::Error, graph::Graph, text::spelled};
+use crate::{error::Error, graph::Graph, replacement::Replacement, text::spelled};
+
+pub use crate::replacement::Hook;
 
 /// What happens to a part that the GPU cannot run.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -34,6 +36,8 @@ pub struct Options {
     pub pairs: bool,
     /// The user's own passes; those at one place run in this order.
     pub passes: Vec<UserPass>,
+    /// The user's own patterns; those at one place are tried in this order, behind the passes there.
+    pub patterns: Vec<Replacement>,
     /// Largest sum of bytes that one compiled shape may ask for; one that asks for more is an `Error::MemoryLimit`.
     pub memory_limit: u64,
 }
@@ -49,16 +53,10 @@ impl Default for Options {
             exact: false,
             pairs: true,
             passes: Vec::new(),
+            patterns: Vec::new(),
             memory_limit: 64 << 30,
         }
     }
-}
-
-/// Where in the pipeline a user's pass runs: beside a pass, or beside all passes of a stage, by name.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Hook {
-    Before(String),
-    After(String),
 }
 
 /// A graph to a graph of the same inputs and outputs.

@@ -80,7 +80,7 @@ struct Record {
 
 spelled!(struct Record { ty, strides, device, values });
 
-/// `Options` with the names of the passes for the passes.
+/// `Options` with the names of the passes and patterns for those.
 struct Spoken {
     fallback: Fallback,
     checked: bool,
@@ -106,6 +106,7 @@ impl Spoken {
             exact,
             pairs,
             passes,
+            patterns,
             memory_limit,
         } = options;
         Spoken {
@@ -116,7 +117,10 @@ impl Spoken {
             rule_limit: *rule_limit,
             exact: *exact,
             pairs: *pairs,
-            passes: passes.iter().map(|it| it.name.clone()).collect(),
+            passes: (passes.iter().map(|it| &it.name))
+                .chain(patterns.iter().map(|it| &it.name))
+                .cloned()
+                .collect(),
             memory_limit: *memory_limit,
         }
     }
@@ -146,6 +150,7 @@ impl Spoken {
                 exact,
                 pairs,
                 passes: own,
+                patterns: Vec::new(),
                 memory_limit,
             },
             passes,

@@ -1,7 +1,8 @@
 //! softmax(q k^T * scale + mask) v, however it was written, becomes one operator.
 
 use super::{
-    matching::{either, number, scaled, unary},
+    algebra::scalar_like,
+    matching::{number, scaled, unary},
     rewrite::{
         Better,
         Licence::{Exact, Relaxed},
@@ -9,12 +10,10 @@ use super::{
     },
 };
 use crate::{
-    dtype::DType,
     error::Error,
     graph::{Graph, Op, Real, Value},
     scalar::{BinaryOp, UnaryOp},
     shape::Shape,
-    tensor::Tensor,
 };
 
 pub const RULES: &[Rule] = &[
@@ -39,17 +38,10 @@ pub const RULES: &[Rule] = &[
         roots: &["attention"],
         apply: grouped_heads,
     },
-    Rule {
-        name: "causal-mask",
-        about: "A mask that is 0 on and below the diagonal and -inf above it",
-        licence: Relaxed,
-        roots: &["attention"],
-        apply: causal_mask,
-    },
 ];
 
 /// A mask at or below this leaves nothing of a score in f32, so that it may be added or put in the score's place.
-const NOTHING: f64 = -1e30;
+pub const NOTHING: f64 = -1e30;
 
 /// Scores, as far as they are understood.
 struct Scores {
@@ -57,20 +49,28 @@ struct Scores {
     /// [.., channels, keys]
     k: Value,
     scale: f64,
-    mask: Mask,
+    /// What is done to them to hide keys, in order.
+    masks: Vec<Mask>,
 }
 
 #[derive(Clone, Copy)]
 enum Mask {
-    None,
     Added(Value),
+    Subtracted(Value),
     /// Where `cond` is not `kept`, the score is replaced by this constant.
     Chosen {
         cond: Value,
         kept: bool,
         other: Value,
     },
+    /// Masks and all are multiplied.
+    Scaled(f64),
+    /// Masks from here on are of a wider type than queries and keys.
+    Widened,
 }
+
+/// Masks around one another.
+const MASKS: usize = 4;
 
 fn attention(site: &mut Site, value: Value) -> Better {
     let Op::MatMul { a: weights, b: v } = *site.graph.op(value) else { return Ok(None) };
@@ -81,10 +81,16 @@ fn attention(site: &mut Site, value: Value) -> Better {
             None if site.uses(weights) <= 1 => (weights, false),
             None => return None,
         };
+        // Weights of a narrow type, made in a wider one.
+        let (softmax, widened) = match *graph.op(softmax) {
+            Op::Cast { to, x } if !zero_masked && to == graph.ty(v).dtype && site.uses(x) <= 1 => (x, true),
+            _ => (softmax, false),
+        };
         let Op::Softmax { axis, log: false, x } = *graph.op(softmax) else { return None };
         let shape = &graph.ty(x).shape;
-        let scores = scores(graph, x)?;
-        (axis + 1 == shape.rank()).then_some((scores, shape.clone(), zero_masked))
+        let scores = scores(graph, x, shape, MASKS)?;
+        let wide = scores.masks.iter().any(|it| matches!(it, Mask::Widened));
+        (axis + 1 == shape.rank() && wide == widened).then_some((scores, shape.clone(), zero_masked))
     })();
     let Some((scores, shape, zero_masked)) = found else { return Ok(None) };
     let rank = shape.rank();
@@ -97,7 +103,7 @@ fn attention(site: &mut Site, value: Value) -> Better {
         return Ok(None);
     }
     let result = site.graph.ty(value).shape.clone();
-    let mask = mask(site, &scores)?;
+    let Some(mask) = mask(site, &scores)? else { return Ok(None) };
     let order = (0..outer).chain([rank - 1, rank - 2]).collect();
     let k = site.add(Op::Permute { order, x: scores.k })?;
     let (q, k, v) = (four(site, scores.q)?, four(site, k)?, four(site, v)?);
@@ -114,21 +120,39 @@ fn zeroed(site: &Site, value: Value) -> Option<Value> {
     (is_zero && same && site.uses(value) <= 1 && site.uses(p) <= 2).then_some(p)
 }
 
-/// Takes scores apart: at most one mask, then factors, then the product.
-fn scores(graph: &Graph, value: Value) -> Option<Scores> {
-    let masked = either(graph, value, BinaryOp::Add, |x, mask| {
-        let product = product(graph, x, graph.ty(value).shape.clone())?;
-        Some(Scores { mask: Mask::Added(mask), ..product })
-    });
-    let chosen = || {
-        let Op::Select { cond, yes, no } = *graph.op(value) else { return None };
-        [(yes, no, true), (no, yes, false)].into_iter().find_map(|(x, other, kept)| {
-            number(graph, other).filter(|it| *it <= NOTHING)?;
-            let product = product(graph, x, graph.ty(value).shape.clone())?;
-            Some(Scores { mask: Mask::Chosen { cond, kept, other }, ..product })
-        })
+/// Takes scores of this shape apart: masks and factors in any order, then the product.
+fn scores(graph: &Graph, value: Value, shape: &Shape, masks: usize) -> Option<Scores> {
+    if graph.ty(value).shape != *shape {
+        return None;
+    }
+    if let Some(product) = product(graph, value, shape.clone()) {
+        return Some(product);
+    }
+    let inside = |x: Value, mask: Mask| {
+        let mut inner = scores(graph, x, shape, masks.checked_sub(1)?)?;
+        inner.masks.push(mask);
+        Some(inner)
     };
-    masked.or_else(chosen).or_else(|| product(graph, value, graph.ty(value).shape.clone()))
+    match *graph.op(value) {
+        Op::Binary(BinaryOp::Add, a, b) => inside(a, Mask::Added(b)).or_else(|| inside(b, Mask::Added(a))),
+        Op::Binary(BinaryOp::Sub, x, mask) => inside(x, Mask::Subtracted(mask)),
+        Op::Binary(BinaryOp::Mul | BinaryOp::Div, ..) => {
+            let (x, by) = scaled(graph, value).filter(|it| it.1 > 0.0)?;
+            let mut inner = inside(x, Mask::Scaled(by))?;
+            inner.scale *= by;
+            Some(inner)
+        }
+        Op::Select { cond, yes, no } => {
+            [(yes, no, true), (no, yes, false)].into_iter().find_map(|(x, other, kept)| {
+                number(graph, other).filter(|it| *it <= NOTHING)?;
+                inside(x, Mask::Chosen { cond, kept, other })
+            })
+        }
+        Op::Cast { to, x } if graph.ty(x).dtype.is_float() && graph.ty(x).dtype.size() < to.size() => {
+            inside(x, Mask::Widened)
+        }
+        _ => None,
+    }
 }
 
 /// q k^T with factors on either side or behind, of exactly this shape.
@@ -138,7 +162,7 @@ fn product(graph: &Graph, value: Value, shape: Shape) -> Option<Scores> {
     let whole = graph.ty(value).shape == shape && graph.ty(q).dtype.is_float();
     let (q, by_q) = unscaled(graph, q);
     let (k, by_k) = unscaled(graph, k);
-    whole.then_some(Scores { q, k, scale: scale * by_q * by_k, mask: Mask::None })
+    whole.then_some(Scores { q, k, scale: scale * by_q * by_k, masks: Vec::new() })
 }
 
 /// Without uniform factors, and the product of those.
@@ -150,18 +174,55 @@ fn unscaled(graph: &Graph, mut value: Value) -> (Value, f64) {
     (value, scale)
 }
 
-/// The mask as something added to scores.
-fn mask(site: &mut Site, scores: &Scores) -> Result<Option<Value>, Error> {
-    let added = match scores.mask {
-        Mask::None => return Ok(None),
-        Mask::Added(mask) => mask,
-        Mask::Chosen { cond, kept, other } => {
-            let zero = super::algebra::scalar_like(site, other, 0.0);
-            let (yes, no) = if kept { (zero, other) } else { (other, zero) };
-            site.add(Op::Select { cond, yes, no })?
+/// All masks as one that is added to scores; none if it would have to be narrowed, where large numbers become infinite.
+fn mask(site: &mut Site, scores: &Scores) -> Result<Option<Option<Value>>, Error> {
+    let mut all: Option<Value> = None;
+    let mut wide = false;
+    for mask in &scores.masks {
+        all = match *mask {
+            Mask::Widened if all.is_some() => return Ok(None),
+            Mask::Widened => {
+                wide = true;
+                None
+            }
+            Mask::Added(mask) => Some(match all {
+                Some(all) => site.add(Op::Binary(BinaryOp::Add, all, mask))?,
+                None => mask,
+            }),
+            Mask::Subtracted(mask) => Some(match all {
+                Some(all) => site.add(Op::Binary(BinaryOp::Sub, all, mask))?,
+                None => site.add(Op::Unary(UnaryOp::Neg, mask))?,
+            }),
+            Mask::Chosen { cond, kept, other } => {
+                let inner = match all {
+                    Some(all) => all,
+                    None => scalar_like(site, other, 0.0),
+                };
+                let (yes, no) = if kept { (inner, other) } else { (other, inner) };
+                Some(site.add(Op::Select { cond, yes, no })?)
+            }
+            Mask::Scaled(by) => match all {
+                Some(all) => {
+                    let by = scalar_like(site, all, by);
+                    Some(site.add(Op::Binary(BinaryOp::Mul, all, by))?)
+                }
+                None => None,
+            },
+        };
+    }
+    let Some(mask) = all.filter(|_| wide) else { return Ok(Some(all)) };
+    let narrow = site.graph.ty(scores.q).dtype;
+    match *site.graph.op(mask) {
+        Op::Cast { x, .. } if site.graph.ty(x).dtype == narrow => Ok(Some(Some(x))),
+        // Zeros and infinities are the same in every type.
+        Op::Select { cond, yes, no } => {
+            let exact = |it: Value| number(site.graph, it).filter(|it| *it == 0.0 || it.is_infinite());
+            let (Some(yes), Some(no)) = (exact(yes), exact(no)) else { return Ok(None) };
+            let [yes, no] = [yes, no].map(|it| scalar_like(site, scores.q, it));
+            site.add(Op::Select { cond, yes, no }).map(|it| Some(Some(it)))
         }
-    };
-    Ok(Some(added))
+        _ => Ok(None),
+    }
 }
 
 /// With leading axes of one element up to rank 4. One axis of batches counts as heads.
@@ -211,31 +272,4 @@ fn grouped_heads(site: &mut Site, value: Value) -> Better {
         return Ok(None);
     }
     site.add(Op::Attention { scale, causal, zero_masked, q, k, v, mask }).map(Some)
-}
-
-fn causal_mask(site: &mut Site, value: Value) -> Better {
-    let Op::Attention { scale, causal, zero_masked, q, k, v, mask: Some(mask) } = *site.graph.op(value)
-    else {
-        return Ok(None);
-    };
-    let (s, t) = (site.graph.ty(q).shape[2], site.graph.ty(k).shape[2]);
-    let Some(tensor) = site.graph.as_constant(mask) else { return Ok(None) };
-    if causal || !tensor.shape().ends_with(&[s, t]) || !is_causal_mask(tensor) {
-        return Ok(None);
-    }
-    site.add(Op::Attention { scale, causal: true, zero_masked, q, k, v, mask: None }).map(Some)
-}
-
-/// Whether a tensor lets the last query see all keys, and each query before it one less than the next.
-pub fn is_causal_mask(tensor: &Tensor) -> bool {
-    let [ref outer @ .., s, t] = tensor.shape()[..] else { return false };
-    // With fewer keys than queries some query would see none, where only -inf and not a large number gives NaN.
-    if t < s || s * t == 0 || outer.iter().any(|&it| it != 1) {
-        return false;
-    }
-    let dtype = tensor.dtype();
-    tensor.scalars().enumerate().all(|(at, it)| {
-        let (seen, it) = (at % t <= at / t + t - s, it.cast(dtype, DType::F64).as_f64());
-        if seen { it == 0.0 } else { it <= NOTHING }
-    })
 }

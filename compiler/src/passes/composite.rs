@@ -11,9 +11,6 @@ use crate::{
 };
 
 pub const RULES: &[Rule] = &[
-    Rule { name: "sigmoid", about: "1 / (1 + exp(-x))", licence: Relaxed, roots: &["recip"], apply: sigmoid },
-    Rule { name: "silu", about: "x * sigmoid x", licence: Relaxed, roots: &["mul"], apply: silu },
-    Rule { name: "softplus", about: "log(1 + exp x)", licence: Relaxed, roots: &["log"], apply: softplus },
     Rule {
         name: "gelu",
         about: "x/2 * (1 + erf(x / sqrt 2))",
@@ -78,32 +75,6 @@ pub const RULES: &[Rule] = &[
         apply: norm_bias,
     },
 ];
-
-fn sigmoid(site: &mut Site, value: Value) -> Better {
-    let found = (|| {
-        let below = unary(site.graph, value, UnaryOp::Recip)?;
-        let (e, one) = with_number(site.graph, below, BinaryOp::Add)?;
-        let minus = unary(site.graph, e, UnaryOp::Exp)?;
-        let x = unary(site.graph, minus, UnaryOp::Neg)?;
-        (one == 1.0).then_some(x)
-    })();
-    found.map(|x| site.add(Op::Unary(UnaryOp::Sigmoid, x))).transpose()
-}
-
-fn silu(site: &mut Site, value: Value) -> Better {
-    let x = either(site.graph, value, BinaryOp::Mul, |x, s| {
-        (unary(site.graph, s, UnaryOp::Sigmoid) == Some(x)).then_some(x)
-    });
-    x.map(|x| site.add(Op::Unary(UnaryOp::Silu, x))).transpose()
-}
-
-fn softplus(site: &mut Site, value: Value) -> Better {
-    let found = (|| {
-        let (e, one) = with_number(site.graph, unary(site.graph, value, UnaryOp::Log)?, BinaryOp::Add)?;
-        unary(site.graph, e, UnaryOp::Exp).filter(|_| one == 1.0)
-    })();
-    found.map(|x| site.add(Op::Unary(UnaryOp::Softplus, x))).transpose()
-}
 
 /// `y` and `c` where `value` is `c * (1 + f y)`, written `f y + 1` or `c f y + c`.
 fn one_plus(graph: &Graph, value: Value, f: UnaryOp) -> Option<(Value, f64)> {

@@ -95,6 +95,9 @@ fn concat_nothing(site: &mut Site, value: Value) -> Better {
     site.add(Op::Concat { axis, xs: kept }).map(Some)
 }
 
+/// Most parts of a concatenation that is made of others: a chain of them is looked at again for each link.
+const PARTS: usize = 256;
+
 fn concat_concat(site: &mut Site, value: Value) -> Better {
     let Op::Concat { axis, ref xs } = *site.graph.op(value) else { return Ok(None) };
     // One that something else reads is there anyway.
@@ -103,6 +106,10 @@ fn concat_concat(site: &mut Site, value: Value) -> Better {
         _ => None,
     };
     if xs.iter().all(|it| parts(*it).is_none()) {
+        return Ok(None);
+    }
+    let count: usize = xs.iter().map(|it| parts(*it).map_or(1, |it| it.len())).sum();
+    if count > PARTS {
         return Ok(None);
     }
     let mut flat: SmallVec<[Value; 4]> = SmallVec::new();

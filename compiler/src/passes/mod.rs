@@ -3,11 +3,13 @@
 mod algebra;
 mod attention;
 mod batch_norm;
+mod causal;
 mod composite;
 mod fold;
 mod gather;
 mod join;
 mod matching;
+pub mod pattern;
 pub mod pipeline;
 pub mod rewrite;
 pub mod siblings;
@@ -18,7 +20,7 @@ mod view;
 
 use std::borrow::Cow;
 
-pub use attention::is_causal_mask;
+pub use causal::is_causal_mask;
 pub use pipeline::{ELSEWHERE, PIPELINE, Pass, Stage};
 pub use rewrite::{Applied, Ledger, Licence, Rule};
 
@@ -31,9 +33,11 @@ use crate::{
     },
     options::{Hook, Options, UserPass},
     passes::{
-        pipeline::{licence, rules_of},
+        pattern::{Pattern, plain_before, several::replace_all},
+        pipeline::{RuleSet, licence},
         rewrite::{Rewrite, rewrite},
     },
+    replacement::Replacement,
     target::Target,
 };
 
@@ -45,6 +49,7 @@ pub fn plain(options: &Options) -> Options {
         pairs: false,
         without_passes: PIPELINE.iter().map(|it| it.name.to_owned()).collect(),
         passes: Vec::new(),
+        patterns: Vec::new(),
         ..options.clone()
     }
 }
@@ -75,26 +80,18 @@ pub fn optimise_logged(
 ) -> Result<Graph, Error> {
     check_names(options)?;
     ledger.limit = options.rule_limit.or(ledger.limit);
-    let states = graph.states.clone();
     let mut driver = Driver { target, options, ledger, observe, graph };
-    for (at, pass) in PIPELINE.iter().enumerate() {
-        let stage = |at: usize| PIPELINE.get(at).map(|it| it.stage);
-        if at == 0 || stage(at - 1) != Some(pass.stage) {
-            driver.hooks(&Hook::Before(pass.stage.name().into()))?;
-        }
-        driver.hooks(&Hook::Before(pass.name.into()))?;
-        if !driver.is_left_out(pass.name) {
-            driver.pass(pass)?;
-        }
-        driver.hooks(&Hook::After(pass.name.into()))?;
-        if stage(at + 1) != Some(pass.stage) {
-            driver.hooks(&Hook::After(pass.stage.name().into()))?;
-        }
-    }
-    // Passes keep inputs and outputs, each with its number.
-    let mut graph = driver.graph;
-    graph.states = states;
-    Ok(graph)
+    driver.run(None)?;
+    Ok(driver.graph)
+}
+
+/// The graph as it comes to a place: the user's own passes and patterns there are still to come.
+fn optimise_until(graph: Graph, target: &Target, options: &Options, until: &Hook) -> Result<Graph, Error> {
+    check_names(options)?;
+    let ledger = &mut Ledger { limit: options.rule_limit, ..Ledger::default() };
+    let mut driver = Driver { target, options, ledger, observe: &mut |_, _| {}, graph };
+    driver.run(Some(until))?;
+    Ok(driver.graph)
 }
 
 /// One graph's way through the pipeline.
@@ -111,6 +108,35 @@ impl Driver<'_> {
         self.options.without_passes.iter().any(|it| it == name)
     }
 
+    fn run(&mut self, until: Option<&Hook>) -> Result<(), Error> {
+        let states = self.graph.states.clone();
+        for (at, pass) in PIPELINE.iter().enumerate() {
+            let stage = |at: usize| PIPELINE.get(at).map(|it| it.stage);
+            let mut before = vec![Hook::Before(pass.name.into())];
+            if at == 0 || stage(at - 1) != Some(pass.stage) {
+                before.insert(0, Hook::Before(pass.stage.name().into()));
+            }
+            let mut after = vec![Hook::After(pass.name.into())];
+            if stage(at + 1) != Some(pass.stage) {
+                after.push(Hook::After(pass.stage.name().into()));
+            }
+            for (hooks, is_last) in [(before, false), (after, true)] {
+                for hook in hooks {
+                    if Some(&hook) == until {
+                        return Ok(());
+                    }
+                    self.hooks(&hook)?;
+                }
+                if !is_last && !self.is_left_out(pass.name) {
+                    self.pass(pass)?;
+                }
+            }
+            // Passes keep inputs and outputs, each with its number.
+            self.graph.states.clone_from(&states);
+        }
+        Ok(())
+    }
+
     fn pass(&mut self, pass: &'static Pass) -> Result<(), Error> {
         if let Some(whole) = pass.whole.filter(|_| self.ledger.is_open()) {
             let next = whole(&self.graph, self.target, self.options)?;
@@ -120,7 +146,7 @@ impl Driver<'_> {
             self.graph = next;
         }
         let name = Cow::Borrowed(pass.name);
-        self.graph = rewrite(&self.graph, &rewrites(pass), licence(self.options), &name, self.ledger)?;
+        self.graph = rewrite(&self.graph, &rewrites(pass), licence(self.options), name, self.ledger)?;
         if cfg!(debug_assertions)
             && let Some(what) = fault(&self.graph)
         {
@@ -141,6 +167,30 @@ impl Driver<'_> {
             self.note(Cow::Owned(pass.name.clone()));
             (self.observe)(&pass.name, &self.graph);
         }
+        let patterns = options.patterns.iter().filter(|it| it.at == *at);
+        let patterns: Vec<&Replacement> = patterns.filter(|it| !self.is_left_out(&it.name)).collect();
+        if patterns.is_empty() || !self.ledger.is_open() {
+            return Ok(());
+        }
+        let name = match at {
+            Hook::Before(place) => format!("patterns before {place}"),
+            Hook::After(place) => format!("patterns after {place}"),
+        };
+        let plain = || plain_before(at, &options.without_passes);
+        let patterns =
+            patterns.into_iter().map(|it| Pattern::new(Cow::Borrowed(it), plain(), licence(options), true));
+        let (several, single): (Vec<Pattern>, Vec<Pattern>) =
+            patterns.collect::<Result<Vec<_>, Error>>()?.into_iter().partition(Pattern::has_several);
+        let single: Vec<&dyn Rewrite> = single.iter().map(|it| it as &dyn Rewrite).collect();
+        let (pass, allowed): (Cow<'static, str>, _) = (Cow::Owned(name.clone()), licence(options));
+        self.graph = rewrite(&self.graph, &single, allowed, pass.clone(), self.ledger)?;
+        for pattern in several.iter().filter(|it| it.licence() <= allowed) {
+            self.graph = replace_all(pattern, &self.graph, pass.clone(), self.ledger)?;
+        }
+        if let Some(what) = fault(&self.graph) {
+            return Err(Error::Pass { pass: name, what });
+        }
+        (self.observe)(&name, &self.graph);
         Ok(())
     }
 
@@ -153,7 +203,17 @@ impl Driver<'_> {
 
 /// What a pass does to single nodes, in the order in which it is tried.
 fn rewrites(pass: &'static Pass) -> Vec<&'static dyn Rewrite> {
-    rules_of(pass.sets).map(|it| it as &dyn Rewrite).collect()
+    pass.sets.iter().flat_map(rewrites_of).collect()
+}
+
+fn rewrites_of(set: &'static RuleSet) -> impl Iterator<Item = &'static dyn Rewrite> {
+    let patterns = (set.patterns)().iter().map(|it| it as &dyn Rewrite);
+    set.rules.iter().map(|it| it as &dyn Rewrite).chain(patterns)
+}
+
+/// A graph without dead nodes.
+fn plain_copy(graph: &Graph) -> Result<Graph, Error> {
+    graph.rebuild(Graph::add)
 }
 
 /// Whether two graphs are written alike.
@@ -168,7 +228,8 @@ pub(crate) fn check_names(options: &Options) -> Result<(), Error> {
         let what = format!("there is no such pass; there are {}", known.join(", "));
         Err(Error::Pass { pass: pass.to_string(), what })
     };
-    let own: Vec<&str> = options.passes.iter().map(|it| &*it.name).collect();
+    let names = options.passes.iter().map(|it| &*it.name);
+    let own: Vec<&str> = names.chain(options.patterns.iter().map(|it| &*it.name)).collect();
     let all = [&passes[..], &own].concat();
     for name in &options.without_passes {
         if !all.contains(&&**name) {
@@ -177,8 +238,9 @@ pub(crate) fn check_names(options: &Options) -> Result<(), Error> {
     }
     let stages = Stage::ALL.map(Stage::name);
     let places = [&stages[..], &passes].concat();
-    for pass in &options.passes {
-        let (Hook::Before(at) | Hook::After(at)) = &pass.at;
+    let own = options.passes.iter().map(|it| &it.at);
+    for at in own.chain(options.patterns.iter().map(|it| &it.at)) {
+        let (Hook::Before(at) | Hook::After(at)) = at;
         if !places.contains(&&**at) {
             return unknown(at, &places);
         }

@@ -1,7 +1,8 @@
 //! Which passes there are, in which order, and what is done elsewhere that other compilers have passes for.
 
 use super::{
-    algebra, attention, batch_norm, composite, fold, gather, join,
+    algebra, attention, batch_norm, causal, composite, fold, gather, join,
+    pattern::{Pattern, builtin},
     rewrite::{Licence, Rule},
     siblings, uniform, view,
 };
@@ -45,6 +46,13 @@ pub struct Pass {
 pub struct RuleSet {
     pub name: &'static str,
     pub rules: &'static [Rule],
+    /// Those that are traced, once in a process. Tried after the rules.
+    pub patterns: fn() -> &'static [Pattern<'static>],
+}
+
+/// No patterns.
+const fn none() -> &'static [Pattern<'static>] {
+    &[]
 }
 
 /// What rules cannot say, because it looks at several nodes that do not read each other.
@@ -53,15 +61,18 @@ pub type Whole = fn(&Graph, &Target, &Options) -> Result<Graph, Error>;
 /// What brings a graph to its plain form. It is part of every pass, so that each leaves a plain graph.
 pub const SIMPLIFY: &[RuleSet] = &[FOLD, UNIFORM, ALGEBRA, VIEWS, JOINS, GATHERS];
 
-const FOLD: RuleSet = RuleSet { name: "constants", rules: fold::RULES };
-const UNIFORM: RuleSet = RuleSet { name: "uniform values", rules: uniform::RULES };
-const ALGEBRA: RuleSet = RuleSet { name: "algebra", rules: algebra::RULES };
-const VIEWS: RuleSet = RuleSet { name: "views", rules: view::RULES };
-const JOINS: RuleSet = RuleSet { name: "splits, concatenations and stacks", rules: join::RULES };
-const GATHERS: RuleSet = RuleSet { name: "reads at known places", rules: gather::RULES };
-const COMPOSITES: RuleSet = RuleSet { name: "composites", rules: composite::RULES };
-const BATCH_NORM: RuleSet = RuleSet { name: "batch norms", rules: batch_norm::RULES };
-const ATTENTION: RuleSet = RuleSet { name: "attention", rules: attention::RULES };
+const FOLD: RuleSet = RuleSet { name: "constants", rules: fold::RULES, patterns: none };
+const UNIFORM: RuleSet = RuleSet { name: "uniform values", rules: uniform::RULES, patterns: none };
+const ALGEBRA: RuleSet = RuleSet { name: "algebra", rules: algebra::RULES, patterns: none };
+const VIEWS: RuleSet = RuleSet { name: "views", rules: view::RULES, patterns: none };
+const JOINS: RuleSet =
+    RuleSet { name: "splits, concatenations and stacks", rules: join::RULES, patterns: none };
+const GATHERS: RuleSet = RuleSet { name: "reads at known places", rules: gather::RULES, patterns: none };
+pub const COMPOSITES: RuleSet =
+    RuleSet { name: "composites", rules: composite::RULES, patterns: builtin::patterns };
+const BATCH_NORM: RuleSet = RuleSet { name: "batch norms", rules: batch_norm::RULES, patterns: none };
+const CAUSAL: RuleSet = RuleSet { name: "causal masks", rules: causal::RULES, patterns: none };
+const ATTENTION: RuleSet = RuleSet { name: "attention", rules: attention::RULES, patterns: none };
 
 /// Read top to bottom; the only place that knows the order.
 pub const PIPELINE: &[Pass] = &[
@@ -95,7 +106,7 @@ pub const PIPELINE: &[Pass] = &[
         about: "softmax(q k^T * scale + mask) v becomes one operator, whatever its mask and scale are written as",
         stage: Stage::Joint,
         whole: None,
-        sets: &[ATTENTION, FOLD, UNIFORM, ALGEBRA, VIEWS, JOINS, GATHERS],
+        sets: &[ATTENTION, CAUSAL, FOLD, UNIFORM, ALGEBRA, VIEWS, JOINS, GATHERS],
     },
     // When everything that weights are multiplied by, and everything that follows a product, is in its place.
     Pass {
@@ -118,12 +129,17 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     Elsewhere {
         stage: Stage::PreGrad,
         what: "dropout in inference",
-        place: "the importer gives its input, so that no graph holds one",
+        place: "the importer gives its input where training is off, so that no graph holds one",
     },
     Elsewhere {
         stage: Stage::PreGrad,
         what: "mutations, aliases, spelling of arguments",
         place: "graphs are functional and equal nodes are one: there is nothing to functionalise, and operands precede users",
+    },
+    Elsewhere {
+        stage: Stage::Joint,
+        what: "random numbers",
+        place: "they are functions of a key that is an input, from the start: nothing is replaced, and nothing has a state",
     },
     Elsewhere {
         stage: Stage::PostGrad,

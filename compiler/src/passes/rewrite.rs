@@ -50,11 +50,15 @@ pub struct Rule {
 }
 
 /// What the driver asks of a rewrite, whether it is code or a pattern.
-pub trait Rewrite {
+pub trait Rewrite: Send + Sync {
     fn name(&self) -> Cow<'static, str>;
     fn licence(&self) -> Licence;
     /// The ops that it is offered, by `Op::name`; none: all.
     fn roots(&self) -> &[&'static str];
+    /// It is not tried on what it has made.
+    fn once(&self) -> bool {
+        false
+    }
     fn apply(&self, site: &mut Site, value: Value) -> Better;
 }
 
@@ -82,6 +86,8 @@ pub struct Site<'a> {
     uses: &'a SecondaryMap<Value, u32>,
     /// Nodes that patterns looked at.
     pub steps: u64,
+    /// What a rule has found out about a value of the graph, which it need not find out again.
+    pub verdicts: &'a mut SecondaryMap<Value, bool>,
 }
 
 impl Site<'_> {
@@ -167,28 +173,30 @@ pub fn rewrite(
     from: &Graph,
     rules: &[&dyn Rewrite],
     allowed: Licence,
-    pass: &Cow<'static, str>,
+    pass: Cow<'static, str>,
     ledger: &mut Ledger,
 ) -> Result<Graph, Error> {
     let index = Index::new(rules, allowed);
+    let once = rules.iter().any(|it| it.once());
     let mut dirty = None;
     let mut graph: Option<Graph> = None;
     for _ in 0..ROUNDS + from.len() {
         let from = graph.as_ref().unwrap_or(from);
         let mut round = Round {
             index: &index,
-            pass,
+            pass: &pass,
             ledger,
             uses: SecondaryMap::new(),
             done: SecondaryMap::new(),
             fresh: SecondaryMap::new(),
             unseen: SecondaryMap::new(),
+            verdicts: SecondaryMap::new(),
             fired: false,
         };
         let next = round.rebuild(from, dirty.as_ref())?;
         let (fired, again) = (round.fired, round.again(&next));
         graph = Some(next);
-        if !fired || again.is_empty() {
+        if !fired || again.is_empty() || once {
             // Rules leave what they replaced in the graph.
             return graph.expect("made just now").rebuild(Graph::add);
         }
@@ -211,6 +219,7 @@ struct Round<'a> {
     fresh: SecondaryMap<Value, u32>,
     /// What was too deep inside new nodes, and is left for another round.
     unseen: SecondaryMap<Value, ()>,
+    verdicts: SecondaryMap<Value, bool>,
     fired: bool,
 }
 
@@ -253,8 +262,12 @@ impl Round<'_> {
                 break;
             }
             passed.push(value);
-            let Some(next) = self.offer(graph, value)? else { break };
+            let Some((next, once)) = self.offer(graph, value)? else { break };
             self.fired = true;
+            if once {
+                value = next;
+                break;
+            }
             if passed.len() > FUEL {
                 let last = self.ledger.applied.iter().rev().take(8).map(|it| &it.rule).collect::<Vec<_>>();
                 bug!("rules go in circles: {last:?}");
@@ -262,6 +275,7 @@ impl Round<'_> {
             value = self.inner(graph, next, depth)?;
             self.fresh.insert(value, 0);
         }
+        passed.push(value);
         for it in passed {
             self.done.insert(it, value);
         }
@@ -305,14 +319,14 @@ impl Round<'_> {
         Ok(self.done.get(root).copied().unwrap_or(root))
     }
 
-    /// What the first rule that fires makes of a node.
-    fn offer(&mut self, graph: &mut Graph, value: Value) -> Better {
+    /// What the first rule that fires makes of a node, and whether that is not to be offered again.
+    fn offer(&mut self, graph: &mut Graph, value: Value) -> Result<Option<(Value, bool)>, Error> {
         if !self.ledger.is_open() {
             return Ok(None);
         }
         for (_, rule) in self.index.of(graph.op(value)) {
             self.ledger.attempts += 1;
-            let mut site = Site { graph, uses: &self.uses, steps: 0 };
+            let mut site = Site { graph, uses: &self.uses, steps: 0, verdicts: &mut self.verdicts };
             let next = rule.apply(&mut site, value)?;
             self.ledger.steps += site.steps;
             let Some(next) = next.filter(|it| *it != value) else { continue };
@@ -324,7 +338,7 @@ impl Round<'_> {
                 rule: rule.name(),
                 at: graph.node(value).origin.clone(),
             });
-            return Ok(Some(next));
+            return Ok(Some((next, rule.once())));
         }
         Ok(None)
     }

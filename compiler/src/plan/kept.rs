@@ -38,11 +38,21 @@ use crate::{
     text::{Show, spelled},
 };
 
-/// The key of compiling `graph`; none if a pass of the user's own decides about it.
+/// The key of compiling `graph`; none if a pass or a pattern of the user's own decides about it.
 pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices) -> Option<[u8; 32]> {
-    let Options { fallback, checked, fuse, without_passes, rule_limit, exact, pairs, passes, memory_limit } =
-        options;
-    if !passes.is_empty() {
+    let Options {
+        fallback,
+        checked,
+        fuse,
+        without_passes,
+        rule_limit,
+        exact,
+        pairs,
+        passes,
+        patterns,
+        memory_limit,
+    } = options;
+    if !passes.is_empty() || !patterns.is_empty() {
         return None;
     }
     let mut feed = Feed(blake3::Hasher::new());

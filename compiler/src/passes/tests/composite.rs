@@ -24,6 +24,28 @@ pub const CASES: &[Case] = &[
         "silu",
     ),
     (
+        "silu-division",
+        |b| {
+            let x = x(b, [3]);
+            let e = b.neg(x)?;
+            let e = b.exp(e)?;
+            let sum = b.add_scalar(e, 1.0)?;
+            b.div(x, sum)
+        },
+        "silu",
+    ),
+    (
+        "tanh-sigmoid",
+        |b| {
+            let x = x(b, [3]);
+            let y = b.mul_scalar(x, 2.0)?;
+            let s = b.sigmoid(y)?;
+            let y = b.mul_scalar(s, 2.0)?;
+            b.with_scalar(BinaryOp::Sub, y, 1.0)
+        },
+        "tanh",
+    ),
+    (
         "softplus",
         |b| {
             let x = x(b, [3]);
