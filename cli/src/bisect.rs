@@ -90,6 +90,7 @@ fn subject(what: &What) -> Result<Subject> {
             graph,
             examples,
             options: Options::default(),
+            device: device.name().to_owned(),
             target: device.target().clone(),
             choices: Choices::default(),
             own_passes: Vec::new(),

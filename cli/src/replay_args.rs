@@ -120,6 +120,7 @@ pub fn replay_args(args: Args) -> Result<Verdict> {
         print::json(&json!({
             "folder": args.folder.display().to_string(),
             "device": named,
+            "kept_for": arguments.device,
             "nodes": arguments.graph.len(),
             "own_passes": arguments.own_passes,
             "build": arguments.build,
@@ -132,6 +133,7 @@ pub fn replay_args(args: Args) -> Result<Verdict> {
     } else {
         say!("folder   {}", args.folder.display());
         say!("device   {named}");
+        say!("kept for {}", arguments.device);
         for (input, example) in arguments.graph.inputs().iter().zip(&arguments.examples) {
             say!("input    {}  {}  from {}", input.name, input.ty, example.device);
         }

@@ -36,10 +36,10 @@ use crate::{
 pub(crate) fn write(
     parent: &Path,
     arguments: &Arguments,
-    device: &str,
     observed: &Observed,
     outcome: Result<&Plan, &str>,
 ) -> io::Result<PathBuf> {
+    let device = &arguments.device;
     let name = saved::name(&arguments.graph, device);
     new_folder(parent, &name, |folder| {
         let inner = folder.join("arguments");

@@ -56,9 +56,8 @@ impl Saving {
     }
 
     pub fn save(&self, arguments: &Arguments) -> io::Result<PathBuf> {
-        let device = arguments.examples.first().map_or("", |it| &it.device);
         let written = arguments.write(self.limit);
-        new_folder(&self.folder, &name(&arguments.graph, device), |it| write(it, &written))
+        new_folder(&self.folder, &name(&arguments.graph, &arguments.device), |it| write(it, &written))
     }
 }
 

@@ -36,6 +36,7 @@ fn arguments(graph: Graph, inputs: &[Tensor], device: &Device, options: Options)
         examples: inputs.iter().map(example).collect(),
         graph,
         options,
+        device: device.name().into(),
         target: device.target().clone(),
         choices: Choices::default(),
         build: this_build(),
@@ -272,6 +273,32 @@ fn a_wrong_kernel_is_named() {
     let left = &small.arguments.graph;
     assert!(left.nodes().any(|it| &*it.1.origin == "step3"), "{left}");
     assert!(left.nodes().count() <= 3, "{left}");
+}
+
+#[test]
+fn a_wrong_kernel_of_the_processor_is_named() {
+    let (graph, input) = chain();
+    let given = arguments(graph, &[input], &Device::cpu(), Options::default());
+    let wrong = |plan: &mut Plan| {
+        for it in &mut plan.kernels {
+            if it.kernel.origins.iter().any(|it| &**it == "step4") {
+                let mut other = (*it.kernel).clone();
+                other.body = Body::default();
+                for (_, expr, dtype) in it.kernel.body.iter() {
+                    let expr = match expr {
+                        Expr::Unary(UnaryOp::Tanh, x) => Expr::Unary(UnaryOp::Sin, *x),
+                        other => other.clone(),
+                    };
+                    other.body.add(expr, dtype);
+                }
+                it.kernel = Arc::new(other);
+            }
+        }
+    };
+    let subject = subject(given, &Device::cpu(), Against::Plain).planted(wrong);
+    let found = bisect(&subject, &mut |_| {}).unwrap();
+    let Culprit::Kernel(kernel) = &found.culprit else { panic!("{found:?}") };
+    assert!(kernel.origins.iter().any(|it| it == "step4"), "{kernel:?}");
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct Arguments {
     /// One an input of the graph, states among them.
     pub examples: Vec<Example>,
     pub options: Options,
+    /// The name of the device that it was compiled for.
+    pub device: String,
     pub target: Target,
     pub choices: Choices,
     /// Passes of the user's own that `options` had when it was written.
@@ -183,7 +185,7 @@ impl Arguments {
             };
             record(value.ty(), device, values)
         };
-        let Arguments { graph, examples, options, target, choices, own_passes: _, build } = self;
+        let Arguments { graph, examples, options, device, target, choices, own_passes: _, build } = self;
         let mut out =
             format!("// What one compilation was given. `wgfuse replay-args` reads it.\nversion {VERSION}\n");
         let mut line = |word: &str, name: &str, it: &dyn Text| {
@@ -191,6 +193,7 @@ impl Arguments {
             writeln!(out, "{word}{space}{name} {}", Show(it)).expect("a string takes everything");
         };
         line("build", "", build);
+        line("device", "", device);
         line("target", "", target);
         line("options", "", &Spoken::of(options));
         choices.iter().for_each(|it| line("choice", "", &it));
@@ -261,7 +264,16 @@ impl Arguments {
             all.insert(class, choice);
             all
         });
-        Ok(Arguments { graph, examples, options, target, choices, own_passes, build: told.build })
+        Ok(Arguments {
+            graph,
+            examples,
+            options,
+            device: told.device,
+            target,
+            choices,
+            own_passes,
+            build: told.build,
+        })
     }
 }
 
@@ -278,6 +290,7 @@ fn record(ty: &Type, device: &str, values: Values) -> Record {
 #[derive(Default)]
 struct Told {
     build: String,
+    device: String,
     target: Option<Target>,
     options: Option<Spoken>,
     choices: Vec<(Class, Choice)>,
@@ -289,6 +302,8 @@ impl Told {
     fn line(&mut self, from: &mut Cursor<'_>) -> Parsed<()> {
         if from.word("build") {
             self.build = Text::parse(from)?;
+        } else if from.word("device") {
+            self.device = Text::parse(from)?;
         } else if from.word("target") {
             self.target = Some(Text::parse(from)?);
         } else if from.word("options") {
@@ -301,7 +316,8 @@ impl Told {
         } else if from.word("constant") {
             self.constants.push(dense(from)?);
         } else {
-            return from.wrong("a line begins with build, target, options, choice, input or constant");
+            return from
+                .wrong("a line begins with build, device, target, options, choice, input or constant");
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use wgfuse_compiler::{
     plan::Plan,
     random,
     schedule::Choices,
-    target::Target,
+    target::{Place, Target},
     tensor::Tensor,
 };
 
@@ -102,7 +102,7 @@ impl Session {
             return Ok(choices.clone());
         }
         #[cfg(not(target_arch = "wasm32"))]
-        if self.tune != Tune::Off && target.place == wgfuse_compiler::target::Place::Gpu {
+        if self.tune != Tune::Off && target.place == Place::Gpu {
             let (choices, found) = tuned(graph, target, &self.options, &self.device, self.tune)?;
             self.tuned.lock().expect("nothing panics inside").extend(found);
             return Ok(choices);
@@ -141,6 +141,10 @@ impl Session {
             examples: (0..graph.inputs().len()).map(example).collect(),
             graph,
             options: self.options.clone(),
+            device: match target.place {
+                Place::Gpu => self.device.name().to_owned(),
+                Place::Cpu => "processor".to_owned(),
+            },
             target: target.clone(),
             choices,
             own_passes: self.options.passes.iter().map(|it| it.name.clone()).collect(),
@@ -158,7 +162,7 @@ impl Session {
         let plan = caught(|| Ok(observed.compile(target, options, choices)?));
         let text = plan.as_ref().map_err(Error::to_string);
         let outcome = text.as_ref().map(|it| *it).map_err(String::as_str);
-        let folder = debug_folder::write(parent, arguments, self.device.name(), &observed, outcome);
+        let folder = debug_folder::write(parent, arguments, &observed, outcome);
         (plan, folder)
     }
 
