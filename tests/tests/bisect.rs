@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use wgfuse::{
-    DType, Device, GraphBuilder, Model, Options, Plan, Tensor,
+    DType, Device, GraphBuilder, Hook, Model, Options, Plan, Replacement, Tensor, UserPass,
     bisect::{Against, Culprit, Outcome, Subject, bisect, minimise},
     compare::Tolerance,
-    keep_arguments, load_arguments, run_arguments,
+    keep_arguments, load_arguments, register_replacement, run_arguments,
 };
 use wgfuse_compiler::{
     arguments::{Arguments, Example, this_build},
@@ -14,7 +14,6 @@ use wgfuse_compiler::{
     error::Error,
     graph::{Graph, Op, Output, Real, Value},
     lower::{Body, Expr},
-    options::{Hook, UserPass},
     passes::plain,
     plan::PlanKernel,
     scalar::{BinaryOp, UnaryOp},
@@ -119,6 +118,47 @@ fn a_wrong_pass_is_named() {
         assert!(*number > 1 && *number <= found.applications, "{found:?}");
         assert!(found.runs <= 12, "{} runs", found.runs);
     }
+}
+
+/// Finds what it should, and puts the wrong thing in its place.
+fn wrong_rule(at: Hook) -> Replacement {
+    let example = wgfuse::Example::new([wgfuse::Type::new(DType::F32, [8])]);
+    let rule = register_replacement(
+        "gelu-is-relu",
+        |b, x, _| Ok(vec![b.gelu(x[0])?]),
+        |b, x, _| Ok(vec![b.relu(x[0])?]),
+        &[example],
+        |_| true,
+    );
+    Replacement { at, ..rule.unwrap() }
+}
+
+#[test]
+fn a_wrong_rule_is_named_with_the_time_and_the_node() {
+    let mut graph = Graph::new();
+    let ty = wgfuse::Type::new(DType::F32, [4, 8]);
+    let mut y = graph.add_input("x", ty.clone()).unwrap();
+    for number in 0..5 {
+        graph.set_origin(format!("norm{number}"));
+        y = graph.add(Op::LayerNorm { axis: 1, eps: Real(1e-5), x: y, scale: None, bias: None }).unwrap();
+        // What is a gelu from the start, and what becomes one.
+        graph.set_origin(format!("gelu{number}"));
+        y = graph.add(Op::Unary(UnaryOp::Gelu, y)).unwrap();
+    }
+    graph.outputs.push(Output { name: "y".into(), value: y });
+    let input = Random::new(9).tensor(&ty, 2);
+    let at = Hook::After("attention".into());
+    let options = Options { patterns: vec![wrong_rule(at)], ..Options::default() };
+    let given = arguments(graph, &[input], &Device::cpu(), options);
+    let subject = subject(given, &Device::cpu(), Against::Plain);
+    let found = bisect(&subject, &mut |_| {}).unwrap();
+    let Culprit::Applied { time, what, .. } = &found.culprit else { panic!("{found:?}") };
+    assert_eq!((&*what.rule, *time, &*what.at), ("gelu-is-relu", 1, "gelu0"));
+    assert!(found.applications >= 5);
+    let small = minimise(&subject, 400, &mut |_| {}).unwrap();
+    let left = &small.arguments.graph;
+    assert_eq!(left.nodes().filter(|it| it.1.op.name() == "gelu").count(), 1, "{left}");
+    assert!(left.nodes().count() <= 2, "{left}");
 }
 
 /// Of several that are right but for one, that one and its time.
@@ -332,21 +372,31 @@ fn minilm_takes_few_runs() {
     let graph = model.graph(&vec![Shape::new(&[1, 128]); 2]).unwrap();
     let ids: Vec<i64> = (0..128).map(|it| 1000 + 37 * it % 20_000).collect();
     let inputs = [Tensor::i64([1, 128], &ids).unwrap(), Tensor::i64([1, 128], &[1; 128]).unwrap()];
-    for after in ["simplify", "composites", "attention", "siblings"] {
-        let options = Options {
-            passes: vec![rewriting("planted", after, 5, |to, op| match op {
-                Op::LayerNorm { axis, eps, x, scale, .. } => {
-                    Some(to.add(Op::LayerNorm { axis: *axis, eps: *eps, x: *x, scale: *scale, bias: None }))
-                }
-                _ => None,
-            })],
-            ..Options::default()
-        };
+    let whole = |after: &str| {
+        let run = rewriting("planted", after, 5, |to, op| match op {
+            Op::LayerNorm { axis, eps, x, scale, .. } => {
+                Some(to.add(Op::LayerNorm { axis: *axis, eps: *eps, x: *x, scale: *scale, bias: None }))
+            }
+            _ => None,
+        });
+        Options { passes: vec![run], ..Options::default() }
+    };
+    let rule = |after: &str| {
+        let patterns = vec![wrong_rule(Hook::After(after.into()))];
+        Options { patterns, ..Options::default() }
+    };
+    for (after, options, name) in [
+        ("simplify", whole("simplify"), "planted"),
+        ("attention", whole("attention"), "planted"),
+        ("siblings", whole("siblings"), "planted"),
+        ("attention", rule("attention"), "gelu-is-relu"),
+        ("siblings", rule("siblings"), "gelu-is-relu"),
+    ] {
         let given = arguments(graph.clone(), &inputs, &Device::cpu(), options);
         let found = bisect(&subject(given, &Device::cpu(), Against::Plain), &mut |_| {}).unwrap();
         let Culprit::Applied { what, number, .. } = &found.culprit else { panic!("{found:?}") };
-        println!("after {after}: rewrite {number} of {}, {} runs", found.applications, found.runs);
-        assert_eq!(&*what.rule, "planted");
+        println!("{name} after {after}: rewrite {number} of {}, {} runs", found.applications, found.runs);
+        assert_eq!(&*what.rule, name);
         assert!(found.runs <= 12, "{} runs", found.runs);
     }
 }

@@ -179,7 +179,11 @@ impl Session {
 fn is_failure(error: &Error, arguments: &Arguments) -> bool {
     match error {
         Error::Model(ModelError::Bug { .. }) => true,
-        Error::Model(ModelError::Pass { pass, .. }) => arguments.own_passes.contains(pass),
+        // Where patterns are applied together, that is their pass.
+        Error::Model(ModelError::Pass { pass, .. }) => {
+            arguments.own_passes.contains(pass)
+                || (!arguments.options.patterns.is_empty() && pass.starts_with("patterns "))
+        }
         _ => false,
     }
 }
