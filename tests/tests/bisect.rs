@@ -1,6 +1,6 @@
 //! Faults that were put there to be found: a wrong rewrite, a wrong kernel, an index out of range, a rewrite that fails.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use wgfuse::{
     DType, Device, GraphBuilder, Hook, Model, Options, Plan, Replacement, Tensor, UserPass,
@@ -15,7 +15,7 @@ use wgfuse_compiler::{
     graph::{Graph, Op, Output, Real, Value},
     lower::{Body, Expr},
     passes::plain,
-    plan::PlanKernel,
+    plan::{PlanKernel, Step},
     scalar::{BinaryOp, UnaryOp},
     schedule::Choices,
     shape::Shape,
@@ -362,7 +362,33 @@ fn an_index_out_of_range_is_found() {
     assert!(left.nodes().count() <= 3, "{left}");
 }
 
-/// As many runs as issue a promise, on the model that it is about.
+/// Of whole models: no kernel is taken for wrong but the one that is.
+#[test]
+fn a_kernel_that_does_not_run_is_the_only_one_to_be_named() {
+    for name in ["bert_tiny", "llama_tiny", "unet_tiny", "test_convnext", "test_vit"] {
+        let case = load(name).unwrap();
+        let given = arguments(graph(&case), &case.inputs, &gpu(), Options::default());
+        let named = Arc::new(Mutex::new(String::new()));
+        let seen = named.clone();
+        let last = move |plan: &mut Plan| {
+            for step in plan.steps.iter_mut().rev() {
+                if let Step::Dispatch { kernel, groups, .. } = step {
+                    *groups = [0, 0, 0];
+                    *seen.lock().unwrap() = plan.kernels[*kernel].kernel.name.clone();
+                    return;
+                }
+            }
+        };
+        let tolerance = Tolerance { rtol: 1e-2, atol: 1e-3 };
+        let subject = Subject::new(given, gpu(), Against::Device(Device::cpu()), tolerance).planted(last);
+        let found = bisect(&subject, &mut |_| {}).unwrap();
+        let Culprit::Kernel(kernel) = &found.culprit else { panic!("{name}: {found:?}") };
+        assert_eq!(kernel.name, *named.lock().unwrap(), "{name}: {found:?}");
+        assert_eq!(found.notes, Vec::<String>::new(), "{name}");
+    }
+}
+
+/// At most as many runs as were promised, on the model that the promise is about.
 #[test]
 fn minilm_takes_few_runs() {
     let Some(folder) = std::env::var_os("WGFUSE_MINILM") else {
