@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 use wgfuse::{
     DType, Device, GraphBuilder, Model, Options, Session, Shape, Target, Tensor, Type, compile_arguments,
-    load_arguments,
+    load_arguments, run_arguments,
 };
 use wgfuse_compiler::{
     arguments::{Arguments, Example, LIMIT, Written, this_build},
@@ -258,6 +258,29 @@ fn sessions_keep_what_they_compile_and_overwrite_nothing() {
     let back = load_arguments(folder.path().join("d").join(name), 1 << 20).unwrap();
     assert_eq!(back.examples[0].value.as_ref(), Some(&input));
     assert_eq!(back.examples[0].device, device.name());
+}
+
+#[test]
+fn random_ops_give_again_what_they_gave() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [4, 8]).unwrap();
+    let noise = b.rand(DType::F32, [4, 8]).unwrap();
+    let y = b.add(x, noise).unwrap();
+    b.output("y", y).unwrap();
+    let model = Model::from_graph(b.finish().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::cpu();
+    let session = Session::new(&model, &device).unwrap().save_arguments(folder.path(), LIMIT);
+    session.set_seed(77);
+    let input = Tensor::f32([4, 8], &[0.5; 32]).unwrap();
+    let first = session.run(&[("x", input.clone())]).unwrap()[0].clone();
+    assert_ne!(session.run(&[("x", input)]).unwrap()[0], first, "every run has numbers of its own");
+    let kept = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let back = load_arguments(kept, 1 << 20).unwrap();
+    for _ in 0..2 {
+        let again = run_arguments(&back, &device, back.options.clone()).unwrap();
+        assert_eq!(again[0].1, first);
+    }
 }
 
 #[test]
