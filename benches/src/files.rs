@@ -50,17 +50,10 @@ struct Row {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let device = match args.device.as_str() {
-        "cpu" => Device::cpu(),
-        "gpu" => Device::gpu()?,
-        "best" => Device::best()?,
-        other => bail!("--device {other}: expected cpu, gpu or best"),
-    };
+    let device = device(&args.device)?;
     let references: Vec<Report> = args.against.iter().map(|it| Report::read(it)).collect::<Result<_>>()?;
-    let tests = [Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models")];
-    let places = if args.models.is_empty() { &tests[..] } else { &args.models };
     let mut rows = Vec::new();
-    for path in models(places)? {
+    for path in models(&args.models)? {
         eprintln!("{}", path.display());
         rows.push(measure(&path, &device, args).with_context(|| path.display().to_string())?);
     }
@@ -77,8 +70,20 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |it| it.get())
 }
 
-/// Model files at the given places, sorted by name.
-fn models(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// `--device`.
+pub fn device(name: &str) -> Result<Device> {
+    Ok(match name {
+        "cpu" => Device::cpu(),
+        "gpu" => Device::gpu()?,
+        "best" => Device::best()?,
+        other => bail!("--device {other}: expected cpu, gpu or best"),
+    })
+}
+
+/// Model files at the given places, or those of the tests, sorted by name.
+pub fn models(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let tests = [Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models")];
+    let places = if places.is_empty() { &tests[..] } else { places };
     let mut found = Vec::new();
     for place in places {
         if place.is_file() {
@@ -176,7 +181,7 @@ fn millis(since: Instant) -> f64 {
 }
 
 /// The first symbol of an input is its batch, the others are lengths.
-fn shapes(model: &Model, batch: usize, length: usize) -> Vec<Shape> {
+pub fn shapes(model: &Model, batch: usize, length: usize) -> Vec<Shape> {
     let size = |(axis, dim): (usize, &Dim)| match (dim, axis) {
         (Dim::Fixed(size), _) => *size,
         (Dim::Symbol(_) | Dim::Unknown, 0) => batch,

@@ -3,6 +3,7 @@
 //! `cargo run -p wgfuse-benches --release -- gpu`: kernels and whole models on the GPU, checked, then timed.
 //! `cargo run -p wgfuse-benches --release -- passes`: the passes over large graphs.
 //! `cargo run -p wgfuse-benches --release -- --models DIR`: model files on either device.
+//! `cargo run -p wgfuse-benches --release -- compile --models DIR`: how long plans take, compiled and from the caches.
 //!
 //! What was measured on a machine without these sources is shown here, and kept, by `gpu --from measured.json --write`.
 //!
@@ -19,6 +20,7 @@ mod replay;
 mod gpu;
 mod files;
 mod passes;
+mod compile;
 
 use anyhow::Result;
 use clap::Parser;
@@ -38,6 +40,8 @@ enum Command {
     Gpu(gpu::Args),
     /// The passes over graphs of 10,000 and 20,000 nodes; exit code 2 if they take longer than they may
     Passes(passes::Args),
+    /// How long plans take: compiled, from disk, from memory
+    Compile(compile::Args),
 }
 
 fn main() -> Result<()> {
@@ -48,6 +52,7 @@ fn main() -> Result<()> {
             true => Ok(()),
             false => std::process::exit(2),
         },
+        Some(Command::Compile(args)) => compile::run(&args),
         Some(Command::Gpu(args)) => match gpu::run(&args)? {
             true => Ok(()),
             false => std::process::exit(2),

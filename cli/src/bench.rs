@@ -15,7 +15,7 @@ use crate::{
     print::{self, Align, Table, say},
     progress::progress,
     shapes::{self, ShapeArg},
-    trace,
+    tally, trace,
 };
 
 #[derive(clap::Args)]
@@ -112,6 +112,7 @@ pub fn bench(args: Args) -> Result<()> {
         session.run(&given)?;
         (compile, start.elapsed().as_secs_f64())
     };
+    let plans = session.tally();
     let first = FirstCall { open, compile, first_run, total: open + compile + first_run };
     let replay = replays(&session, &given, args.iters)?;
     let Profile { kernels, back_to_back } = profile(&session, &given)?;
@@ -152,6 +153,7 @@ pub fn bench(args: Args) -> Result<()> {
             })).collect::<Vec<_>>(),
             "assumed": found.assumed,
             "first_call": first,
+            "plans": tally::json(&plans),
             "replay": replay,
             "back_to_back": back_to_back,
             "copy_bytes_per_second": ceilings.copy,
@@ -175,6 +177,7 @@ pub fn bench(args: Args) -> Result<()> {
         print::seconds(first.compile),
         print::seconds(first.first_run)
     );
+    say!("plans       {}", tally::text(&plans));
     say!(
         "replay      median {}, fastest {}, 95 of 100 within {} ({} runs)",
         print::seconds(replay.median),

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wgfuse::{
+    Session,
     compiler::options::Options,
     report::{self, Report},
 };
@@ -15,6 +16,7 @@ use crate::{
     print::{self, Align, Table, say},
     progress::progress,
     shapes::{self, ShapeArg},
+    tally,
 };
 
 #[derive(clap::Args)]
@@ -53,6 +55,10 @@ pub fn inspect(args: Args) -> Result<()> {
         let _progress = progress("compiling");
         report::report(&model, &found.shapes, device.target(), &Options::default())?.0
     };
+    // What a session would get it from.
+    let session = Session::new(&model, &device)?;
+    session.plan_for(&found.shapes)?;
+    let plans = session.tally();
     let name = args.model.display().to_string();
     if let Some(path) = &args.html {
         let page = report::page(&name, &open::describe(&device), &found.assumed, &report);
@@ -64,6 +70,7 @@ pub fn inspect(args: Args) -> Result<()> {
         value["model"] = json!(name);
         value["device"] = json!(open::describe(&device));
         value["device_reason"] = json!(device.disabled_reason().map(|it| it.to_string()));
+        value["plans"] = tally::json(&plans);
         value["assumed"] = json!(found.assumed);
         print::json(&value);
         return Ok(());
@@ -73,6 +80,7 @@ pub fn inspect(args: Args) -> Result<()> {
     if let Some(reason) = device.disabled_reason() {
         say!("        because {reason}");
     }
+    say!("plan    {}", tally::text(&plans));
     if !found.assumed.is_empty() {
         say!("sizes   assumed: {} (set others with --shape name=1x128)", found.assumed.join(", "));
     }

@@ -10,6 +10,7 @@ mod demo;
 mod devices;
 mod explain_match;
 mod inspect;
+mod listen;
 mod open;
 mod pair;
 mod passes;
@@ -18,6 +19,7 @@ mod progress;
 mod replay_args;
 mod run;
 mod shapes;
+mod tally;
 mod tensor_file;
 mod trace;
 
@@ -35,6 +37,9 @@ use wgfuse::ErrorKind;
 Exit codes: 0 ok, 1 the model or an input is at fault, 2 the values differ from --expect, 3 the device is at fault"
 )]
 struct Cli {
+    /// Tell each step with its time and counters on standard error; twice: each pass too. RUST_LOG says more exactly what
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
     #[command(subcommand)]
     command: Command,
 }
@@ -82,7 +87,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
         }
     };
-    let done = match cli.command {
+    let done = listen::listen(cli.verbose).and_then(|()| match cli.command {
         Command::Demo(args) => demo::demo(args).map(|()| Verdict::Done),
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::inspect(args).map(|()| Verdict::Done),
@@ -94,7 +99,7 @@ fn main() -> ExitCode {
         Command::Minimise(args) => bisect::minimise(args),
         Command::ExplainMatch(args) => explain_match::explain_match(args).map(|()| Verdict::Done),
         Command::Devices(args) => devices::devices(args).map(|()| Verdict::Done),
-    };
+    });
     match done {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::Differs) => ExitCode::from(2),

@@ -296,3 +296,44 @@ fn bisect_and_minimise_say_that_nothing_is_wrong_or_what() {
     let repeat: Vec<&str> = repeat.split(' ').collect();
     expect(&wgfuse(&[&repeat[..], &["--rtol", "0", "--atol", "0"]].concat()), 2);
 }
+
+#[test]
+fn verbose_tells_each_step_with_its_time() {
+    let model = asset("digits.onnx");
+    let told = |more: &[&str]| {
+        let args = [&["inspect", &model, "--device", "cpu"], more].concat();
+        expect(&wgfuse(&args), 0).1
+    };
+    assert!(!told(&[]).contains("time.busy"));
+    let text = told(&["-v"]);
+    for step in [
+        "import{nodes=",
+        "passes{nodes=",
+        "stage{name=",
+        "partition{",
+        "lower{",
+        "schedule{",
+        "codegen{",
+        "plan{",
+    ] {
+        let line = text.lines().find(|it| it.contains(step) && it.contains("time.busy"));
+        assert!(line.is_some(), "{step} in {text}");
+    }
+    assert!(!text.contains("pass{name="), "{text}");
+    assert!(told(&["-vv"]).contains("pass{name=\"simplify\""));
+}
+
+#[test]
+fn settings_that_say_nothing_are_told() {
+    let model = asset("digits.onnx");
+    let told = |name: &str, value: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wgfuse"));
+        let out = command.args(["inspect", &model, "--device", "cpu"]).env(name, value).output();
+        expect(&out.expect("the program starts"), 1).1
+    };
+    assert!(
+        told("WGFUSE_REPLAY", "twice").contains("WGFUSE_REPLAY: 'twice' is not auto, portable or recorded")
+    );
+    assert!(told("WGFUSE_TUNE", "maybe").contains("WGFUSE_TUNE: 'maybe' is not off, known or on"));
+    assert!(told("RUST_LOG", "wgfuse=loud").contains("RUST_LOG is 'wgfuse=loud'"));
+}

@@ -33,6 +33,9 @@ pub mod artefact;
 pub mod arguments;
 
 #[cfg(feature = "compile")]
+use tracing::{field::Empty, info_span};
+
+#[cfg(feature = "compile")]
 use {
     codegen::Shader,
     error::Error,
@@ -79,10 +82,20 @@ pub fn compile_observed(
     choices: &Choices,
     observe: &mut dyn FnMut(Made<'_>),
 ) -> Result<Plan, Error> {
+    let whole = info_span!("compile", nodes = graph.len(), kernels = Empty, bytes = Empty).entered();
     let (parts, schedule) = scheduled(graph, target, options, choices, observe)?;
+    let span = info_span!("codegen", kernels = schedule.kernels.len(), shaders = Empty).entered();
     let shaders = codegen::emit(&schedule, target, options)?;
+    span.record("shaders", shaders.iter().flatten().count());
+    drop(span);
     observe(Made::Shaders(&shaders));
+    let span = info_span!("plan", steps = Empty, buffers = Empty).entered();
     let plan = plan::plan(&parts, schedule, shaders, target, options)?;
+    span.record("steps", plan.steps.len());
+    span.record("buffers", plan.buffers.len());
+    drop(span);
+    whole.record("kernels", plan.kernels.len());
+    whole.record("bytes", plan.buffers.iter().map(|it| it.size).sum::<u64>());
     observe(Made::Plan(&plan));
     Ok(plan)
 }
@@ -106,13 +119,27 @@ fn scheduled(
     choices: &Choices,
     observe: &mut dyn FnMut(Made<'_>),
 ) -> Result<(Partition, Schedule), Error> {
+    let span = info_span!("passes", nodes = graph.len(), after = Empty).entered();
     let graph =
         passes::optimise_observed(graph, target, options, &mut |pass, it| observe(Made::Graph(pass, it)))?;
+    span.record("after", graph.len());
+    drop(span);
+    let span = info_span!("partition", nodes = graph.len(), constants = Empty, on_cpu = Empty).entered();
     let parts = partition::split(&graph, target, options)?;
+    span.record("constants", parts.constants.outputs.len());
+    span.record("on_cpu", parts.reasons.len());
+    drop(span);
     observe(Made::Partition(&parts));
+    let span = info_span!("lower", nodes = parts.graph.len(), nests = Empty).entered();
     let loops = lower::lower(&parts);
+    span.record("nests", loops.nests.len());
+    drop(span);
     observe(Made::Loops(&loops));
+    let span = info_span!("schedule", nests = loops.nests.len(), kernels = Empty, refusals = Empty).entered();
     let schedule = schedule::schedule_as(loops, target, options, choices);
+    span.record("kernels", schedule.kernels.len());
+    span.record("refusals", schedule.refusals.len());
+    drop(span);
     observe(Made::Schedule(&schedule));
     Ok((parts, schedule))
 }

@@ -4,6 +4,7 @@
 
 use std::{ops::Range, sync::Arc};
 
+use tracing::{Instrument, Span, info_span};
 use wgfuse_compiler::{
     bug,
     plan::{BufferId, BufferRole, Plan, Port, Slice, Step},
@@ -42,6 +43,13 @@ pub(crate) struct Tape {
     _memory: Vec<Lines>,
     _constants: Vec<Arc<Lines>>,
     _states: Vec<Arc<Block>>,
+}
+
+impl Tape {
+    /// Whether launches were recorded.
+    pub fn is_recorded(&self) -> bool {
+        self.segments.iter().any(|it| matches!(it, Segment::Gpu(Commands::Recorded(_))))
+    }
 }
 
 /// Where one input goes.
@@ -216,17 +224,24 @@ async fn prepare(
     checked: bool,
     replay: Replay,
 ) -> Result<(), Failure> {
+    let span = Span::current();
+    let bytes = plan.bytes(BufferRole::Weights);
+    let constants_span = info_span!(parent: &span, "constants", count = plan.constants.len(), bytes);
     #[cfg(not(target_arch = "wasm32"))]
     if let Some(recorder) = gpu.and_then(|it| it.recorder())
         && replay != Replay::Portable
     {
         // What is wrong with a pipeline is told where it is needed.
-        let pipelines = || drop(recorder.prepare(plan, checked));
-        return rayon::join(pipelines, || pollster::block_on(constants.prepare(plan, gpu))).1;
+        let pipelines = || {
+            let _span = info_span!(parent: &span, "pipelines", kernels = plan.kernels.len()).entered();
+            drop(recorder.prepare(plan, checked));
+        };
+        let constants = || pollster::block_on(constants.prepare(plan, gpu).instrument(constants_span));
+        return rayon::join(pipelines, constants).1;
     }
     #[cfg(target_arch = "wasm32")]
     let _ = (checked, replay);
-    constants.prepare(plan, gpu).await
+    constants.prepare(plan, gpu).instrument(constants_span).await
 }
 
 /// Launches of one segment, and what is copied to staging memory behind them.

@@ -2,7 +2,7 @@
 //! the compiler may use. A lost GPU is opened again when it is next needed.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -36,6 +36,8 @@ struct Inner {
     reason: Option<DisabledReason>,
     origin: Origin,
     store: Option<Store>,
+    /// Whether plans are shared with other sessions of the process.
+    shares: bool,
     gpu: Mutex<Option<Arc<Gpu>>>,
     counters: Arc<Counters>,
     tallies: Arc<Tallies>,
@@ -146,14 +148,27 @@ impl Device {
         self.like(inner.target.limited_to(limits), inner.store.clone(), gpu)
     }
 
-    /// The same device, keeping what is slow to make (plans, pipelines) in this folder between processes, or nowhere. Without this call
+    /// The same device, keeping what is slow to make (plans, pipelines) in this folder between processes, or nowhere, then not in memory
+    /// for other sessions either. Without this call
     /// the environment variable `WGFUSE_CACHE` names the folder, `off` for none; else it is `wgfuse` in the user's cache folder.
     pub fn cache_in(&self, folder: Option<&Path>) -> Device {
         let inner = &self.inner;
         let store = folder.map(Store::new);
         let gpu = self.gpu_open();
         let gpu = gpu.map(|it| Arc::new(it.keeping_in(store.clone())));
-        self.like(inner.target.clone(), store, gpu)
+        self.like(inner.target.clone(), store, gpu).with_shares(folder.is_some() && inner.shares)
+    }
+
+    /// The same device, whose sessions take plans that other sessions of the process have compiled, and give theirs: they do unless
+    /// `cache_in` or `WGFUSE_CACHE=off` say otherwise. What is shared are kernels and decisions, never weights.
+    pub fn share_plans(&self, share: bool) -> Device {
+        let inner = &self.inner;
+        self.like(inner.target.clone(), inner.store.clone(), self.gpu_open()).with_shares(share)
+    }
+
+    fn with_shares(mut self, shares: bool) -> Device {
+        Arc::get_mut(&mut self.inner).expect("just made").shares = shares;
+        self
     }
 
     fn like(&self, target: Target, store: Option<Store>, gpu: Option<Arc<Gpu>>) -> Device {
@@ -165,6 +180,7 @@ impl Device {
                 reason: inner.reason.clone(),
                 origin: inner.origin.clone(),
                 store,
+                shares: inner.shares,
                 gpu: Mutex::new(gpu),
                 counters: inner.counters.clone(),
                 tallies: inner.tallies.clone(),
@@ -216,6 +232,20 @@ impl Device {
     #[cfg(feature = "compiler")]
     pub(crate) fn counters(&self) -> &Counters {
         &self.inner.counters
+    }
+
+    /// Whether plans are kept at all.
+    pub(crate) fn keeps_plans(&self) -> bool {
+        self.inner.shares || self.inner.store.is_some()
+    }
+
+    /// Where plans are kept on disk.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        self.inner.store.as_ref().map(|it| it.folder().to_owned())
+    }
+
+    pub(crate) fn shares_plans(&self) -> bool {
+        self.inner.shares
     }
 
     /// What is kept on disk for it.
@@ -299,9 +329,19 @@ impl Device {
         counters: Arc<Counters>,
     ) -> Device {
         let gpu = Mutex::new(gpu.map(Arc::new));
-        let tallies = Arc::default();
-        let reason = None;
-        Device { inner: Arc::new(Inner { name, target, reason, origin, store, gpu, counters, tallies }) }
+        Device {
+            inner: Arc::new(Inner {
+                name,
+                target,
+                reason: None,
+                origin,
+                store,
+                shares: !Store::is_off(),
+                gpu,
+                counters,
+                tallies: Arc::default(),
+            }),
+        }
     }
 }
 

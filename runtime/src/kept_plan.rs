@@ -1,92 +1,115 @@
-//! A graph to a plan: by reading what an earlier process has kept, or by compiling.
+//! A graph to a plan: as another session of the process has it, as an earlier process has kept it, or by compiling.
 
+use tracing::{Span, field::Empty, info_span};
 use wgfuse_compiler::{
-    compile_graph, error::Error, graph::Graph, options::Options, plan::Plan, schedule::Choices,
+    compile_graph,
+    error::Error,
+    graph::Graph,
+    options::Options,
+    plan::{Plan, kept},
+    schedule::Choices,
     target::Target,
 };
 
-use crate::{counters::count, device::Device, tally::Tallies};
+use crate::{
+    counters::count,
+    device::Device,
+    shared_plans::PLANS,
+    tally::{Bypass, Tallies},
+};
 
-/// The plan of `graph` on `target`, which is `device`'s or the processor's. Kept are those for GPUs, whose kernels take long
-/// to write.
+/// The plan of `graph` on `target`, which is `device`'s or the processor's.
 pub(crate) fn plan(
-    graph: Graph,
+    graph: &Graph,
     target: &Target,
     options: &Options,
     choices: &Choices,
     device: &Device,
     tallies: &Tallies,
 ) -> Result<Plan, Error> {
-    let compile = |graph: Graph| {
+    let _looking = info_span!("find_plan", nodes = graph.len(), from = Empty).entered();
+    let compile = || {
+        Span::current().record("from", "compiler");
         count(&device.counters().plans);
         tallies.count(|it| &it.compiled);
-        compile_graph(graph, target, options, choices)
+        compile_graph(graph.clone(), target, options, choices)
+    };
+    let key = match device.keeps_plans() {
+        false => Err(Bypass::Off),
+        true => kept::key(graph, target, options, choices).ok_or(Bypass::OwnPasses),
+    };
+    let key = match key {
+        Ok(key) => key,
+        Err(why) => {
+            bypass(tallies, why);
+            return compile();
+        }
     };
     #[cfg(not(target_arch = "wasm32"))]
-    {
-        disk::plan(graph, target, options, choices, device, tallies, compile)
+    let compile = || disk::plan(&key, graph, target, device, tallies, compile);
+    match device.shares_plans() {
+        true => PLANS.plan((device.folder(), key), graph, tallies, compile),
+        false => {
+            tallies.count(|it| it.memory.bypass(Bypass::Off));
+            compile()
+        }
     }
-    #[cfg(target_arch = "wasm32")]
-    compile(graph)
 }
 
+/// Neither level of the cache is used.
+pub(crate) fn bypass(tallies: &Tallies, why: Bypass) {
+    tallies.count(|it| it.memory.bypass(why));
+    tallies.count(|it| it.disk.bypass(why));
+}
+
+/// Kept are plans for GPUs, whose kernels take long to write.
 #[cfg(not(target_arch = "wasm32"))]
 mod disk {
-    use wgfuse_compiler::{plan::kept, target::Place};
+    use wgfuse_compiler::target::Place;
 
     use super::*;
-    use crate::{store::Store, tally::Bypass};
+    use crate::store::Store;
 
     pub fn plan(
-        graph: Graph,
+        key: &[u8; 32],
+        graph: &Graph,
         target: &Target,
-        options: &Options,
-        choices: &Choices,
         device: &Device,
         tallies: &Tallies,
-        compile: impl Fn(Graph) -> Result<Plan, Error>,
+        compile: impl Fn() -> Result<Plan, Error>,
     ) -> Result<Plan, Error> {
         let bypassed = |why: Bypass| tallies.count(|it| it.disk.bypass(why));
-        let (store, key) = match way(&graph, target, options, choices, device) {
-            Ok(way) => way,
+        let store = match store(target, device) {
+            Ok(store) => store,
             Err(why) => {
                 bypassed(why);
-                return compile(graph);
+                return compile();
             }
         };
-        if let Some(bytes) = store.get("plan", &key) {
-            match kept::read(&bytes, &graph, target) {
+        if let Some(bytes) = store.get("plan", key) {
+            match kept::read(&bytes, graph, target) {
                 Ok(plan) => {
                     tallies.count(|it| &it.disk.hits);
+                    Span::current().record("from", "disk");
                     return Ok(plan);
                 }
                 Err(why) => tracing::warn!("a kept plan is left out: {why}"),
             }
         }
         tallies.count(|it| &it.disk.misses);
-        let plan = compile(graph.clone())?;
-        if let Some(why) = store.put("plan", &key, &kept::write(&plan, &graph)) {
+        let plan = compile()?;
+        if let Some(why) = store.put("plan", key, &kept::write(&plan, graph)) {
             bypassed(why);
         }
         Ok(plan)
     }
 
     /// Where the plan would lie, or why nowhere.
-    fn way<'a>(
-        graph: &Graph,
-        target: &Target,
-        options: &Options,
-        choices: &Choices,
-        device: &'a Device,
-    ) -> Result<(&'a Store, [u8; 32]), Bypass> {
+    fn store<'a>(target: &Target, device: &'a Device) -> Result<&'a Store, Bypass> {
         if target.place == Place::Cpu {
             return Err(Bypass::Processor);
         }
         let store = device.store().ok_or(Bypass::Off)?;
-        if !store.is_trusted() {
-            return Err(Bypass::Unwritable);
-        }
-        let key = kept::key(graph, target, options, choices).ok_or(Bypass::OwnPasses)?;
-        Ok((store, key))
+        if store.is_trusted() { Ok(store) } else { Err(Bypass::Unwritable) }
     }
 }

@@ -49,6 +49,8 @@ mod state;
 mod capture;
 mod replay;
 #[cfg(feature = "compiler")]
+mod shared_plans;
+#[cfg(feature = "compiler")]
 mod kept_plan;
 mod caught;
 #[cfg(feature = "compiler")]

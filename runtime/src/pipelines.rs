@@ -23,6 +23,7 @@ pub(crate) async fn pipelines(
     #[cfg(not(target_arch = "wasm32"))]
     let new: Vec<Result<wgpu::ComputePipeline, DeviceError>> = {
         use rayon::prelude::*;
+        let _span = tracing::info_span!("pipelines", kernels = shaders.len(), new = missing.len()).entered();
         let one = |(shader, name): &(&Shader, &str)| pollster::block_on(pipeline(gpu, shader, name, checked));
         missing.par_iter().map(one).collect()
     };

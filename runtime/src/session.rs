@@ -10,6 +10,7 @@ mod ready;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
+use tracing::{Instrument, Span, info_span};
 use wgfuse_compiler::{
     dtype::DType, graph::Graph, import::Signature, options::Options, plan::Plan, random, schedule::Choices,
     shape::Shape, tensor::Tensor,
@@ -352,7 +353,12 @@ impl Session {
             return self.hand_through(through, given, ends, wait).await;
         }
         entry.show(&given);
+        let captured = state.tape.is_some();
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
+        let span = match captured {
+            true => Span::none(),
+            false => info_span!("first_run", kernels = plan.kernels.len()),
+        };
         let tape = state.tape.as_mut().expect("just made ready");
         let mut values = Vec::with_capacity(given.len());
         for ((value, slot), input) in given.into_iter().zip(&tape.inputs).zip(&self.inputs) {
@@ -364,7 +370,7 @@ impl Session {
             Some(states) => Some(states.enter(&plan, wait).await?),
             None => None,
         };
-        let result = replay_to(tape, &plan, &values, ends, wait).await;
+        let result = replay_to(tape, &plan, &values, ends, wait).instrument(span).await;
         if let (Some(states), Some(entered)) = (states.as_deref_mut(), entered) {
             match &result {
                 // Inputs are looked at before anything runs.

@@ -23,10 +23,21 @@ impl Store {
         Store { folder: folder.to_owned(), limit: LIMIT }
     }
 
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether the environment variable `WGFUSE_CACHE` wants nothing kept, in memory or on disk.
+    pub fn is_off() -> bool {
+        std::env::var_os("WGFUSE_CACHE").is_some_and(|it| it == "off")
+    }
+
     /// The folder that the environment variable `WGFUSE_CACHE` names, `off` for none; else `wgfuse` in the user's cache folder.
     pub fn from_environment() -> Option<Store> {
+        if Store::is_off() {
+            return None;
+        }
         match std::env::var_os("WGFUSE_CACHE") {
-            Some(folder) if folder == "off" => None,
             Some(folder) if !folder.is_empty() => Some(Store::new(Path::new(&folder))),
             _ => user_cache().map(|it| Store::new(&it.join("wgfuse"))),
         }

@@ -7,6 +7,7 @@ pub mod gpu;
 pub mod host;
 pub mod kernel_case;
 pub mod known;
+pub mod listener;
 pub mod random;
 pub mod random_graph;
 pub mod stages;

@@ -1,6 +1,12 @@
 //! Plans kept on disk: what comes back is what was made, by the key of everything that decides it, or nothing.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use wgfuse::{DType, Device, Fallback, GraphBuilder, Model, Options, Session, Shape, Target, Tensor, Type};
@@ -14,7 +20,7 @@ use wgfuse_compiler::{
 use wgfuse_tests::{
     device::opened,
     random::Random,
-    zoo::{Case, ZOO, load},
+    zoo::{Case, ZOO, beyond, load},
 };
 
 fn graph(case: &Case) -> Graph {
@@ -84,6 +90,11 @@ fn run(case: &Case, device: &Device, options: Options) -> (Vec<Tensor>, u64) {
     (outputs.iter().map(|(_, it)| it.clone()).collect(), device.counts().plans - before)
 }
 
+/// A device that has nothing of another session but what lies in the folder.
+fn alone(folder: &Path) -> Device {
+    opened().cache_in(Some(folder)).share_plans(false)
+}
+
 fn plans(folder: &Path) -> Vec<std::path::PathBuf> {
     let all = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path());
     all.filter(|it| it.file_name().unwrap().to_string_lossy().starts_with("plan-")).collect()
@@ -92,13 +103,13 @@ fn plans(folder: &Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn a_plan_is_compiled_once() {
     let folder = tempfile::tempdir().unwrap();
-    let device = opened().cache_in(Some(folder.path()));
+    let device = alone(folder.path());
     for name in ["bert_tiny", "t5_encoder_tiny"] {
         let case = load(name).unwrap();
         let (cold, compiled) = run(&case, &device, Options::default());
         assert_eq!(compiled, 1, "{name}");
         // Neither the plan nor a pipeline of another device is at hand.
-        let other = opened().cache_in(Some(folder.path()));
+        let other = alone(folder.path());
         let (warm, compiled) = run(&case, &other, Options::default());
         assert_eq!((warm, compiled), (cold.clone(), 0), "{name}");
         let (unkept, compiled) = run(&case, &opened().cache_in(None), Options::default());
@@ -110,7 +121,7 @@ fn a_plan_is_compiled_once() {
 fn a_plan_with_states_is_compiled_once() {
     let folder = tempfile::tempdir().unwrap();
     let run = |compiled: u64| {
-        let device = opened().cache_in(Some(folder.path()));
+        let device = alone(folder.path());
         let session = Session::new(&Model::from_graph(remembering()), &device).unwrap();
         let mut all = Vec::new();
         for step in 0..3 {
@@ -128,7 +139,7 @@ fn a_plan_with_states_is_compiled_once() {
 #[test]
 fn damaged_files_are_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
-    let device = opened().cache_in(Some(folder.path()));
+    let device = alone(folder.path());
     let case = load("t5_encoder_tiny").unwrap();
     let (cold, _) = run(&case, &device, Options::default());
     let [path] = &plans(folder.path())[..] else { panic!("one plan") };
@@ -277,4 +288,59 @@ fn weights_are_not_looked_at() {
     }
     println!("{changed} constants changed");
     assert!(changed > 10);
+}
+
+/// Names the folder that a process which the test has started shares with others.
+const FOLDER: &str = "WGFUSE_KEPT_PLANS_FOLDER";
+
+/// What one of several processes does; the test proper starts them.
+#[test]
+fn beside_another_process() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    for _ in 0..4 {
+        for name in ["t5_encoder_tiny", "bert_tiny", "gpt2_tiny"] {
+            let case = load(name).unwrap();
+            let (outputs, _) = run(&case, &alone(Path::new(&folder)), Options::default());
+            for (have, want) in outputs.iter().zip(&case.expected) {
+                assert_eq!(beyond(have, want, 1e-3, 1e-4), None, "{name}");
+            }
+        }
+    }
+}
+
+/// Files appear, change and vanish under each of them, and all get what they should.
+#[test]
+fn processes_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["beside_another_process", "--exact", "--nocapture"]).env(FOLDER, folder.path());
+        command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut running = [start(), start()];
+    let mut random = Random::new(3);
+    while running.iter_mut().any(|it| it.try_wait().unwrap().is_none()) {
+        std::thread::sleep(Duration::from_millis(20));
+        // What a third does: leaves the oldest out, or is stopped halfway.
+        let Ok(found) = fs::read_dir(folder.path()) else { continue };
+        let all: Vec<_> = found.filter_map(|it| Some(it.ok()?.path())).collect();
+        if !all.is_empty() {
+            let path = random.pick(&all);
+            match random.below(3) {
+                0 => _ = fs::remove_file(path),
+                1 => _ = fs::write(path, b"wgfuse"),
+                _ => {}
+            }
+        }
+    }
+    for process in running {
+        let output = process.wait_with_output().unwrap();
+        let told =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+    }
+    // Left alone, the folder serves a process of its own.
+    let case = load("bert_tiny").unwrap();
+    run(&case, &alone(folder.path()), Options::default());
+    assert_eq!(run(&case, &alone(folder.path()), Options::default()).1, 0);
 }

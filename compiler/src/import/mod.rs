@@ -14,6 +14,7 @@ pub mod onnx;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
+use tracing::{field::Empty, info_span};
 
 use crate::{
     bug,
@@ -204,8 +205,10 @@ impl Model {
     /// The graph for one shape an input, in the order of `inputs`. Where it has random ops, its last input is their key
     /// (`random::KEY`), which is no input of the model.
     pub fn graph(&self, shapes: &[Shape]) -> Result<Graph, Error> {
+        let span = info_span!("import", nodes = Empty).entered();
         self.bind(shapes)?;
         let mut graph = self.traced(shapes)?;
+        span.record("nodes", graph.len());
         let own = graph.inputs().len() - usize::from(graph.random_key_slot().is_some());
         if own != self.inputs.len() {
             let what = "what builds it makes further inputs; `Model::with_state` names those that are states";

@@ -24,6 +24,8 @@ pub use causal::is_causal_mask;
 pub use pipeline::{ELSEWHERE, PIPELINE, Pass, Stage};
 pub use rewrite::{Applied, Ledger, Licence, Rule};
 
+use tracing::{Span, debug_span, field::Empty, info_span};
+
 use crate::{
     bug,
     error::Error,
@@ -110,14 +112,18 @@ impl Driver<'_> {
 
     fn run(&mut self, until: Option<&Hook>) -> Result<(), Error> {
         let states = self.graph.states.clone();
+        let mut span = Span::none().entered();
         for (at, pass) in PIPELINE.iter().enumerate() {
             let stage = |at: usize| PIPELINE.get(at).map(|it| it.stage);
             let mut before = vec![Hook::Before(pass.name.into())];
             if at == 0 || stage(at - 1) != Some(pass.stage) {
+                let nodes = self.graph.len();
+                span = info_span!("stage", name = pass.stage.name(), nodes, after = Empty).entered();
                 before.insert(0, Hook::Before(pass.stage.name().into()));
             }
             let mut after = vec![Hook::After(pass.name.into())];
-            if stage(at + 1) != Some(pass.stage) {
+            let ends = stage(at + 1) != Some(pass.stage);
+            if ends {
                 after.push(Hook::After(pass.stage.name().into()));
             }
             for (hooks, is_last) in [(before, false), (after, true)] {
@@ -133,11 +139,25 @@ impl Driver<'_> {
             }
             // Passes keep inputs and outputs, each with its number.
             self.graph.states.clone_from(&states);
+            if ends {
+                span.record("after", self.graph.len());
+                span = Span::none().entered();
+            }
         }
         Ok(())
     }
 
     fn pass(&mut self, pass: &'static Pass) -> Result<(), Error> {
+        let (nodes, applied) = (self.graph.len(), self.ledger.applied.len());
+        let span = debug_span!(
+            "pass",
+            name = pass.name,
+            stage = pass.stage.name(),
+            nodes,
+            after = Empty,
+            applied = Empty
+        );
+        let span = span.entered();
         if let Some(whole) = pass.whole.filter(|_| self.ledger.is_open()) {
             let next = whole(&self.graph, self.target, self.options)?;
             if !same(&self.graph, &next) {
@@ -152,6 +172,9 @@ impl Driver<'_> {
         {
             bug!("after pass {}: {what}", pass.name);
         }
+        span.record("after", self.graph.len());
+        span.record("applied", self.ledger.applied.len() - applied);
+        drop(span);
         (self.observe)(pass.name, &self.graph);
         Ok(())
     }

@@ -14,19 +14,20 @@ use std::{
     sync::Arc,
 };
 
-use slotmap::{Key, SecondaryMap};
+use slotmap::Key;
 
 use super::{
     SOURCES,
     keys::BY_CONTENT,
     step::Plan,
+    template,
     written::{self, Context, Face, Written, lines},
 };
 use crate::{
     bug,
     codegen::{self, LateModule},
     graph::{
-        ConstantId, Graph, Input, KNOWN, Op, Output, State, Value, number,
+        ConstantId, Graph, Input, KNOWN, Op, Output, State, number,
         text::{Constants, parse, print},
     },
     options::Options,
@@ -117,32 +118,14 @@ spelled!(struct Leaf { ty, from });
 
 /// The bytes of a plan that was compiled from `graph`.
 pub fn write(plan: &Plan, graph: &Graph) -> Vec<u8> {
-    let place = |tensor: &Tensor| (tensor.data().as_ptr() as usize, tensor.data().len());
-    let known: HashMap<_, u32> = (graph.nodes())
-        .filter_map(|(value, _)| Some((place(graph.as_constant(value)?), number(value))))
-        .collect();
+    let (outline, all) = template::outline(plan, graph);
     let (mut leaves, mut values) = (String::new(), Vec::new());
-    let mut outline = Graph::new();
-    let mut moved: SecondaryMap<Value, Value> = SecondaryMap::new();
-    for (value, node) in plan.constant_graph.nodes() {
-        outline.set_origin(node.origin.clone());
-        let new = match &node.op {
-            Op::Constant(id) => {
-                let tensor = plan.constant_graph.constant(*id);
-                let from = known.get(&place(tensor)).copied().filter(|_| !tensor.data().is_empty());
-                if from.is_none() {
-                    values.extend_from_slice(tensor.data());
-                }
-                writeln!(leaves, "{}", Show(&Leaf { ty: tensor.ty().clone(), from })).expect("a string");
-                outline.add_input(format!("{}", number(value)), node.ty.clone())
-            }
-            op => outline.add(op.clone().map_operands(|it| moved[it])),
-        };
-        moved.insert(value, new.unwrap_or_else(|it| bug!("a constant graph does not fit together: {it}")));
+    for (tensor, from) in all {
+        if from.is_none() {
+            values.extend_from_slice(tensor.data());
+        }
+        writeln!(leaves, "{}", Show(&Leaf { ty: tensor.ty().clone(), from })).expect("a string");
     }
-    outline.outputs = (plan.constant_graph.outputs.iter())
-        .map(|it| Output { name: it.name.clone(), value: moved[it.value] })
-        .collect();
     let Written { schedule, shaders, numbers } = written::write(plan, &Face::of(graph));
     let constants = print(&outline, Constants::Small);
     let mut bytes = Vec::new();
@@ -166,7 +149,8 @@ pub fn read(bytes: &[u8], graph: &Graph, target: &Target) -> Result<Plan, String
     let mut next = || part().ok_or("the file is cut");
     let [leaves, constants, schedule, shaders, numbers] = [next()?, next()?, next()?, next()?, next()?];
     let leaves = self::leaves(leaves, rest, graph)?;
-    let constant_graph = constant_graph(constants, leaves)?;
+    let outline = parse(constants).map_err(|it| it.to_string())?;
+    let constant_graph = template::filled(&outline, leaves)?;
     let texts = Written { schedule, shaders, numbers };
     // Made again when they are looked at.
     let mut late = |key, kernel: &Arc<Kernel>, context: &Context| {
@@ -181,8 +165,7 @@ pub fn read(bytes: &[u8], graph: &Graph, target: &Target) -> Result<Plan, String
 }
 
 fn leaves(text: &str, mut values: &[u8], graph: &Graph) -> Result<Vec<Tensor>, String> {
-    let known: HashMap<u32, &Tensor> =
-        graph.nodes().filter_map(|(value, _)| Some((number(value), graph.as_constant(value)?))).collect();
+    let known = template::constants(graph);
     let mut leaves = Vec::new();
     for Leaf { ty, from } in lines(text)? {
         let data = match from {
@@ -197,33 +180,4 @@ fn leaves(text: &str, mut values: &[u8], graph: &Graph) -> Result<Vec<Tensor>, S
         leaves.push(Tensor::new(ty, data).ok_or("a constant of another size")?);
     }
     Ok(leaves)
-}
-
-fn constant_graph(text: &str, leaves: Vec<Tensor>) -> Result<Graph, String> {
-    let outline = parse(text).map_err(|it| it.to_string())?;
-    if outline.inputs().len() != leaves.len() {
-        return Err("as many constants as leaves are needed".into());
-    }
-    let mut graph = Graph::new();
-    let mut moved: SecondaryMap<Value, Value> = SecondaryMap::new();
-    for (value, node) in outline.nodes() {
-        graph.set_origin(node.origin.clone());
-        let new = match &node.op {
-            Op::Input { slot } => {
-                let leaf = leaves.get(*slot as usize).ok_or("no such leaf")?;
-                if *leaf.ty() != node.ty {
-                    return Err("a leaf of another type".into());
-                }
-                graph.add_constant(leaf.clone())
-            }
-            op => graph.add(op.clone().map_operands(|it| moved[it])).map_err(|it| it.to_string())?,
-        };
-        // Text names nodes by their numbers.
-        if new != value {
-            return Err("two nodes are the same".into());
-        }
-        moved.insert(value, new);
-    }
-    graph.outputs = outline.outputs.clone();
-    Ok(graph)
 }

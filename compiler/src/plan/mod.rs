@@ -7,6 +7,8 @@
 mod keys;
 pub mod written;
 #[cfg(feature = "compile")]
+pub mod template;
+#[cfg(feature = "compile")]
 pub mod kept;
 #[cfg(feature = "compile")]
 pub mod memory;

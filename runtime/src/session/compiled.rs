@@ -54,7 +54,7 @@ impl Session {
             if let Some(parent) = &self.debug {
                 count(&self.device.counters().plans);
                 self.tallies.count(|it| &it.compiled);
-                self.tallies.count(|it| it.disk.bypass(Bypass::Shown));
+                kept_plan::bypass(&self.tallies, Bypass::Shown);
                 let (plan, folder) = self.shown(arguments, parent);
                 return match (plan, folder) {
                     (Ok(_), Err(source)) => Err(Error::Io { path: parent.clone(), source }),
@@ -66,7 +66,7 @@ impl Session {
                 };
             }
             let Arguments { graph, options, choices, .. } = &*arguments;
-            let plan = kept_plan::plan(graph.clone(), target, options, choices, &self.device, &self.tallies);
+            let plan = kept_plan::plan(graph, target, options, choices, &self.device, &self.tallies);
             Ok(self.with_fault(Arc::new(plan?)))
         });
         #[cfg(not(target_arch = "wasm32"))]

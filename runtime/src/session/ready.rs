@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_lock::Mutex as AsyncMutex;
+use tracing::{Instrument, field::Empty, info_span};
 use wgfuse_compiler::{
     artefact::Unfit,
     error::Error as ModelError,
@@ -114,7 +115,11 @@ impl Session {
         let mut constants = self.constants.lock().await;
         let (mut none, checked) = (States::default(), self.options.checked);
         let states = states.unwrap_or(&mut none);
-        let tape = capture(plan, gpu, &mut constants, checked, self.replay, states).await?;
+        let span =
+            info_span!("capture", kernels = plan.kernels.len(), steps = plan.steps.len(), recorded = Empty);
+        let tape =
+            capture(plan, gpu, &mut constants, checked, self.replay, states).instrument(span.clone()).await?;
+        span.record("recorded", tape.is_recorded());
         if let Some(reason) = &tape.portable {
             self.disabled.add(reason.clone());
         }
