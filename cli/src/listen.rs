@@ -22,7 +22,7 @@ pub fn listen(verbose: u8) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
-        .without_time()
+        .with_timer(fmt::time::uptime())
         .with_span_events(FmtSpan::CLOSE)
         .with_filter(targets);
     tracing_subscriber::registry().with(layer).try_init().context("somebody listens already")

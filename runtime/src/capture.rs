@@ -4,7 +4,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, info_span};
 use wgfuse_compiler::{
     bug,
     plan::{BufferId, BufferRole, Plan, Port, Slice, Step},
@@ -224,18 +224,16 @@ async fn prepare(
     checked: bool,
     replay: Replay,
 ) -> Result<(), Failure> {
-    let span = Span::current();
     let bytes = plan.bytes(BufferRole::Weights);
-    let constants_span = info_span!(parent: &span, "constants", count = plan.constants.len(), bytes);
+    let constants_span = info_span!("constants", count = plan.constants.len(), bytes);
     #[cfg(not(target_arch = "wasm32"))]
     if let Some(recorder) = gpu.and_then(|it| it.recorder())
         && replay != Replay::Portable
     {
         // What is wrong with a pipeline is told where it is needed.
-        let pipelines = || {
-            let _span = info_span!(parent: &span, "pipelines", kernels = plan.kernels.len()).entered();
-            drop(recorder.prepare(plan, checked));
-        };
+        // Made here, since other threads do not know within what they run.
+        let span = info_span!("pipelines", kernels = plan.kernels.len());
+        let pipelines = || span.in_scope(|| drop(recorder.prepare(plan, checked)));
         let constants = || pollster::block_on(constants.prepare(plan, gpu).instrument(constants_span));
         return rayon::join(pipelines, constants).1;
     }

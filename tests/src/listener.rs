@@ -1,14 +1,19 @@
 //! Who listens to spans: their names, and what was recorded of each.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
 };
 
 use tracing::{
-    Event, Id, Metadata, Subscriber,
+    Id, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Record},
+};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+    registry::{LookupSpan, Registry},
 };
 
 /// A span by its name, with its fields as text.
@@ -20,15 +25,21 @@ pub struct Heard {
 
 /// Hears everything on the threads that it is given to.
 #[derive(Clone, Default)]
-pub struct Listener(Arc<Mutex<Vec<Heard>>>);
+pub struct Listener(Arc<Mutex<All>>);
+
+#[derive(Default)]
+struct All {
+    heard: Vec<Heard>,
+    /// Positions in `heard`.
+    places: HashMap<Id, usize>,
+}
 
 impl Listener {
     /// What `run` tells on this thread, in the order in which spans began.
     pub fn heard(run: impl FnOnce()) -> Vec<Heard> {
         let listener = Listener::default();
-        tracing::subscriber::with_default(listener.clone(), run);
-        let heard = listener.0.lock().unwrap();
-        heard.clone()
+        tracing::subscriber::with_default(Registry::default().with(listener.clone()), run);
+        std::mem::take(&mut listener.0.lock().unwrap().heard)
     }
 }
 
@@ -40,26 +51,20 @@ impl Visit for Fields<'_> {
     }
 }
 
-impl Subscriber for Listener {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, span: &Attributes<'_>) -> Id {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Listener {
+    fn on_new_span(&self, span: &Attributes<'_>, id: &Id, _: Context<'_, S>) {
         let mut all = self.0.lock().unwrap();
         let mut heard = Heard { name: span.metadata().name().to_owned(), ..Heard::default() };
         span.record(&mut Fields(&mut heard.fields));
-        all.push(heard);
-        Id::from_u64(all.len() as u64)
+        let place = all.heard.len();
+        // Numbers of spans that are gone come again.
+        all.places.insert(id.clone(), place);
+        all.heard.push(heard);
     }
 
-    fn record(&self, span: &Id, values: &Record<'_>) {
+    fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
         let mut all = self.0.lock().unwrap();
-        values.record(&mut Fields(&mut all[span.into_u64() as usize - 1].fields));
+        let place = all.places[id];
+        values.record(&mut Fields(&mut all.heard[place].fields));
     }
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }
