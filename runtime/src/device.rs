@@ -235,15 +235,18 @@ impl Device {
     }
 
     /// Whether plans are kept at all.
+    #[cfg(feature = "compiler")]
     pub(crate) fn keeps_plans(&self) -> bool {
         self.inner.shares || self.inner.store.is_some()
     }
 
     /// Where plans are kept on disk.
+    #[cfg(feature = "compiler")]
     pub(crate) fn folder(&self) -> Option<PathBuf> {
         self.inner.store.as_ref().map(|it| it.folder().to_owned())
     }
 
+    #[cfg(feature = "compiler")]
     pub(crate) fn shares_plans(&self) -> bool {
         self.inner.shares
     }

@@ -23,6 +23,7 @@ impl Store {
         Store { folder: folder.to_owned(), limit: LIMIT }
     }
 
+    #[cfg(feature = "compiler")]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
