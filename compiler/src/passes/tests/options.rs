@@ -58,3 +58,35 @@ fn users_passes_run_where_they_ask_and_are_checked() {
     });
     assert_eq!(message(order(vec![breaks], &[])), "pass 'breaker': two outputs are named 'y'");
 }
+
+#[test]
+fn there_is_a_place_before_and_behind_each_stage_and_each_pass() {
+    let mut b = GraphBuilder::new();
+    let x = x(&mut b, [2]);
+    let y = b.relu(x).unwrap();
+    b.output("y", y).unwrap();
+    let names: Vec<&str> =
+        Stage::ALL.map(Stage::name).into_iter().chain(PIPELINE.iter().map(|it| it.name)).collect();
+    let hooks = names.iter().flat_map(|it| [Hook::Before(it.to_string()), Hook::After(it.to_string())]);
+    let own = |at: Hook| UserPass {
+        name: match &at {
+            Hook::Before(place) => format!("<{place}"),
+            Hook::After(place) => format!("{place}>"),
+        },
+        at,
+        run: std::sync::Arc::new(|graph: &Graph| graph.rebuild(Graph::add)),
+    };
+    let options = Options { passes: hooks.map(own).collect(), ..Options::default() };
+    let mut seen = String::new();
+    optimise_observed(b.finish().unwrap(), &Target::cpu(), &options, &mut |name, _| {
+        seen.push_str(name);
+        seen.push(' ');
+    })
+    .unwrap();
+    let inside = |stage: Stage| {
+        let passes = PIPELINE.iter().filter(|it| it.stage == stage).map(|it| it.name);
+        passes.map(|it| format!("<{it} {it} {it}> ")).collect::<String>()
+    };
+    let wanted = Stage::ALL.map(|it| format!("<{0} {1}{0}> ", it.name(), inside(it)));
+    assert_eq!(seen, wanted.concat());
+}
