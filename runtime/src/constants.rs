@@ -144,7 +144,10 @@ impl Piece<'_> {
             upload::Fault::Element(_) => {
                 let origin = &plan.constant_graph.node(constant.value).origin;
                 let name = if origin.is_empty() { &*constant.port.name } else { &**origin };
-                Failure::Step(DisabledReason::DType { name: name.to_owned() })
+                Failure::Step(DisabledReason::DType {
+                    name: name.to_owned(),
+                    why: "holds integers that do not fit 32 bits".to_owned(),
+                })
             }
         })
     }

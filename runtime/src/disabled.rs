@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use wgfuse_compiler::partition::CpuReason;
+
 /// Why a graph, or a part of it, does not run in the best way there is.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,10 +15,22 @@ pub enum DisabledReason {
     /// `at` says of what, and where.
     #[error("{at}: {need} are needed, the device allows {have}")]
     LimitExceeded { at: String, need: u64, have: u64 },
-    #[error("'{name}' holds integers that do not fit 32 bits")]
-    DType { name: String },
+    /// 64-bit floats, or integers that do not fit 32 bits, in a node or constant.
+    #[error("'{name}': {why}")]
+    DType { name: String, why: String },
+    /// The node could run on the GPU, at the price of copies there and back.
     #[error("node '{node}': {why}")]
-    Operator { node: String, why: String },
+    Neighbours { node: String, why: String },
+    /// The GPU waits for the processor in the middle of every run.
+    #[error("the processor reads '{tensor}' in the middle of every run")]
+    HostRead { tensor: String },
+    /// `Session::keep_shapes` says how many.
+    #[error(
+        "runs have more than {kept} shapes in turns; the one that was used longest ago is compiled anew when it comes back"
+    )]
+    ShapeBudget { kept: usize },
+    #[error("the driver refused what was compiled: {0}")]
+    Validation(String),
     #[error("the device was lost: {0}")]
     DeviceLost(String),
     #[error("the device is out of memory")]
@@ -25,6 +39,21 @@ pub enum DisabledReason {
     NotRecorded(String),
     #[error("the CPU was asked for")]
     SwitchedOff,
+}
+
+impl DisabledReason {
+    /// Why a node runs on the processor.
+    pub(crate) fn of_node(node: &str, why: &CpuReason) -> DisabledReason {
+        let (name, said) = (node.to_owned(), why.to_string());
+        match why {
+            CpuReason::Double { .. } | CpuReason::Wide { .. } => DisabledReason::DType { name, why: said },
+            CpuReason::Large { op, need, have } => {
+                let at = format!("bytes of a tensor of node '{name}' ({op})");
+                DisabledReason::LimitExceeded { at, need: *need, have: *have }
+            }
+            CpuReason::Seam { .. } => DisabledReason::Neighbours { node: name, why: said },
+        }
+    }
 }
 
 /// A reason and how often it applied.

@@ -22,7 +22,7 @@ use crate::{
     constants::Constants,
     device::Device,
     device_tensor::{AnyTensor, DeviceTensor},
-    disabled::{Disabled, DisabledLog},
+    disabled::{Disabled, DisabledLog, DisabledReason},
     error::{Error, Result},
     inputs::{self, Outputs},
     launch::Replay,
@@ -76,6 +76,8 @@ pub struct Session {
     /// Locked before anything else, and for as long as a run takes. Nobody locks those of a model without states.
     states: AsyncMutex<States>,
     disabled: DisabledLog,
+    /// Steps down that are errors.
+    forbidden: Option<Arc<Forbidden>>,
     tallies: Tallies,
     randomness: Mutex<Randomness>,
 }
@@ -91,6 +93,8 @@ struct Randomness {
 /// A change of plans.
 #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub(crate) type Planted = Arc<dyn Fn(&mut Plan) + Send + Sync>;
+
+type Forbidden = dyn Fn(&DisabledReason) -> bool + Send + Sync;
 
 /// One shape an input, and what was made for it.
 struct Entry {
@@ -164,9 +168,17 @@ impl Session {
                 .collect(),
             states: AsyncMutex::new(States::of(model)),
             disabled,
+            forbidden: None,
             tallies: Tallies::within(device.tallies()),
             randomness: Mutex::default(),
         })
+    }
+
+    /// Makes steps down that `forbidden` names errors: a run or a plan that would take one is an `Error::Model` that says why.
+    /// `Options::fallback` does so for whatever would move to the processor.
+    pub fn forbid(mut self, forbidden: impl Fn(&DisabledReason) -> bool + Send + Sync + 'static) -> Session {
+        self.forbidden = Some(Arc::new(forbidden));
+        self
     }
 
     /// Keeps the plans of up to `count` shapes, at least one.
@@ -210,11 +222,11 @@ impl Session {
         self
     }
 
-    /// Writes no folders, whatever the environment says.
+    /// Writes no folders, whatever the environment says; and what a driver refuses is not run elsewhere.
     #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
     pub(crate) fn quiet(mut self) -> Session {
         (self.saving, self.debug, self.failures) = (None, None, (usize::MAX / 2).into());
-        self
+        self.forbid(|it| matches!(it, DisabledReason::Validation(_)))
     }
 
     /// Changes every plan that was compiled.
@@ -314,7 +326,7 @@ impl Session {
         }
         inputs::shapes(&self.inputs, shapes)?;
         let states = self.states().await;
-        let entry = self.entry(self.shapes(states.as_deref(), shapes.to_vec())?);
+        let entry = self.entry(self.shapes(states.as_deref(), shapes.to_vec())?)?;
         drop(states);
         let state = entry.state.lock().await;
         self.plan(&entry, &state)
@@ -346,7 +358,7 @@ impl Session {
     ) -> Result<Vec<(String, AnyTensor)>> {
         let mut states = self.states().await;
         let shapes = given.iter().map(|it| it.ty().shape.clone()).collect();
-        let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
+        let entry = self.entry(self.shapes(states.as_deref(), shapes)?)?;
         let mut state = entry.state.lock().await;
         if let Some(through) = self.through(&entry)? {
             drop(state);
@@ -423,7 +435,7 @@ impl Session {
         let mut values = inputs::ordered(&self.inputs, given)?;
         let mut states = self.states().await;
         let shapes = values.iter().map(|it| it.ty().shape.clone()).collect();
-        let entry = self.entry(self.shapes(states.as_deref(), shapes)?);
+        let entry = self.entry(self.shapes(states.as_deref(), shapes)?)?;
         let mut state = entry.state.lock().await;
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
         let tape = state.tape.as_mut().expect("just made ready");
@@ -517,5 +529,41 @@ mod tests {
         fn moves<T: Send>(_: impl Fn(&'static Session) -> T) {}
         crosses::<Session>();
         moves(|session| session.run_async(&[]));
+    }
+
+    #[cfg(feature = "compiler")]
+    #[test]
+    fn what_the_driver_refuses_runs_on_the_processor_unless_that_is_forbidden() {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let device = Device::from_wgpu(device, queue);
+        let mut b = wgfuse_compiler::graph::builder::GraphBuilder::new();
+        let x = b.input("x", wgfuse_compiler::dtype::DType::F32, [4]).expect("new");
+        let y = b.exp(x).expect("a float");
+        b.output("y", y).expect("new");
+        let model = Model::from_graph(b.finish().expect("whole"));
+        let session = || {
+            let broken: Planted = Arc::new(|plan: &mut Plan| {
+                for kernel in &mut plan.kernels {
+                    if let Some(shader) = &mut kernel.shader {
+                        shader.module = naga::Module::default().into();
+                    }
+                }
+            });
+            Session::new(&model, &device).expect("options").planted(broken)
+        };
+        let x = || [("x", Tensor::f32([4], &[0.0; 4]).expect("four"))];
+        let own = session();
+        for _ in 0..2 {
+            assert_eq!(own.run(&x()).expect("the processor")["y"].to_f64(), [1.0; 4]);
+        }
+        let told = own.disabled();
+        let refused = told.iter().find(|it| matches!(it.reason, DisabledReason::Validation(_)));
+        assert!(
+            refused.is_some_and(|it| it.count == 1 && it.reason.to_string().contains("kernel")),
+            "{told:?}"
+        );
+        let strict = session().forbid(|it| matches!(it, DisabledReason::Validation(_)));
+        let error = strict.run(&x()).map(|_| ()).expect_err("forbidden").to_string();
+        assert!(error.contains("refused"), "{error}");
     }
 }

@@ -47,7 +47,7 @@ fn a_tensor_that_no_buffer_holds_is_computed_on_the_processor() {
     let own = session(&device, Fallback::Cpu);
     assert_runs(&own);
     let told = reasons(&own);
-    let named = |it: &DisabledReason| matches!(it, DisabledReason::Operator { node, why } if node.starts_with("product") && why.contains("the device holds"));
+    let named = |it: &DisabledReason| matches!(it, DisabledReason::LimitExceeded { at, need, have } if at.contains("node 'product") && need > have);
     assert!(told.iter().any(named), "{told:?}");
     let error = refused(&session(&device, Fallback::Error));
     assert!(
@@ -133,4 +133,63 @@ fn a_processor_out_of_memory_is_an_error() {
         assert!(matches!(error, Error::Device(DeviceError::OutOfMemory(_))), "{error:?}");
     }
     assert_eq!(reasons(&session), []);
+}
+
+#[test]
+fn more_shapes_than_are_kept_are_told_or_refused() {
+    let inputs = vec![wgfuse::Signature {
+        name: "x".into(),
+        dtype: DType::F32,
+        dims: vec![wgfuse::Dim::Symbol("n".into())],
+    }];
+    let model = Model::build(inputs, |b, x| Ok(vec![("y".into(), b.exp(x[0])?)])).unwrap();
+    let run = |session: &Session, n: usize| {
+        let x = Tensor::f32([n], &vec![0.0; n]).unwrap();
+        session.run(&[("x", x)]).map(|it| assert_eq!(it["y"].to_f64(), vec![1.0; n]))
+    };
+    let budget = DisabledReason::ShapeBudget { kept: 2 };
+    let session = Session::new(&model, &device::gpu()).unwrap().keep_shapes(2);
+    for n in [1, 2, 1, 2] {
+        run(&session, n).unwrap();
+    }
+    assert!(!session.disabled().iter().any(|it| it.reason == budget));
+    for n in [3, 1, 2] {
+        run(&session, n).unwrap();
+    }
+    let told = session.disabled().into_iter().find(|it| it.reason == budget);
+    assert_eq!(told.map(|it| it.count), Some(3));
+    let strict = Session::new(&model, &device::gpu()).unwrap().keep_shapes(1);
+    let strict = strict.forbid(|it| matches!(it, DisabledReason::ShapeBudget { .. }));
+    run(&strict, 1).unwrap();
+    let error = run(&strict, 2).unwrap_err();
+    assert!(matches!(error, Error::Model(ModelError::Fallback { .. })), "{error:?}");
+    run(&strict, 1).unwrap();
+}
+
+/// 64-bit floats between two kernels of the GPU.
+#[test]
+fn a_part_on_the_processor_in_the_middle_is_named() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [64, 64]).unwrap();
+    let x = b.softmax(x, -1).unwrap();
+    let wide = b.cast(x, DType::F64).unwrap();
+    let wide = b.sqrt(wide).unwrap();
+    let narrow = b.cast(wide, DType::F32).unwrap();
+    let y = b.softmax(narrow, -1).unwrap();
+    b.output("y", y).unwrap();
+    let model = Model::from_graph(b.finish().unwrap());
+    let x = Tensor::f32([64, 64], &vec![0.25; 64 * 64]).unwrap();
+    let session = Session::new(&model, &device::gpu()).unwrap();
+    let y = session.run(&[("x", x.clone())]).unwrap();
+    assert!(y["y"].to_f64().iter().all(|it| (it - 1.0 / 64.0).abs() < 1e-6));
+    let told = session.disabled();
+    let has = |wanted: fn(&DisabledReason) -> bool| told.iter().any(|it| wanted(&it.reason));
+    assert!(has(|it| matches!(it, DisabledReason::HostRead { .. })), "{told:?}");
+    assert!(
+        has(|it| matches!(it, DisabledReason::DType { why, .. } if why.contains("64-bit floats"))),
+        "{told:?}"
+    );
+    let strict = Session::new(&model, &device::gpu()).unwrap();
+    let strict = strict.forbid(|it| matches!(it, DisabledReason::HostRead { .. }));
+    assert!(strict.run(&[("x", x)]).is_err());
 }

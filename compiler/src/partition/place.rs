@@ -1,6 +1,6 @@
 //! Where each node runs: on the GPU, unless there is a reason.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use slotmap::SecondaryMap;
 
@@ -10,6 +10,7 @@ use crate::{
     graph::{Graph, Node, Op, Value},
     shape::Type,
     target::{Place, Target},
+    text::spelled,
 };
 
 /// Largest result of a node that goes along with its neighbours on the CPU.
@@ -19,14 +20,21 @@ const TINY: usize = 4 << 10;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CpuReason {
     /// Arithmetic on 64-bit floats.
-    Double { op: &'static str },
+    Double { op: Arc<str> },
     /// 64-bit integers whose values may not fit 32 bits.
-    Wide { op: &'static str, dtype: DType },
+    Wide { op: Arc<str>, dtype: DType },
     /// A tensor larger than one buffer, or than the few bindings that it may be split over.
-    Large { op: &'static str, need: u64, have: u64 },
+    Large { op: Arc<str>, need: u64, have: u64 },
     /// Small, and its neighbours run on the CPU.
-    Seam { op: &'static str },
+    Seam { op: Arc<str> },
 }
+
+spelled!(enum CpuReason {
+    Double "double" { op };
+    Wide "wide" { op, dtype };
+    Large "large" { op, need, have };
+    Seam "seam" { op };
+});
 
 impl fmt::Display for CpuReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +84,7 @@ pub fn places(
 
 /// Why the GPU cannot run a node, if it cannot.
 fn reason(graph: &Graph, ranges: &Ranges, target: &Target, value: Value, node: &Node) -> Option<CpuReason> {
-    let op = node.op.name();
+    let op: Arc<str> = node.op.name().into();
     let touched: Vec<Value> = node.op.operands().into_iter().chain([value]).collect();
     let types = || touched.iter().map(|it| (*it, graph.ty(*it)));
     if types().any(|(_, ty)| ty.dtype == DType::F64) {
@@ -139,7 +147,7 @@ fn along(graph: &Graph, reasons: &mut SecondaryMap<Value, CpuReason>) {
         let Some(&rooted) = may.get(value) else { continue };
         let users = &users[value];
         if users.iter().all(|it| reasons.contains_key(*it)) && (rooted || !users.is_empty()) {
-            reasons.insert(value, CpuReason::Seam { op: node.op.name() });
+            reasons.insert(value, CpuReason::Seam { op: node.op.name().into() });
         }
     }
 }

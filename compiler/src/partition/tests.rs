@@ -140,7 +140,7 @@ fn doubles_run_on_the_cpu() {
     let parts = parts(&whole, &gpu());
     let at = ["before", "up", "double", "down", "after"].map(|it| place(&parts, it));
     assert_eq!(at, [Place::Gpu, Place::Cpu, Place::Cpu, Place::Cpu, Place::Gpu]);
-    assert_eq!(parts.reasons[1], ("double".into(), CpuReason::Double { op: "exp" }));
+    assert_eq!(parts.reasons[1], ("double".into(), CpuReason::Double { op: "exp".into() }));
     assert!(parts.reasons.len() == 3);
 
     let options = Options { fallback: Fallback::Error, ..Options::default() };
@@ -221,7 +221,7 @@ fn the_reason_names_the_operation() {
         b.name("sum").add(x, x)
     });
     let reasons = parts(&whole, &gpu()).reasons;
-    assert_eq!(reasons, [("sum".into(), CpuReason::Wide { op: "add", dtype: DType::U64 })]);
+    assert_eq!(reasons, [("sum".into(), CpuReason::Wide { op: "add".into(), dtype: DType::U64 })]);
     assert_eq!(reasons[0].1.to_string(), "add works on u64 values that may not fit 32 bits");
 }
 
@@ -255,7 +255,7 @@ fn small_neighbours_come_along() {
     });
     let view = parts(&view, &gpu());
     assert_eq!(place(&view, "view"), Place::Cpu);
-    assert_eq!(view.reasons[1].1, CpuReason::Seam { op: "reshape" });
+    assert_eq!(view.reasons[1].1, CpuReason::Seam { op: "reshape".into() });
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn large_tensors_do_not_fit_the_device() {
         b.name("sum").sum(y, &[0], false)
     });
     let parts = parts(&whole, &gpu());
-    let reason = CpuReason::Large { op: "exp", need: 320 << 20, have: 256 << 20 };
+    let reason = CpuReason::Large { op: "exp".into(), need: 320 << 20, have: 256 << 20 };
     assert_eq!(parts.reasons[0], ("large".into(), reason));
 
     let options = Options { memory_limit: 100 << 20, ..Options::default() };

@@ -103,11 +103,7 @@ pub fn plan(
         constant_graph: partition.constants.clone(),
         kernels,
         steps,
-        cpu_parts: partition
-            .reasons
-            .iter()
-            .map(|(node, reason)| (node.clone(), reason.to_string()))
-            .collect(),
+        cpu_parts: partition.reasons.clone(),
         live_peak,
         refusals,
     };

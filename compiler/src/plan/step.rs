@@ -13,6 +13,7 @@ use crate::{
     codegen::Shader,
     graph::{Graph, Value, random::KEY},
     lower::{TensorId, TensorInfo},
+    partition::CpuReason,
     schedule::Kernel,
     shape::Type,
     target::{Place, Target},
@@ -120,7 +121,7 @@ pub struct Plan {
     pub kernels: Vec<PlanKernel>,
     pub steps: Vec<Step>,
     /// Parts that run on the CPU although the target is a GPU: node and reason.
-    pub cpu_parts: Vec<(Arc<str>, String)>,
+    pub cpu_parts: Vec<(Arc<str>, CpuReason)>,
     /// Largest sum of bytes of activations that are live at one step, each rounded up to the alignment that it needs
     /// anyway; of each place by itself, added.
     pub live_peak: u64,

@@ -76,7 +76,7 @@ pub fn parse(text: &str, of: &Plan) -> Result<Plan, Error> {
             from.end()?;
         }
         while from.take("on_cpu") {
-            plan.cpu_parts.push((<Arc<str>>::parse(from)?, from.string()?));
+            plan.cpu_parts.push((<Arc<str>>::parse(from)?, Text::parse(from)?));
             from.end()?;
         }
         if from.is_done() {
@@ -111,7 +111,7 @@ impl Display for Plan {
             print_step(f, it, kernels)?;
             writeln!(f)?;
         }
-        cpu_parts.iter().try_for_each(|(node, reason)| writeln!(f, "on_cpu {node:?} {reason:?}"))
+        cpu_parts.iter().try_for_each(|(node, reason)| writeln!(f, "on_cpu {node:?} {}", Show(reason)))
     }
 }
 

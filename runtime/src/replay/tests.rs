@@ -220,7 +220,7 @@ fn integers_past_32_bits_are_not_cut() {
         let gpu = device.gpu_now().await.expect("open");
         capture(&bad, Some(gpu), &mut constants, false, Replay::Auto, &mut States::default()).await.err()
     });
-    assert!(matches!(failure, Some(Failure::Step(DisabledReason::DType { name })) if name == "w"));
+    assert!(matches!(failure, Some(Failure::Step(DisabledReason::DType { name, .. })) if name == "w"));
 
     let plan = plan(&device, integers(0..COUNT as i64));
     let (_, mut tape) = captured(&device, &plan, &mut constants, false, Replay::Auto);

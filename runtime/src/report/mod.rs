@@ -200,7 +200,7 @@ pub(crate) fn of(observed: &Observed, plan: &Plan) -> Report {
         parts: observed.parts.as_ref().map_or_else(Vec::new, parts),
         kernels: plan.kernels.iter().map(|it| kernel(it, &plan.target)).collect(),
         cpu_parts: (plan.cpu_parts.iter())
-            .map(|(node, reason)| CpuPart { node: node.to_string(), reason: reason.clone() })
+            .map(|(node, reason)| CpuPart { node: node.to_string(), reason: reason.to_string() })
             .collect(),
         refusals: (plan.refusals.iter())
             .map(|it| Refusal {

@@ -8,7 +8,7 @@ use wgfuse_compiler::{
     artefact::Unfit,
     error::Error as ModelError,
     options::Fallback,
-    plan::Plan,
+    plan::{Plan, Step},
     shape::Shape,
     target::{Place, Target},
 };
@@ -21,6 +21,7 @@ use crate::{
     device_tensor::AnyTensor,
     disabled::DisabledReason,
     error::{DeviceError, Error, Result},
+    launch::Replay,
     state::States,
     through::Through,
 };
@@ -50,12 +51,13 @@ impl Session {
         }
     }
 
-    pub(super) fn entry(&self, shapes: Vec<Shape>) -> Arc<Entry> {
+    pub(super) fn entry(&self, shapes: Vec<Shape>) -> Result<Arc<Entry>> {
         let mut all = self.shapes.lock().expect("nothing panics inside");
         let entry = match all.iter().position(|it| it.shapes == shapes) {
             Some(at) => all.remove(at),
             None => {
                 if all.len() >= self.kept {
+                    self.stepped(DisabledReason::ShapeBudget { kept: self.kept })?;
                     all.remove(0);
                 }
                 Arc::new(Entry {
@@ -69,7 +71,24 @@ impl Session {
             }
         };
         all.push(entry.clone());
-        entry
+        Ok(entry)
+    }
+
+    /// Takes note of a step down, or refuses it.
+    pub(super) fn stepped(&self, reason: DisabledReason) -> Result<()> {
+        self.may(&reason)?;
+        self.disabled.add(reason);
+        Ok(())
+    }
+
+    fn may(&self, reason: &DisabledReason) -> Result<()> {
+        match &self.forbidden {
+            Some(forbidden) if forbidden(reason) => {
+                let node = "the whole model".into();
+                Err(ModelError::Fallback { node, reason: reason.to_string() }.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes sure that the entry has a plan and a tape on a living device.
@@ -86,7 +105,18 @@ impl Session {
         if state.tape.is_some() {
             return Ok(plan);
         }
-        match self.capture(&plan, states.as_deref_mut()).await {
+        let captured = match self.capture(&plan, states.as_deref_mut()).await {
+            // Recording is not replaced where it was asked for by name.
+            Err(Failure::Error(Error::Device(DeviceError::Refused { at, what })))
+                if plan.target.place == Place::Gpu
+                    && self.options.fallback == Fallback::Cpu
+                    && self.replay != Replay::Recorded =>
+            {
+                Err(Failure::Step(DisabledReason::Validation(format!("{at}: {what}"))))
+            }
+            other => other,
+        };
+        match captured {
             Ok(tape) => {
                 state.tape = Some(tape);
                 Ok(plan)
@@ -121,7 +151,7 @@ impl Session {
             capture(plan, gpu, &mut constants, checked, self.replay, states).instrument(span.clone()).await?;
         span.record("recorded", tape.is_recorded());
         if let Some(reason) = &tape.portable {
-            self.disabled.add(reason.clone());
+            self.stepped(reason.clone())?;
         }
         Ok(tape)
     }
@@ -133,6 +163,9 @@ impl Session {
         if let Some(plan) = entry.plan.get() {
             return Ok(plan.clone());
         }
+        if let Some(reason) = self.device.disabled_reason() {
+            self.may(reason)?;
+        }
         let plan = match self.planned(entry, self.device.target()) {
             Err(Error::Model(ModelError::TooLarge { at, need, have })) if self.device.is_gpu() => {
                 self.step_down(entry, DisabledReason::LimitExceeded { at, need, have })?
@@ -140,7 +173,10 @@ impl Session {
             other => other?,
         };
         for (node, why) in &plan.cpu_parts {
-            self.disabled.add(DisabledReason::Operator { node: node.to_string(), why: why.clone() });
+            self.stepped(DisabledReason::of_node(node, why))?;
+        }
+        if let Some(tensor) = read_in_the_middle(&plan) {
+            self.stepped(DisabledReason::HostRead { tensor })?;
         }
         let plan = entry.plan.get_or_init(|| plan).clone();
         entry.given.lock().expect("nothing panics inside").clear();
@@ -188,6 +224,7 @@ impl Session {
                     .into())
             }
             Fallback::Cpu => {
+                self.may(&reason)?;
                 let plan = self.planned(entry, &Target::cpu())?;
                 self.disabled.add(reason);
                 Ok(plan)
@@ -219,4 +256,13 @@ impl Session {
         }
         error
     }
+}
+
+/// The name of a tensor that the processor reads before the GPU goes on.
+fn read_in_the_middle(plan: &Plan) -> Option<String> {
+    let last = plan.steps.iter().rposition(|it| matches!(it, Step::Dispatch { .. }))?;
+    plan.steps[..last].iter().find_map(|it| match it {
+        Step::Download { tensor, .. } => Some(plan.tensors[*tensor].origin.to_string()),
+        Step::Dispatch { .. } | Step::Host { .. } | Step::Upload { .. } => None,
+    })
 }
