@@ -268,6 +268,6 @@ fn random_numbers() {
     assert_eq!(got, want);
     let got = apply("wg_high_u32(x, y)", "u32", "u32", &x, &y);
     let want: Vec<u32> =
-        x.iter().zip(&y).map(|(x, y)| (u64::from(*x) * u64::from(*y) >> 32) as u32).collect();
+        x.iter().zip(&y).map(|(x, y)| ((u64::from(*x) * u64::from(*y)) >> 32) as u32).collect();
     assert_eq!(got, want);
 }
