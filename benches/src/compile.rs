@@ -83,7 +83,10 @@ fn measure(model: String, file: &Model, device: &Device, args: &Args, unheard: &
     let graph = || -> Result<Graph> { Ok(file.graph(&shapes)?) };
     let import = median(args.rounds, || graph().map(drop))?;
     let (target, options, choices) = (device.target(), Options::default(), Choices::default());
-    let compiled = median(args.rounds, || Ok(drop(compile_graph(graph()?, target, &options, &choices)?)))?;
+    let compiled = median(args.rounds, || {
+        drop(compile_graph(graph()?, target, &options, &choices)?);
+        Ok(())
+    })?;
     let first = planned(file, &kept, &shapes)?.0;
     let disk = median(args.rounds, || {
         let (plan, tally) = planned(file, &kept, &shapes)?;

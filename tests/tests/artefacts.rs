@@ -82,7 +82,7 @@ fn plans_come_back_as_they_were() {
     for name in ["bert_tiny", "gpt2_tiny", "test_resnet"] {
         let case = load(name).unwrap();
         let target = Target { max_storage_buffers: 16, subgroup: Some((32, 32)), ..Target::webgpu_minimum() };
-        let artefact = Artefact::parse(compiled(&case, &[target.clone()]).into()).unwrap();
+        let artefact = Artefact::parse(compiled(&case, std::slice::from_ref(&target)).into()).unwrap();
         assert_eq!(artefact.compiled.len(), 2, "one of them for the processor");
         for it in &artefact.compiled {
             let graph = case.model.graph(&shapes(&case)).unwrap();

@@ -85,13 +85,16 @@ pub fn write(plan: &Plan, face: &Face) -> Written<String> {
     Written { schedule: schedule.to_string(), shaders, numbers: plan.to_string() }
 }
 
+/// Makes the module of a key, for a kernel that has it.
+pub type Modules<'a> = dyn FnMut(u128, &Arc<Kernel>, &Context) -> Result<LateModule, String> + 'a;
+
 /// The plan of these texts. `module` is asked once for the module of each key, with a kernel that has it.
 pub fn read(
     written: Written<&str>,
     constant_graph: Graph,
     target: &Target,
     face: &Face,
-    module: &mut dyn FnMut(u128, &Arc<Kernel>, &Context) -> Result<LateModule, String>,
+    module: &mut Modules<'_>,
 ) -> Result<Plan, String> {
     let schedule = schedule::text::parse(written.schedule).map_err(|it| it.to_string())?;
     let faults = schedule::verify::verify(&schedule, target);
@@ -169,7 +172,7 @@ fn shader(
     kernel: &Arc<Kernel>,
     context: &Context,
     modules: &mut HashMap<u128, LateModule>,
-    module: &mut dyn FnMut(u128, &Arc<Kernel>, &Context) -> Result<LateModule, String>,
+    module: &mut Modules<'_>,
 ) -> Result<Shader, String> {
     let Outline { key, workgroup_size, groups, bindings } = outline;
     // Every tensor is bound once, whole, in consecutive parts.
