@@ -30,13 +30,14 @@ use crate::{
     graph::{Graph, Output, State, Value, number, random},
     plan::{
         Constant, Plan, keys,
+        text::statements,
         written::{self, Context, Face, Written},
     },
     schedule::Kernel,
     shape::{Dim, Shape, Signature, Type},
     target::{Place, Target},
     tensor::Tensor,
-    text::{Cursor, Parsed, Show, Text, spelled},
+    text::{Cursor, Show, Text, spelled},
 };
 
 /// How an artefact begins: no text does, and transfers that change line ends are seen.
@@ -402,15 +403,6 @@ pub enum Unfit {
     /// None was compiled for a GPU, or for the processor.
     Place(Place),
     Device(crate::target::Lack),
-}
-
-fn statements<T: Text>(from: &mut Cursor<'_>, word: &str) -> Parsed<Vec<T>> {
-    let mut all = Vec::new();
-    while from.take(word) {
-        all.push(T::parse(from)?);
-        from.end()?;
-    }
-    Ok(all)
 }
 
 spelled!(struct Signature { name, dtype, dims });

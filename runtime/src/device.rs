@@ -2,7 +2,7 @@
 //! the compiler may use. A lost GPU is opened again when it is next needed.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -242,7 +242,7 @@ impl Device {
 
     /// Where plans are kept on disk.
     #[cfg(feature = "compiler")]
-    pub(crate) fn folder(&self) -> Option<PathBuf> {
+    pub(crate) fn folder(&self) -> Option<std::path::PathBuf> {
         self.inner.store.as_ref().map(|it| it.folder().to_owned())
     }
 

@@ -116,7 +116,7 @@ impl Display for Plan {
 }
 
 /// Lines that begin with `word`.
-fn statements<T: Text>(from: &mut Cursor<'_>, word: &str) -> Parsed<Vec<T>> {
+pub(crate) fn statements<T: Text>(from: &mut Cursor<'_>, word: &str) -> Parsed<Vec<T>> {
     let mut all = Vec::new();
     while from.take(word) {
         all.push(T::parse(from)?);
