@@ -14,7 +14,7 @@ use crate::{
     gpu::Gpu,
     host::{self, Operand},
     portable,
-    recording::Recording,
+    recording::{Execution, Recording},
     upload,
 };
 
@@ -84,6 +84,7 @@ pub(crate) async fn replay_to(
                         forms::to_host(operand.ty.dtype, device, host);
                     })
                     .await?;
+                batch.over();
             }
             Segment::Upload(copies) => {
                 // Writes reach the device before the commands of the next submission, not the ones before.
@@ -124,6 +125,7 @@ pub(crate) async fn replay_to(
                 *made = Tensor::new(ty.clone(), bytes).map(AnyTensor::Host);
             };
             tape.readback.read(gpu, wait, see).await?;
+            batch.over();
         }
         (Some(gpu), Ends::Device) => {
             for ((ty, _, room, made), copy) in copied.zip(&tape.readback.copies) {
@@ -216,7 +218,17 @@ pub(crate) struct Batch<'a> {
     /// Two of each recording, and one of what is encoded between them.
     finished: SmallVec<[wgpu::CommandBuffer; 4]>,
     open: Option<wgpu::CommandEncoder>,
-    recordings: SmallVec<[&'a Recording; 1]>,
+    recordings: SmallVec<[(&'a Recording, Execution); 1]>,
+    /// What was submitted, and where.
+    pending: Option<(wgpu::Queue, SmallVec<[Execution; 1]>)>,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if let Some((queue, executions)) = self.pending.take() {
+            queue.on_submitted_work_done(move || drop(executions));
+        }
+    }
 }
 
 impl<'a> Batch<'a> {
@@ -226,8 +238,14 @@ impl<'a> Batch<'a> {
 
     fn execute(&mut self, gpu: &Gpu, recording: &'a Recording, copies: bool) {
         self.finished.extend(self.open.take().map(wgpu::CommandEncoder::finish));
-        self.finished.extend(recording.execute(&gpu.device, copies));
-        self.recordings.push(recording);
+        let (commands, execution) = recording.execute(&gpu.device, copies);
+        self.finished.extend(commands);
+        self.recordings.push((recording, execution));
+    }
+
+    /// To be called once the device is known to be done with what was submitted.
+    fn over(&mut self) {
+        self.pending = None;
     }
 
     pub async fn submit(&mut self, gpu: Option<&Gpu>) -> Result<(), DeviceError> {
@@ -238,7 +256,10 @@ impl<'a> Batch<'a> {
         gpu.scoped("a submission", || {
             self.finished.extend(self.open.take().map(wgpu::CommandEncoder::finish));
             let index = gpu.queue.submit(self.finished.drain(..));
-            self.recordings.drain(..).for_each(|it| it.submitted(index.clone()));
+            for (recording, execution) in self.recordings.drain(..) {
+                recording.submitted(index.clone());
+                self.pending.get_or_insert_with(|| (gpu.queue.clone(), SmallVec::new())).1.push(execution);
+            }
         })
         .await
     }

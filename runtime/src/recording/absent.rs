@@ -10,6 +10,8 @@ use crate::{
 
 pub(crate) struct Recording(Infallible);
 
+pub(crate) struct Execution(Infallible);
+
 impl Recording {
     pub fn new(
         recorder: &Arc<Recorder>,
@@ -25,7 +27,7 @@ impl Recording {
         match self.0 {}
     }
 
-    pub fn execute(&self, _: &wgpu::Device, _: bool) -> [wgpu::CommandBuffer; 2] {
+    pub fn execute(&self, _: &wgpu::Device, _: bool) -> ([wgpu::CommandBuffer; 2], Execution) {
         match self.0 {}
     }
 

@@ -7,6 +7,6 @@ mod absent;
 mod vulkan;
 
 #[cfg(any(target_arch = "wasm32", target_vendor = "apple"))]
-pub(crate) use absent::Recording;
+pub(crate) use absent::{Execution, Recording};
 #[cfg(all(not(target_arch = "wasm32"), not(target_vendor = "apple")))]
-pub(crate) use vulkan::Recording;
+pub(crate) use vulkan::{Execution, Recording};

@@ -5,7 +5,10 @@
 //! buffer in the same submission, so its queue lock, fences and trackers cover the work; full barriers stand at both ends, so that
 //! wgpu need not know what is between.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use ash::vk::{self, AccessFlags as Access, PipelineStageFlags as Stage};
 use wgfuse_compiler::{bug, plan::Plan};
@@ -30,13 +33,35 @@ pub(crate) struct Recording {
     buffers: Vec<wgpu::Buffer>,
     /// What is copied to.
     staging: Vec<wgpu::Buffer>,
-    /// The launches alone, and with the copies behind them: executing two takes microseconds more than one.
-    commands: [vk::CommandBuffer; 2],
+    /// For one execution at a time, which a driver submits faster.
+    exclusive: Executables,
+    /// For any execution while that one is pending.
+    shared: Executables,
+    /// Whether `exclusive` is neither pending nor about to be.
+    free: Arc<AtomicBool>,
     pool: vk::CommandPool,
     sets: vk::DescriptorPool,
     /// The last submission, until it is known to be over.
     last: Mutex<Option<wgpu::SubmissionIndex>>,
     recorder: Arc<Recorder>,
+}
+
+/// The launches alone, and with the copies behind them: executing two command buffers takes microseconds more than one.
+type Executables = [vk::CommandBuffer; 2];
+
+/// An execution that is encoded, and pending once it is submitted. To be kept until the device is done with it, or it will never
+/// be submitted.
+pub(crate) struct Execution {
+    /// Where it is of what only one at a time may execute.
+    exclusive: Option<Arc<AtomicBool>>,
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        if let Some(free) = &self.exclusive {
+            free.store(true, Ordering::Release);
+        }
+    }
 }
 
 struct Raw {
@@ -64,7 +89,9 @@ impl Recording {
             copies: Vec::new(),
             buffers: Vec::new(),
             staging: behind.map(|it| it.staging.clone()).unwrap_or_default(),
-            commands: [vk::CommandBuffer::null(); 2],
+            exclusive: [vk::CommandBuffer::null(); 2],
+            shared: [vk::CommandBuffer::null(); 2],
+            free: Arc::new(AtomicBool::new(true)),
             pool: vk::CommandPool::null(),
             sets: vk::DescriptorPool::null(),
             last: Mutex::default(),
@@ -93,28 +120,34 @@ impl Recording {
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(recorder.family);
         // SAFETY: the device is alive.
         it.pool = unsafe { raw.create_command_pool(&info, None) }.map_err(|it| fault("a recording", it))?;
+        it.exclusive = it.executables(vk::CommandBufferUsageFlags::empty())?;
+        it.shared = it.executables(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE)?;
+        Ok(it)
+    }
+
+    fn executables(&self, usage: vk::CommandBufferUsageFlags) -> Result<Executables, DeviceError> {
+        let raw = &self.recorder.raw;
+        let mut commands = [vk::CommandBuffer::null(); 2];
         let info = vk::CommandBufferAllocateInfo::default()
-            .command_pool(it.pool)
+            .command_pool(self.pool)
             .level(vk::CommandBufferLevel::SECONDARY)
-            .command_buffer_count(it.commands.len() as u32);
-        // SAFETY: the pool was just made and only this function uses it.
+            .command_buffer_count(commands.len() as u32);
+        let inheritance = vk::CommandBufferInheritanceInfo::default();
+        let begin = vk::CommandBufferBeginInfo::default().flags(usage).inheritance_info(&inheritance);
+        // SAFETY: the pool is this recording's, which no other thread has yet.
         unsafe {
             let made = raw.allocate_command_buffers(&info).map_err(|it| fault("a recording", it))?;
-            it.commands.copy_from_slice(&made);
-            let inheritance = vk::CommandBufferInheritanceInfo::default();
-            let begin = vk::CommandBufferBeginInfo::default()
-                .flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE)
-                .inheritance_info(&inheritance);
-            for (number, commands) in it.commands.into_iter().enumerate() {
+            commands.copy_from_slice(&made);
+            for (number, commands) in commands.into_iter().enumerate() {
                 raw.begin_command_buffer(commands, &begin).map_err(|it| fault("a recording", it))?;
-                it.record(commands, None);
+                self.record(commands, None);
                 if number == 1 {
-                    it.record_copies(commands);
+                    self.record_copies(commands);
                 }
                 raw.end_command_buffer(commands).map_err(|it| fault("a recording", it))?;
             }
         }
-        Ok(it)
+        Ok(commands)
     }
 
     fn add(&mut self, plan: &Plan, launch: &Launch, checked: bool) -> Result<(), DeviceError> {
@@ -225,10 +258,16 @@ impl Recording {
 
     /// Two command buffers, the launches and, where they are wanted, the copies: the first shows wgpu what the second uses. Their
     /// submission is to be told to `submitted`.
-    pub fn execute(&self, device: &wgpu::Device, copies: bool) -> [wgpu::CommandBuffer; 2] {
-        let recorded = self.commands[usize::from(copies)];
-        // SAFETY: a secondary command buffer of the same family, outside of a pass, that may be pending more than once.
-        self.encode(device, |raw, commands| unsafe { raw.cmd_execute_commands(commands, &[recorded]) })
+    pub fn execute(&self, device: &wgpu::Device, copies: bool) -> ([wgpu::CommandBuffer; 2], Execution) {
+        let exclusive = self.free.swap(false, Ordering::Acquire).then(|| self.free.clone());
+        let recorded = match exclusive {
+            Some(_) => self.exclusive[usize::from(copies)],
+            None => self.shared[usize::from(copies)],
+        };
+        // SAFETY: a secondary command buffer of the same family, outside of a pass, which may be pending more than once or is not.
+        // An encoder of an execution that was never submitted becomes invalid by it, and wgpu resets that before it is used again.
+        let write = |raw: &ash::Device, commands| unsafe { raw.cmd_execute_commands(commands, &[recorded]) };
+        (self.encode(device, write), Execution { exclusive })
     }
 
     fn encode(
