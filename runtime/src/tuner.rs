@@ -132,7 +132,7 @@ pub(crate) fn tuned(
         let all = candidates(kernel, target);
         let [default, _, ..] = all[..] else { continue };
         let class = Class::of(kernel, &schedule.tensors);
-        if choices.get(class).is_some() {
+        if choices.get(class).is_some() || !trial::fits(kernel, &schedule.tensors, target) {
             continue;
         }
         let key =

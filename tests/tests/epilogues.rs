@@ -235,51 +235,6 @@ fn sums_and_differences_are_in_the_products_kernel() {
     }
 }
 
-/// What is summed up is a state: the product's kernel adds to what it was. Only maps are proven to read no other element of a
-/// state than the one that they write, so that the sum is copied there by a second kernel.
-#[test]
-fn accumulation_is_in_the_products_kernel() {
-    for kind in [LINEAR, CONV] {
-        for relu in [false, true] {
-            for first in [false, true] {
-                let mut b = GraphBuilder::new();
-                let made = (|| {
-                    let (c, whole) = product(&mut b, kind, DType::F32)?;
-                    let old = b.state("sum", DType::F32, whole)?;
-                    let new = if first { b.add(old, c)? } else { b.add(c, old)? };
-                    let new = if relu { b.relu(new)? } else { new };
-                    b.update(old, new)
-                })();
-                made.unwrap();
-                let graph = b.finish().unwrap();
-                let mut random = Random::new(9);
-                let x = random.tensor(&graph.inputs()[0].ty, 2);
-                let zero = || {
-                    let shape = &graph.inputs()[1].ty.shape;
-                    Tensor::f32(shape.clone(), &vec![0.0; shape.count()]).expect("as many")
-                };
-                let mut sum = zero();
-                let model = Model::from_graph(graph.clone());
-                for device in devices() {
-                    let session = Session::new(&model, &device).unwrap();
-                    for run in 0..3 {
-                        session.run(&[("x", x.clone())]).unwrap();
-                        let next = eval(&graph, &[x.clone(), sum.clone()]).unwrap();
-                        let what = format!("run {run} of a {kind} (relu {relu}) on {}", device.name());
-                        assert_close(&what, &[session.state("sum").unwrap()], &next, 1e-4, 1e-4);
-                        sum = next[0].clone();
-                    }
-                    sum = zero();
-                    let plan = session.plan_for(&[x.shape().clone()]).unwrap();
-                    let names: Vec<&str> = plan.kernels.iter().map(|it| &*it.kernel.name).collect();
-                    assert_eq!(names.len(), 2, "{names:?}");
-                    assert!(names[0].contains("product") && names[1].ends_with("map_state"), "{names:?}");
-                }
-            }
-        }
-    }
-}
-
 #[test]
 fn linear_layers_of_one_input_are_one_product() {
     let devices = devices();

@@ -227,16 +227,31 @@ impl<'k> Scope<'k> {
         varying
     }
 
-    /// Everything read on the way to `roots` that does not wait for a `Param`, in an order in which it can be read.
-    pub fn reads(&self, roots: &[ExprId]) -> Vec<ExprId> {
+    /// Everything read on the way to `roots` that does not wait for a `Param`, in an order in which it can be read. What the
+    /// kernel writes is only among it if `own`: an invocation reads here what none but itself stores.
+    pub fn reads(&self, roots: &[ExprId], own: bool) -> Vec<ExprId> {
         let waiting = self.changing(&|_| false, self.params.len() as u32);
         let needed = self.body.needed(roots.iter().copied());
         (self.body.iter())
-            .filter(|(id, expr, _)| {
-                matches!(expr, Expr::Load { .. }) && needed[id.0 as usize] && !waiting[id.0 as usize]
+            .filter(|(id, expr, _)| match expr {
+                Expr::Load { tensor, .. } => {
+                    needed[id.0 as usize]
+                        && !waiting[id.0 as usize]
+                        && (own || !self.memory.held(*tensor).written)
+                }
+                _ => false,
             })
             .map(|(id, ..)| id)
             .collect()
+    }
+
+    /// Whether `root` needs something that the kernel writes.
+    pub fn reads_written(&self, root: ExprId) -> bool {
+        let needed = self.body.needed([root]);
+        self.body.iter().any(|(id, expr, _)| match expr {
+            Expr::Load { tensor, .. } => needed[id.0 as usize] && self.memory.held(*tensor).written,
+            _ => false,
+        })
     }
 
     /// Computes what `roots` need and what does not change with variables `first..`, before their loops are opened.
@@ -382,9 +397,9 @@ impl<'k> Scope<'k> {
     }
 
     /// Reads the units of all that `roots` read at the points of `step`, where those are known to lie in units, and that waits for no
-    /// `Param`.
-    pub fn read_units(&mut self, code: &mut Code, roots: &[ExprId], step: &mut Step) {
-        let reads = self.reads(roots);
+    /// `Param`; `own` as for `reads`.
+    pub fn read_units(&mut self, code: &mut Code, roots: &[ExprId], step: &mut Step, own: bool) {
+        let reads = self.reads(roots, own);
         for lane in 0..step.lanes() {
             self.at_lane(step, lane, |scope| {
                 for &id in &reads {
@@ -405,10 +420,9 @@ impl<'k> Scope<'k> {
         let Expr::Load { tensor, at, .. } = self.body.expr(id) else { return None };
         let held = self.memory.held(*tensor);
         let linear = self.linear(at, &held.shape);
-        let mut data = false;
-        linear.leaves(&mut |leaf| data |= matches!(leaf, Atom::Data { .. }));
         let unit = held.unit as i64;
-        (!data && linear.modulo(unit).as_constant().is_some()).then(|| (*tensor, linear.div(unit)))
+        (!linear.reads_data() && linear.modulo(unit).as_constant().is_some())
+            .then(|| (*tensor, linear.div(unit)))
     }
 
     /// `store` at every point of `step`.

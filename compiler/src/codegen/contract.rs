@@ -156,7 +156,11 @@ pub fn write(
             };
             let load_a = load("load_a", &in_a, if a_along_rows { ROW } else { DEPTH }, a);
             let load_b = load("load_b", &in_b, if b_along_cols { COL } else { DEPTH }, b);
-            let ahead = holes.store_four_ahead(writer, &out, COL, &stores);
+            // Elsewhere, places past the last are moved to it, or, where groups share the depth, may be read by two.
+            let own = row_count.is_multiple_of(per_group.0 as usize)
+                && col_count.is_multiple_of(per_group.1 as usize)
+                && !matches!(*tile, Tile::Matmul { split: 2.., .. });
+            let ahead = holes.store_four_ahead(writer, &out, COL, &stores, own);
             template.fill_type(writer, "Ahead", ahead.ty);
             template.fill(writer, "read_ahead", ahead.read);
             [load_a, load_b, ahead.store]

@@ -266,13 +266,15 @@ impl Holes<'_> {
         code.function()
     }
 
-    /// `store_four` in two: what it reads beside the results, and the rest, which is given that.
+    /// `store_four` in two: what it reads beside the results, and the rest, which is given that. `own`: it is read ahead at no other
+    /// places than the same invocation stores.
     pub fn store_four_ahead(
         &self,
         writer: &mut Writer,
         groups: &[usize],
         along: usize,
         stores: &[&Store],
+        own: bool,
     ) -> Ahead {
         let roots: Vec<ExprId> = stores.iter().map(|it| it.value).collect();
         let mut code = Code::new(writer, "read_ahead");
@@ -282,7 +284,7 @@ impl Holes<'_> {
             Ok(lanes) => {
                 scope.step_with(&lanes, 0);
                 let mut step = Step::new(lanes, None);
-                scope.read_units(&mut code, &roots, &mut step);
+                scope.read_units(&mut code, &roots, &mut step, own);
                 Some(step)
             }
             Err(_) => None,

@@ -37,6 +37,7 @@ pub struct Held {
     pub shape: crate::shape::Shape,
     /// Elements of a unit.
     pub unit: u64,
+    pub written: bool,
     /// Every store is of a whole unit.
     pub whole: bool,
     /// Words of a unit: 1, 2 or 4.
@@ -109,8 +110,17 @@ impl Memory {
                 memory.bindings.push(Binding { tensor, offset, len });
                 offset += len;
             }
-            let held =
-                Held { dtype, shape: info.ty.shape.clone(), unit, whole, width, halves, parts, atomic };
+            let held = Held {
+                dtype,
+                shape: info.ty.shape.clone(),
+                unit,
+                written,
+                whole,
+                width,
+                halves,
+                parts,
+                atomic,
+            };
             memory.tensors.insert(tensor, held);
         }
         if memory.bindings.len() > target.max_storage_buffers as usize {

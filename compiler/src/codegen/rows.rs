@@ -318,7 +318,7 @@ impl<'k> Walk<'k> {
     /// Reads what `roots` need and what can be read already, if the row stays at hand.
     fn read(&mut self, code: &mut Code, scope: &mut Scope, roots: &[ExprId]) {
         let Steps::Kept(steps) = &mut self.steps else { return };
-        for id in scope.reads(roots) {
+        for id in scope.reads(roots, false) {
             for step in steps.iter_mut() {
                 for lane in 0..step.lanes() {
                     scope.at_lane(step, lane, |scope| scope.value(code, id));
@@ -396,7 +396,9 @@ impl<'k> Walk<'k> {
         let varying = scope.varying(self.first);
         let (elements, row): (Vec<_>, Vec<_>) =
             kernel.stores.iter().partition(|it| scope.store_varies(it, &varying, self.first));
-        let roots: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
+        // What is read where it is written is left to the invocation that writes it.
+        let hoisted = kernel.stores.iter().map(|it| it.value).filter(|it| !scope.reads_written(*it));
+        let roots: Vec<ExprId> = hoisted.collect();
         scope.hoist(code, &roots, self.first);
         if !row.is_empty() {
             if one_writes.is_some() {

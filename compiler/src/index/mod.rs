@@ -222,6 +222,13 @@ impl Index {
         }
     }
 
+    /// Whether a value that is read says where it is.
+    pub fn reads_data(&self) -> bool {
+        let mut found = false;
+        self.leaves(&mut |leaf| found |= matches!(leaf, Atom::Data { .. }));
+        found
+    }
+
     /// Terms whose coefficient `by` divides, already divided, and all that is left. The left-over constant is in
     /// 0..by.
     fn split(&self, by: i64) -> (Index, Index) {

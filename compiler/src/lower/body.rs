@@ -71,6 +71,24 @@ impl Body {
         id
     }
 
+    /// The same, reading of `to(tensor)` what it reads of `tensor`. Expressions keep their numbers, for which no two tensors may
+    /// become one.
+    pub fn redirected(&self, to: impl Fn(TensorId) -> TensorId) -> Body {
+        let mut body = Body::default();
+        for (id, expr, dtype) in self.iter() {
+            let expr = match expr {
+                Expr::Load { tensor, at, guard } => {
+                    Expr::Load { tensor: to(*tensor), at: at.clone(), guard: *guard }
+                }
+                other => other.clone(),
+            };
+            if body.add(expr, dtype) != id {
+                crate::bug!("two tensors have become one");
+            }
+        }
+        body
+    }
+
     pub fn unary(&mut self, op: UnaryOp, x: ExprId) -> ExprId {
         let ty = op.result(self.dtype(x)).expect("typed by the graph");
         self.add(Expr::Unary(op, x), ty)

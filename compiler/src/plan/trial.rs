@@ -1,14 +1,14 @@
-//! One kernel as a plan of its own, to be measured: what it reads are inputs, what it writes are outputs. Several copies of it, one
-//! after the other, each on tensors of its own, find in no cache what they read.
+//! One kernel as a plan of its own, to be measured: what it reads are inputs, what it writes are outputs, also where both are one state's
+//! memory: runs would add up there. Several copies of it, one after the other, each on tensors of its own, find in no cache what they read.
 
 use slotmap::{SecondaryMap, SlotMap};
 
 use super::step::{Plan, Step};
 use crate::{
-    bug, codegen,
+    codegen,
     error::Error,
     graph::{Graph, Output},
-    lower::{Body, Definition, Expr, TensorId, TensorInfo},
+    lower::{Definition, Expr, TensorId, TensorInfo},
     options::Options,
     partition::Partition,
     schedule::{Kernel, Schedule, Store, verify},
@@ -26,9 +26,10 @@ pub fn trial(
 ) -> Result<Plan, Error> {
     let mut tensors = tensors.clone();
     tensors.values_mut().for_each(|it| it.definition = Definition::Nest(0));
+    let kernel = apart(kernel, &mut tensors);
     let mut kernels = vec![kernel.clone()];
     while kernels.len() < copies {
-        kernels.push(copy(kernel, kernels.len(), &mut tensors));
+        kernels.push(copy(&kernel, kernels.len(), &mut tensors));
     }
     let mut graph = Graph::new();
     for kernel in &kernels {
@@ -70,6 +71,32 @@ pub fn trial(
     Ok(plan)
 }
 
+/// Whether the target binds as many buffers as `kernel` has alone.
+pub fn fits(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>, target: &Target) -> bool {
+    let mut tensors = tensors.clone();
+    let kernel = apart(kernel, &mut tensors);
+    verify::bindings(&kernel.tensors, &tensors, target) <= u64::from(target.max_storage_buffers)
+}
+
+/// The kernel, reading tensors of their own where it reads what it writes.
+fn apart(kernel: &Kernel, tensors: &mut SlotMap<TensorId, TensorInfo>) -> Kernel {
+    let stored: Vec<TensorId> = kernel.stores.iter().map(|it| it.tensor).collect();
+    let read = |it: &TensorId| {
+        kernel.body.iter().any(|expr| matches!(expr.1, Expr::Load { tensor, .. } if tensor == it))
+    };
+    let own: Vec<(TensorId, TensorId)> = (stored.iter().filter(|it| read(it)))
+        .map(|&it| {
+            let info = tensors[it].clone();
+            (it, tensors.insert(info))
+        })
+        .collect();
+    let moved = |it: TensorId| own.iter().find(|own| own.0 == it).map_or(it, |own| own.1);
+    let mut all: Vec<TensorId> = kernel.tensors.clone();
+    let reads = all.len() - stored.len();
+    all.splice(reads..reads, own.iter().map(|it| it.1));
+    Kernel { body: kernel.body.redirected(moved), tensors: all, ..kernel.clone() }
+}
+
 /// The same on tensors of its own.
 fn copy(kernel: &Kernel, number: usize, tensors: &mut SlotMap<TensorId, TensorInfo>) -> Kernel {
     let own: Vec<(TensorId, TensorId)> = (kernel.tensors.iter())
@@ -79,18 +106,7 @@ fn copy(kernel: &Kernel, number: usize, tensors: &mut SlotMap<TensorId, TensorIn
         })
         .collect();
     let moved = |it: TensorId| own.iter().find(|own| own.0 == it).map_or(it, |own| own.1);
-    let mut body = Body::default();
-    for (id, expr, dtype) in kernel.body.iter() {
-        let expr = match expr {
-            Expr::Load { tensor, at, guard } => {
-                Expr::Load { tensor: moved(*tensor), at: at.clone(), guard: *guard }
-            }
-            other => other.clone(),
-        };
-        if body.add(expr, dtype) != id {
-            bug!("{}: a copy's expressions have other numbers", kernel.name);
-        }
-    }
+    let body = kernel.body.redirected(&moved);
     let stores = kernel.stores.iter().map(|it| Store { tensor: moved(it.tensor), ..it.clone() }).collect();
     let tensors = kernel.tensors.iter().map(|it| moved(*it)).collect();
     Kernel { name: format!("{}_{number}", kernel.name), body, stores, tensors, ..kernel.clone() }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     dtype::DType,
-    index::Atom,
+    index::Index,
     lower::{Body, Coords, Expr, ExprId, TensorId, TensorInfo},
     shape::Shape,
     target::Target,
@@ -342,11 +342,7 @@ fn vector(
 /// Whether something of 16 bits is stored, and columns in pairs are whole words of it.
 fn pairs(extents: &Shape, cols: &Vars, stores: &[Store], tensors: &SlotMap<TensorId, TensorInfo>) -> bool {
     let Some(lanes) = Lanes::some(extents, cols, 2) else { return false };
-    let fixed = |at: &Coords| {
-        let mut data = false;
-        at.iter().for_each(|it| it.leaves(&mut |leaf| data |= matches!(leaf, Atom::Data { .. })));
-        !data
-    };
+    let fixed = |at: &Coords| !at.iter().any(Index::reads_data);
     let mut halves = stores.iter().filter(|it| tensors[it.tensor].ty.dtype.per_word() == 2).peekable();
     halves.peek().is_some()
         && halves.all(|it| {

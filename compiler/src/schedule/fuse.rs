@@ -126,7 +126,7 @@ impl Fusion<'_> {
         if let Expr::Load { guard: None, at, .. } = body.expr(roots[0]) {
             // A reader that looks something up waits for memory twice.
             let often = self.users[it.tensor].len() >= cost::LOOKED_UP_ONCE;
-            return !(often && it.space.count() <= cost::LAUNCHED && at.iter().any(reads_data));
+            return !(often && it.space.count() <= cost::LAUNCHED && at.iter().any(Index::reads_data));
         }
         if let Expr::Const(_) = body.expr(roots[0]) {
             return true;
@@ -276,7 +276,7 @@ impl Fusion<'_> {
         };
         for (tensor, read) in &reads {
             let Some(member) = host.member(*tensor) else { continue };
-            let seen = (read.iter()).all(|it| !reads_data(it)) && moved(read, &point) == member.at;
+            let seen = (read.iter()).all(|it| !it.reads_data()) && moved(read, &point) == member.at;
             if !seen {
                 return Err(Why::ReadElsewhere);
             }
@@ -304,7 +304,7 @@ impl Fusion<'_> {
     ) -> Result<(Coords, Level), Why> {
         let placed = reads.iter().filter_map(|(tensor, read)| {
             let member = host.member(*tensor)?;
-            if read.iter().any(reads_data) {
+            if read.iter().any(Index::reads_data) {
                 return None;
             }
             host.place_reader(member, &self.loops.tensors[*tensor].ty.shape, read, space)
@@ -363,12 +363,6 @@ impl Fusion<'_> {
                 !nests.contains(user) && (!self.pure.contains_key(own) || self.escapes(own, nests))
             })
     }
-}
-
-fn reads_data(index: &Index) -> bool {
-    let mut found = false;
-    index.leaves(&mut |leaf| found |= matches!(leaf, crate::index::Atom::Data { .. }));
-    found
 }
 
 /// `coords` with variable `i` replaced by `point[i]`.

@@ -11,7 +11,7 @@ use super::{
     kernel::{Kernel, Skeleton, Stage, Store, Why},
     splice::splice,
     tile,
-    verify::roots,
+    verify::{bindings, roots},
 };
 use crate::{
     index::{Atom, Index, delinearise, linearise},
@@ -81,9 +81,7 @@ pub fn joined(
     let moved: Vec<ExprId> =
         stores.iter().map(|it| it.value).chain(stages.iter().map(|it| it.value)).collect();
     let bound = kernel_tensors(&body, &moved, &stores);
-    let bindings: u64 = (bound.iter())
-        .map(|it| (tensors[*it].ty.bytes() as u64).div_ceil(target.max_binding_size).max(1))
-        .sum();
+    let bindings = bindings(&bound, tensors, target);
     if bindings > u64::from(target.max_storage_buffers) {
         return Err(Why::Bindings(bindings.min(u32::MAX.into()) as u32));
     }

@@ -8,6 +8,7 @@ use slotmap::SlotMap;
 use smallvec::SmallVec;
 
 pub use super::few::Few;
+use super::in_place;
 use crate::{
     lower::{Body, Coords, Expr, ExprId, TensorId, TensorInfo},
     passes::siblings,
@@ -49,7 +50,7 @@ pub struct Kernel {
     pub body: Body,
     pub skeleton: Skeleton,
     /// At least one. No tensor is both read and written, but for what a state becomes: its writer may read the very elements
-    /// that it writes, and leave others as they are.
+    /// that it writes (`in_place`), and leave others as they are.
     pub stores: Vec<Store>,
     /// Every tensor that is only read, then every one that is written, each once. Their order is the order of bindings.
     pub tensors: Vec<TensorId>,
@@ -290,6 +291,8 @@ pub enum Why {
     Products,
     /// Two products of one input, of which neither reads the other.
     Siblings(siblings::Why),
+    /// What a state becomes is made beside it, and copied.
+    State(in_place::Why),
 }
 
 impl std::fmt::Display for Why {
@@ -307,6 +310,7 @@ impl std::fmt::Display for Why {
                 f.write_str("products of one factor are one kernel only of few rows, and in pairs")
             }
             Why::Siblings(why) => write!(f, "both multiply one input, but {why}"),
+            Why::State(why) => write!(f, "the state is not written in place, but copied: {why}"),
         }
     }
 }

@@ -197,11 +197,8 @@ impl Lanes {
     /// Whether everything that `kernel` writes of a tensor is written in whole units of `unit` elements.
     pub fn covers(&self, kernel: &Kernel, tensor: TensorId, shape: &Shape, unit: u64) -> bool {
         let count = self.points.len() as u64;
-        let whole = |at: &Coords| {
-            let mut data = false;
-            at.iter().for_each(|it| it.leaves(&mut |leaf| data |= matches!(leaf, Atom::Data { .. })));
-            !data && self.run(at, shape, unit) == Some(Some(0))
-        };
+        let whole =
+            |at: &Coords| !at.iter().any(Index::reads_data) && self.run(at, shape, unit) == Some(Some(0));
         count.is_multiple_of(unit)
             && (shape.count() as u64).is_multiple_of(unit)
             && kernel.stores.iter().filter(|it| it.tensor == tensor).all(|it| whole(&it.at))

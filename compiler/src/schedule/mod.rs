@@ -17,6 +17,7 @@ mod expand;
 mod few;
 mod fuse;
 mod group;
+pub mod in_place;
 mod inline;
 mod joined;
 pub mod kernel;

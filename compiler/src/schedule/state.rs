@@ -1,8 +1,7 @@
 //! States: what an input becomes in the next run is written to the memory in which it lies.
 //!
 //! In: kernels, and which input and output are one state. Out: kernels of which one writes what each state becomes, after
-//! all others have read what it was. That is the kernel which computes it, where it reads no other element of the state than
-//! the one that it writes; otherwise a copy. Where all but a slice stays as it is, only the slice is written.
+//! all others have read what it was. That is the kernel which computes it, where it may (`in_place`); otherwise a copy, and why. Where all but a slice stays as it is, only the slice is written.
 
 use slotmap::SlotMap;
 
@@ -10,7 +9,8 @@ use super::{
     build::kernel_tensors,
     expand::loads,
     flow::Flow,
-    kernel::{Kept, Kernel, Refusal, Skeleton, Store},
+    in_place::{Why, in_place},
+    kernel::{self, Kept, Kernel, Refusal, Skeleton, Store},
     replaced::{Replaced, replaced},
     splice::splice,
     tile, unwritten,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     dtype::DType,
     graph::State,
-    index::{Atom, Index},
+    index::Index,
     lower::{Body, Coords, Definition, Expr, ExprId, TensorId, TensorInfo},
     scalar::BinaryOp,
     shape::Shape,
@@ -60,17 +60,28 @@ pub fn settle(
                 kernels.iter().enumerate().filter(|(it, kernel)| *it != at && kernel.tensors.contains(&old));
             others.into_iter().all(|(it, _)| !flow.waits(it, at))
         };
-        let in_place = writer.filter(|&at| first(at)).and_then(|at| {
+        let own = writer.map(|at| {
             let kernel = &kernels[at];
-            match kernel.tensors.contains(&old) {
-                true => Some((at, element_by_element(kernel, old, new, tensors)?)),
-                false => Some((at, kernel.clone())),
+            match first(at) {
+                false => Err(Why::Awaited),
+                true if !kernel.tensors.contains(&old) => Ok((at, kernel.clone())),
+                true => in_place(kernel, old, new, tensors).map(|()| (at, moved(kernel, old, new))),
             }
         });
-        match in_place {
-            Some((at, kernel)) => kernels[at] = slice_alone(&kernel, new, tensors, target).unwrap_or(kernel),
-            None => outputs[output as usize] = copy(kernels, tensors, new, target),
+        match own {
+            Some(Ok((at, kernel))) => {
+                kernels[at] = slice_alone(&kernel, new, tensors, target).unwrap_or(kernel);
+                continue;
+            }
+            Some(Err(why)) => refusals.push(Refusal {
+                producer: tensors[new].origin.clone(),
+                consumer: tensors[old].origin.clone(),
+                why: kernel::Why::State(why),
+            }),
+            // What it becomes is given, or another state.
+            None => {}
         }
+        outputs[output as usize] = copy(kernels, tensors, new, target);
     }
     kept
 }
@@ -124,39 +135,11 @@ fn copy(
     to
 }
 
-/// The kernel with `new` in place of `old`, if it is a map which reads of `old` only the element that it writes to `new`, and
-/// for that alone: whatever order its invocations run in, each finds its element as it was.
-fn element_by_element(
-    kernel: &Kernel,
-    old: TensorId,
-    new: TensorId,
-    tensors: &SlotMap<TensorId, TensorInfo>,
-) -> Option<Kernel> {
-    let Skeleton::Map { .. } = kernel.skeleton else { return None };
-    let own = kernel.stores.iter().find(|it| it.tensor == new)?;
-    if kernel.stores.iter().any(|it| it.at.iter().any(reads_data)) {
-        return None;
-    }
-    let others: Vec<ExprId> = kernel.stores.iter().filter(|it| it.tensor != new).map(|it| it.value).collect();
-    if loads(&kernel.body, &others).iter().any(|it| it.0 == old) {
-        return None;
-    }
-    let needed = kernel.body.needed([own.value]);
-    let same = kernel.body.iter().filter(|(id, ..)| needed[id.0 as usize]).all(|(_, expr, _)| match expr {
-        Expr::Load { tensor, at, guard } if *tensor == old => *at == own.at && guard.is_none(),
-        _ => true,
-    });
-    let roots: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
-    let mut body = Body::default();
-    let values = splice(&mut body, &kernel.body, &roots, None, None, &mut |out, tensor, at, guard| {
-        let tensor = if tensor == old { new } else { tensor };
-        let dtype = tensors[tensor].ty.dtype;
-        out.add(Expr::Load { tensor, at, guard }, dtype)
-    });
-    let stores: Vec<Store> =
-        kernel.stores.iter().zip(&values).map(|(it, &value)| Store { value, ..it.clone() }).collect();
-    let tensors = kernel_tensors(&body, &values, &stores);
-    same.then(|| Kernel { body, stores, tensors, ..kernel.clone() })
+/// The kernel with `new` in place of `old`.
+fn moved(kernel: &Kernel, old: TensorId, new: TensorId) -> Kernel {
+    let body = kernel.body.redirected(|it| if it == old { new } else { it });
+    let tensors = kernel.tensors.iter().copied().filter(|it| *it != old).collect();
+    Kernel { body, tensors, ..kernel.clone() }
 }
 
 /// The axis along which `kernel` replaces a slice of `from`, and how, if it writes nothing else.
@@ -209,10 +192,4 @@ fn slice_alone(
     let written = kernel_tensors(&to, &[value], &stores);
     let skeleton = Skeleton::Map { space: own, workgroup, lanes };
     Some(Kernel { body: to, stores, skeleton, tensors: written, ..kernel.clone() })
-}
-
-pub fn reads_data(index: &Index) -> bool {
-    let mut found = false;
-    index.leaves(&mut |leaf| found |= matches!(leaf, Atom::Data { .. }));
-    found
 }

@@ -21,6 +21,7 @@ use std::fmt::{self, Display, Formatter};
 use slotmap::SlotMap;
 
 use super::{
+    in_place::Why as InPlace,
     kernel::{
         AttentionTile, CooperativeAttention, Few, Kept, Kernel, LastKey, PlainAttention, Refusal,
         RowAttention, RowForm, Schedule, Skeleton, Stage, Store, Team, Tile, Why,
@@ -207,6 +208,16 @@ spelled!(enum Why {
     Body "body" (expressions);
     Products "products";
     Siblings "siblings" (why);
+    State "state" (why);
+});
+
+spelled!(enum InPlace {
+    Reduced "reduced";
+    Beside "beside";
+    Elsewhere "elsewhere";
+    Row "row";
+    Attention "attention";
+    Awaited "awaited";
 });
 
 spelled!(enum Sibling {

@@ -13,7 +13,7 @@ use super::{
     expand::loads,
     kernel::{AttentionTile, Kernel, Refusal, Skeleton, Store, Why},
     splice::splice,
-    state::{reads_data, slice},
+    state::slice,
 };
 use crate::{
     index::Index,
@@ -79,7 +79,7 @@ fn reading(
     if weight > cost::CHEAP_IN_QUERIES {
         return Err(Why::Recompute(weight));
     }
-    if reader.stores.iter().any(|it| it.at.iter().any(reads_data)) {
+    if reader.stores.iter().any(|it| it.at.iter().any(Index::reads_data)) {
         return Err(Why::ReadElsewhere);
     }
     let mut kernel = reader.clone();

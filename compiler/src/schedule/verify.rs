@@ -1,7 +1,7 @@
 //! What must hold of a schedule. `verify` returns every fault:
 //! - each output and everything that is read is an input, a constant, or written by an earlier kernel;
-//! - no tensor is written twice, or read and written by one kernel, but for what a state becomes: the map that writes it may
-//!   read the element that it writes;
+//! - no tensor is written twice, or read and written by one kernel, but for what a state becomes, which its writer may read where
+//!   it writes (`in_place`);
 //! - what a state was is not read after what it becomes is written;
 //! - `Kernel::tensors` lists what is only read, then what is written, each once;
 //! - a kernel binds no more buffers than the target allows;
@@ -14,17 +14,20 @@
 
 use std::collections::BTreeSet;
 
+use slotmap::SlotMap;
+
 use super::{
     attention::{last_key as last_key_of, sharing_heads},
     attention_coop,
     expand::loads,
+    in_place::in_place,
     kernel::{AttentionTile, Kernel, Schedule, Skeleton, Store, Tile},
     product,
     tile::row_fault,
 };
 use crate::{
     index::Atom,
-    lower::{Definition, ExprId, TensorId, verify::Scope},
+    lower::{Definition, ExprId, TensorId, TensorInfo, verify::Scope},
     target::{Place, Target},
 };
 
@@ -45,8 +48,10 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         for tensor in &read {
             if stored.contains(tensor) {
                 let state = schedule.becoming().any(|it| it.1 == *tensor);
-                if !state || !own_elements(kernel, *tensor) {
-                    fault(format!("reads and writes {tensor:?}"));
+                match in_place(kernel, *tensor, *tensor, &schedule.tensors) {
+                    Ok(()) if state => {}
+                    Ok(()) => fault(format!("reads and writes {tensor:?}")),
+                    Err(why) => fault(format!("reads and writes {tensor:?}: {why}")),
                 }
             } else if !written.contains(tensor) {
                 fault(format!("reads {tensor:?}, which nobody has written"));
@@ -77,9 +82,7 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
         {
             fault("its list of tensors is not what it reads and writes".to_owned());
         }
-        let bindings: u64 = (kernel.tensors.iter())
-            .map(|it| (schedule.tensors[*it].ty.bytes() as u64).div_ceil(target.max_binding_size).max(1))
-            .sum();
+        let bindings = bindings(&kernel.tensors, &schedule.tensors, target);
         if kernel.place == Place::Gpu && bindings > u64::from(target.max_storage_buffers) {
             fault(format!("binds {bindings} buffers"));
         }
@@ -186,29 +189,24 @@ pub fn verify(schedule: &Schedule, target: &Target) -> Vec<String> {
     faults
 }
 
-/// Whether a map reads `tensor`, which it writes, only at the element that it writes.
-fn own_elements(kernel: &Kernel, tensor: TensorId) -> bool {
-    let own = kernel.stores.iter().find(|it| it.tensor == tensor);
-    matches!(kernel.skeleton, Skeleton::Map { .. })
-        && kernel.stores.iter().all(|store| {
-            let mut read = loads(&kernel.body, &[store.value]).into_iter().filter(|it| it.0 == tensor);
-            match store.tensor == tensor {
-                true => read.all(|it| own.is_some_and(|own| own.at == it.1)),
-                false => read.next().is_none(),
-            }
-        })
+/// Buffers that `bound` are bound as.
+pub fn bindings(bound: &[TensorId], tensors: &SlotMap<TensorId, TensorInfo>, target: &Target) -> u64 {
+    bound.iter().map(|it| (tensors[*it].ty.bytes() as u64).div_ceil(target.max_binding_size).max(1)).sum()
 }
 
 /// Everything that a kernel evaluates.
 pub fn roots(kernel: &Kernel) -> Vec<ExprId> {
-    let stores = kernel.stores.iter().map(|it| it.value);
-    let own: Vec<ExprId> = match &kernel.skeleton {
+    kernel.stores.iter().map(|it| it.value).chain(operands(kernel)).collect()
+}
+
+/// What is evaluated for reductions, products and attention, before anything is stored.
+pub fn operands(kernel: &Kernel) -> Vec<ExprId> {
+    match &kernel.skeleton {
         Skeleton::Map { .. } => Vec::new(),
         Skeleton::Rows { stages, .. } => stages.iter().map(|it| it.value).collect(),
         Skeleton::Contract { a, b, others, sums, .. } => {
             [a, b].into_iter().chain(others).chain(sums).copied().collect()
         }
         Skeleton::Attention { q, k, v, mask, .. } => [*q, *k, *v].into_iter().chain(*mask).collect(),
-    };
-    stores.chain(own).collect()
+    }
 }

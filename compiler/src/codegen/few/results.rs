@@ -33,7 +33,8 @@ impl Product<'_> {
             return None;
         }
         let values: Vec<ExprId> = kernel.stores.iter().map(|it| it.value).collect();
-        if scope.reads(&values).is_empty() {
+        let whole = count == size && self.col_count.is_multiple_of(self.few.across() as usize);
+        if scope.reads(&values, whole).is_empty() {
             return None;
         }
         // Other invocations read what the last one does.
@@ -48,7 +49,7 @@ impl Product<'_> {
         let column = near(scope, &column, self.col_count / stored as usize);
         let lanes = self.neighbours(scope, (&number, &column), 0);
         let mut step = Step::new(lanes, None);
-        scope.read_units(code, &values, &mut step);
+        scope.read_units(code, &values, &mut step, whole);
         Some(Early { number, column, step })
     }
 

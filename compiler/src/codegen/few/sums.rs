@@ -152,7 +152,7 @@ impl Product<'_> {
     fn read(&self, code: &mut Code, scope: &mut Scope, columns: &[Index], parts: &[Part]) -> Vec<Step> {
         let blocks = self.blocks(scope, columns, parts);
         let read = |(factor, mut step)| {
-            scope.read_units(code, &[factor], &mut step);
+            scope.read_units(code, &[factor], &mut step, false);
             step
         };
         blocks.into_iter().map(read).collect()
