@@ -13,6 +13,9 @@ pub enum Error {
     /// An operator, or a use of one, that wgfuse does not know.
     #[error("node '{node}': {op} is not supported: {what}")]
     Unsupported { op: String, node: String, what: String },
+    /// What the format allows and wgfuse does not know: an element type, a version, a kind of value.
+    #[error("{at}: {what}")]
+    Foreign { at: String, what: String },
     /// A node whose operands do not fit together.
     #[error("node '{node}': {what}")]
     Node { node: String, what: String },
@@ -39,6 +42,9 @@ pub enum Error {
 impl Error {
     pub fn malformed(at: impl Into<String>, what: impl Into<String>) -> Error {
         Error::Malformed { at: at.into(), what: what.into() }
+    }
+    pub fn foreign(at: impl Into<String>, what: impl Into<String>) -> Error {
+        Error::Foreign { at: at.into(), what: what.into() }
     }
     pub fn node(node: impl Into<String>, what: impl Into<String>) -> Error {
         Error::Node { node: node.into(), what: what.into() }

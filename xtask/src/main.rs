@@ -11,8 +11,9 @@ The project's chores.
 Usage: cargo xtask <command>
 
 Commands:
-  test    Set up what the tests need (a Vulkan driver, the WebAssembly target), then run them all:
-          the WebAssembly build, the whole suite, and the tests of kernels once more with checked kernels
+  test    Set up what the tests need (a Vulkan driver, the WebAssembly target, ONNX's test suite), then run them
+          all: the WebAssembly build, the whole suite, the tests of kernels once more with checked kernels, and
+          ONNX's backend test suite against the lists in tests/onnx
   help    Show this text";
 
 fn main() -> ExitCode {

@@ -1,10 +1,12 @@
-//! What the tests need of the machine: an adapter to run kernels on, Vulkan's validation layer, and the WebAssembly target.
+//! What the tests need of the machine: an adapter to run kernels on, Vulkan's validation layer, the WebAssembly target, and ONNX's
+//! own test suite.
 //!
 //! The functions change the machine only where something is missing and can be had without a question; otherwise they
 //! return one sentence that says what to do.
 
 use std::{
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -76,8 +78,7 @@ pub fn wasm_target() -> Result<&'static str, String> {
 fn has_adapter() -> Result<bool, String> {
     let failed =
         |it: String| format!("looking for an adapter failed ({it}): `cargo run -- devices` says more");
-    let own = std::env::current_exe().map_err(|it| failed(it.to_string()))?;
-    let tool = own.with_file_name(format!("wgfuse{}", std::env::consts::EXE_SUFFIX));
+    let tool = built("wgfuse").map_err(|it| failed(it.to_string()))?;
     let out = Command::new(tool)
         .args(["devices", "--json"])
         .stderr(Stdio::inherit())
@@ -86,6 +87,11 @@ fn has_adapter() -> Result<bool, String> {
     let report: serde_json::Value =
         serde_json::from_slice(&out.stdout).map_err(|it| failed(it.to_string()))?;
     has_usable(&report).ok_or_else(|| failed("no list of adapters".into()))
+}
+
+/// A program of the workspace, built beside this one.
+pub fn built(name: &str) -> std::io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// Whether the report of `wgfuse devices --json` lists an adapter that is not OpenGL's. `None` if it lists none in any way.
@@ -108,6 +114,45 @@ fn apt_get() -> Option<Vec<&'static str>> {
     }
     let sudo = ["-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
     works("sudo", &[&sudo[..], &["--version"]].concat()).then(|| [&["sudo"], &sudo[..]].concat())
+}
+
+/// The version of the package `onnx` whose backend test suite is run.
+const ONNX: &str = "1.23.2";
+
+/// The folder with ONNX's backend test suite, written there if it is not, or the reason why there is none.
+pub fn onnx_suite() -> Result<PathBuf, String> {
+    let folder = workspace().join("target").join("onnx-suite");
+    let script = workspace().join("tests").join("onnx").join("materialise.py");
+    let text = fs::read_to_string(&script).map_err(|it| format!("{}: {it}", script.display()))?;
+    let suite = folder.join("cases");
+    // What wrote the cases that are there.
+    let (stamp, wanted) = (folder.join("stamp.txt"), format!("onnx {ONNX}\n{text}"));
+    if suite.is_dir() && fs::read_to_string(&stamp).is_ok_and(|it| it == wanted) {
+        return Ok(suite);
+    }
+    let venv = folder.join("venv");
+    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    let (python, venv) = (python.to_string_lossy(), venv.to_string_lossy());
+    println!("xtask: installing the Python package onnx {ONNX} in {venv}");
+    let package = format!("onnx=={ONNX}");
+    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &package];
+    let found = ["python3", "python"].into_iter().any(|it| run(&[it], &["-m", "venv", &venv]));
+    if !found {
+        return Err(
+            "python3 with its module venv is needed (Debian, Ubuntu: apt-get install python3-venv)".into()
+        );
+    }
+    if !run(&[&python], &quiet) {
+        return Err(format!("pip could not install {package}; try: {python} {}", quiet.join(" ")));
+    }
+    let made = run(&[&python], &[&script.to_string_lossy(), &suite.to_string_lossy()]);
+    let kept = made && fs::write(&stamp, wanted).is_ok();
+    if kept { Ok(suite) } else { Err(format!("{} could not write the cases", script.display())) }
+}
+
+/// The root of the source tree.
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
 fn run(program: &[&str], args: &[&str]) -> bool {

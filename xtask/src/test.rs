@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Write},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -64,6 +65,14 @@ pub fn test() -> Result<bool> {
         let env = [("WGFUSE_CHECKED", "1"), ("WGFUSE_REPLAY", "portable")];
         cargo(&["test", "--workspace", "--test", "*", "--no-fail-fast"], &env, &[])
     })?;
+    for (name, args) in ONNX_SUITE {
+        step(name, &mut || {
+            Ok(match setup::onnx_suite() {
+                Ok(folder) => onnx_suite(&folder, args)?,
+                Err(why) => Outcome::NotRun(why),
+            })
+        })?;
+    }
     step("runs under Vulkan's validation layer", &mut || {
         Ok(match setup::validation_layer() {
             Ok(()) => {
@@ -89,6 +98,25 @@ pub fn test() -> Result<bool> {
     let ok = !steps.iter().any(|(_, it, _)| failed(it));
     println!("{}", if ok { "test result: ok" } else { "test result: FAILED" });
     Ok(ok)
+}
+
+/// Runs of ONNX's backend test suite, each with a list in `tests/onnx` of what every case ends as.
+const ONNX_SUITE: [(&str, &[&str]); 3] = [
+    ("ONNX's backend test suite on the CPU path", &["--device", "cpu", "--stages"]),
+    ("the same on the GPU", &["--device", "gpu"]),
+    ("the same on the GPU alone", &["--device", "gpu", "--fallback", "error"]),
+];
+
+fn onnx_suite(folder: &Path, args: &[&str]) -> Result<Outcome> {
+    // Software drivers keep to the thread that calls: see `cargo`.
+    let status = Command::new(setup::built("onnx-suite")?)
+        .arg(folder)
+        .args(args)
+        .env("LP_NUM_THREADS", "0")
+        .env_remove("WGFUSE_CHECKED")
+        .status()
+        .context("onnx-suite did not start")?;
+    Ok(Outcome::Ran { passed: status.success(), tests: Tests::default() })
 }
 
 /// The layer, and with it its checks of barriers. It prints what it finds, naming the rule. Version 1.3.239 is silent where a barrier

@@ -16,6 +16,23 @@ pub type External<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
 /// A sparse tensor may claim any size in a few bytes; larger dense forms are refused.
 const MAX_SPARSE_BYTES: usize = 1 << 28;
 
+/// Element types of ONNX that there are none of here.
+const FOREIGN: [(i32, &str); 13] = [
+    (8, "string"),
+    (14, "complex64"),
+    (15, "complex128"),
+    (17, "float8e4m3fn"),
+    (18, "float8e4m3fnuz"),
+    (19, "float8e5m2"),
+    (20, "float8e5m2fnuz"),
+    (21, "uint4"),
+    (22, "int4"),
+    (23, "float4e2m1"),
+    (24, "float8e8m0"),
+    (25, "uint2"),
+    (26, "int2"),
+];
+
 /// The element type that ONNX numbers `code`, or what is wrong with it.
 pub fn dtype(code: i32) -> Result<DType, String> {
     Ok(match code {
@@ -34,22 +51,7 @@ pub fn dtype(code: i32) -> Result<DType, String> {
         16 => DType::BF16,
         0 => return Err("states no element type".into()),
         _ => {
-            let names = [
-                (8, "string"),
-                (14, "complex64"),
-                (15, "complex128"),
-                (17, "float8e4m3fn"),
-                (18, "float8e4m3fnuz"),
-                (19, "float8e5m2"),
-                (20, "float8e5m2fnuz"),
-                (21, "uint4"),
-                (22, "int4"),
-                (23, "float4e2m1"),
-                (24, "float8e8m0"),
-                (25, "uint2"),
-                (26, "int2"),
-            ];
-            return Err(match names.iter().find(|it| it.0 == code) {
+            return Err(match FOREIGN.iter().find(|it| it.0 == code) {
                 Some((_, name)) => format!("has element type {name}, which is not supported"),
                 None => format!("has unknown element type {code}"),
             });
@@ -57,17 +59,25 @@ pub fn dtype(code: i32) -> Result<DType, String> {
     })
 }
 
+/// The same of what `at` names.
+pub fn dtype_at(code: i32, at: &str) -> Result<DType, Error> {
+    dtype(code).map_err(|what| match FOREIGN.iter().any(|it| it.0 == code) {
+        true => Error::foreign(at, what),
+        false => Error::malformed(at, what),
+    })
+}
+
 /// `at` names the tensor in errors.
 pub fn tensor(proto: &TensorProto, at: &str, external: External) -> Result<Tensor, Error> {
     let fail = |what: String| Error::malformed(at, what);
-    let dtype = dtype(proto.data_type).map_err(fail)?;
+    let dtype = dtype_at(proto.data_type, at)?;
     let shape = shape(&proto.dims).map_err(fail)?;
     let count = shape.checked_count().ok_or_else(|| fail(format!("its shape {shape} is too large")))?;
     let need = (count.checked_mul(dtype.size()))
         .ok_or_else(|| fail(format!("its shape {shape} of {dtype} is too large")))?;
     let ty = Type { dtype, shape };
     if proto.segment.is_some() {
-        return Err(fail("is stored in segments, which is not supported".into()));
+        return Err(Error::foreign(at, "is stored in segments, which is not supported"));
     }
     let data = match proto.data_location {
         0 if !proto.raw_data.is_empty() => proto.raw_data.clone(),
