@@ -1,5 +1,5 @@
 //! What is done to a product's results is done in its kernel: every activation, written out and in every type, sums and
-//! differences with operands that broadcast, and both; on the processor and on the GPU.
+//! differences with operands that broadcast, and both; on the processor and on the GPU. A batch norm before it is in its weights.
 
 use wgfuse::{
     DType, Device, Model, Options, Session, Shape, Tensor, Type,
@@ -13,7 +13,7 @@ use wgfuse::{
         scalar::BinaryOp,
     },
 };
-use wgfuse_tests::{compare::assert_close, device::gpu, random::Random};
+use wgfuse_tests::{compare::assert_close, device::gpu, random::Random, stages::stages};
 
 type Made = Result<Value, Error>;
 type B = GraphBuilder;
@@ -231,6 +231,73 @@ fn sums_and_differences_are_in_the_products_kernel() {
                     check(&what, 1, &devices, DType::F32, b.finish().unwrap());
                 }
             }
+        }
+    }
+}
+
+/// A product of an input that is normalised by fixed statistics of axis 1: shapes of input and weights, how it is made, and whether
+/// the norm is in the weights and the bias.
+type Normed =
+    (&'static str, &'static [usize], &'static [usize], fn(&mut B, Value, Value, Option<Value>) -> Made, bool);
+
+const NORMED: &[Normed] = &[
+    (LINEAR, &[6, 4], &[8, 4], |b, x, w, bias| b.linear(x, w, bias), true),
+    (CONV, &[2, 4, 6, 7], &[8, 4, 3, 3], |b, x, w, bias| b.conv2d(x, w, bias, Geometry::default()), true),
+    (
+        "grouped convolution",
+        &[2, 4, 6, 7],
+        &[8, 2, 3, 3],
+        |b, x, w, bias| b.conv2d(x, w, bias, Geometry { groups: 2, ..Geometry::default() }),
+        true,
+    ),
+    (TRANSPOSED, &[2, 4, 6, 7], &[4, 8, 1, 1], |b, x, w, bias| transposed(b, x, w, bias, [6, 7]), true),
+    // Zeros around the image would be shifted, and results at the borders are of fewer taps.
+    (
+        "padded convolution",
+        &[2, 4, 6, 7],
+        &[8, 4, 3, 3],
+        |b, x, w, bias| b.conv2d(x, w, bias, Geometry { padding: 1, ..Geometry::default() }),
+        false,
+    ),
+    (
+        "transposed convolution of several taps",
+        &[2, 4, 6, 7],
+        &[4, 8, 2, 2],
+        |b, x, w, bias| transposed(b, x, w, bias, [7, 8]),
+        false,
+    ),
+];
+
+fn transposed(b: &mut B, x: Value, w: Value, bias: Option<Value>, output: [usize; 2]) -> Made {
+    b.op(Op::ConvTranspose { window: Window::unit(2), groups: 1, output: output.into(), x, w, bias })
+}
+
+#[test]
+fn norms_before_products_are_in_the_weights() {
+    let devices = devices();
+    for &(what, shape, weights, make, moves) in NORMED {
+        for (dtype, biased) in [(DType::F32, false), (DType::F32, true), (DType::F16, true)] {
+            let mut b = GraphBuilder::new();
+            let made = (|| {
+                let fixed = |b: &mut B, shape: &[usize], seed: u64| {
+                    b.constant(Random::new(seed).tensor(&Type::new(dtype, shape), 1))
+                };
+                let x = b.input("x", dtype, shape)?;
+                let [scale, bias, mean] = [1, 2, 3].map(|seed| fixed(&mut b, &[4], seed));
+                let var = b.full(dtype, [4], 0.7)?;
+                let y = b.batch_norm(x, scale, bias, mean, var, 1e-5)?;
+                let w = fixed(&mut b, weights, 4);
+                let bias = biased.then(|| fixed(&mut b, &[8], 5));
+                let y = make(&mut b, y, w, bias)?;
+                b.output("y", y)
+            })();
+            made.unwrap();
+            let graph = b.finish().unwrap();
+            let made = stages(graph.clone(), gpu().target(), &Options::default()).unwrap().schedule;
+            // Input, weights, bias and result.
+            let bound: usize = made.kernels.iter().map(|it| it.tensors.len()).sum();
+            assert_eq!(bound == 4, moves, "{what}: {made}");
+            check(&format!("a norm before a {what}"), made.kernels.len(), &devices, dtype, graph);
         }
     }
 }

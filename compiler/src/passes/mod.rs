@@ -9,6 +9,7 @@ mod fold;
 mod gather;
 mod join;
 mod matching;
+mod norm_before;
 pub mod pattern;
 pub mod pipeline;
 pub mod rewrite;

@@ -1,7 +1,7 @@
 //! Which passes there are, in which order, and what is done elsewhere that other compilers have passes for.
 
 use super::{
-    algebra, attention, batch_norm, causal, composite, fold, gather, join,
+    algebra, attention, batch_norm, causal, composite, fold, gather, join, norm_before,
     pattern::{Pattern, builtin},
     rewrite::{Licence, Rule},
     siblings, uniform, view,
@@ -71,6 +71,8 @@ const GATHERS: RuleSet = RuleSet { name: "reads at known places", rules: gather:
 pub const COMPOSITES: RuleSet =
     RuleSet { name: "composites", rules: composite::RULES, patterns: builtin::patterns };
 const BATCH_NORM: RuleSet = RuleSet { name: "batch norms", rules: batch_norm::RULES, patterns: none };
+const NORM_BEFORE: RuleSet =
+    RuleSet { name: "scales and shifts before products", rules: norm_before::RULES, patterns: none };
 const CAUSAL: RuleSet = RuleSet { name: "causal masks", rules: causal::RULES, patterns: none };
 const ATTENTION: RuleSet = RuleSet { name: "attention", rules: attention::RULES, patterns: none };
 
@@ -95,10 +97,10 @@ pub const PIPELINE: &[Pass] = &[
     // Behind the composites, so that a norm's own scale is not taken for one of these.
     Pass {
         name: "batch-norm",
-        about: "batch norms of fixed statistics, scales and shifts move into the convolution or linear layer before them",
+        about: "batch norms of fixed statistics, scales and shifts move into the convolution or linear layer before or behind them",
         stage: Stage::PreGrad,
         whole: None,
-        sets: &[BATCH_NORM, FOLD, UNIFORM, ALGEBRA, VIEWS, JOINS, GATHERS],
+        sets: &[BATCH_NORM, NORM_BEFORE, FOLD, UNIFORM, ALGEBRA, VIEWS, JOINS, GATHERS],
     },
     // Needs a whole softmax, which `composites` may have made.
     Pass {

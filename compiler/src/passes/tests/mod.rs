@@ -7,6 +7,7 @@ mod batch_norm;
 mod composite;
 mod join;
 mod linear;
+mod norm_before;
 mod options;
 mod pattern;
 mod random;
@@ -137,8 +138,15 @@ type Make = fn(&mut B) -> Result<Value, Error>;
 /// Rule, what is built, what is left of it.
 type Case = (&'static str, Make, &'static str);
 
-const CASES: [&[Case]; 6] =
-    [algebra::CASES, view::CASES, join::CASES, uniform::CASES, composite::CASES, batch_norm::CASES];
+const CASES: [&[Case]; 7] = [
+    algebra::CASES,
+    view::CASES,
+    join::CASES,
+    uniform::CASES,
+    composite::CASES,
+    batch_norm::CASES,
+    norm_before::CASES,
+];
 
 #[test]
 fn each_rule() {
