@@ -254,8 +254,8 @@ fn faults_name_node_and_operator() {
     let twice = fault(&model(vec![node("Abs", &["x"], &["y"]), node("Neg", &["x"], &["y"])]));
     assert!(twice.contains("'Neg_1'") && twice.contains("'y'"), "{twice}");
     let mut old = model(vec![node("Abs", &["x"], &["y"])]);
-    old.opset_import[0].version = 6;
-    assert!(fault(&old).contains("opset 6"));
+    old.opset_import[0].version = 0;
+    assert!(fault(&old).contains("opset version 0"));
     let mut attribute = node("Abs", &["x"], &["y"]);
     attribute.attribute =
         vec![AttributeProto { name: "mystery".into(), i: 1, r#type: 2, ..Default::default() }];

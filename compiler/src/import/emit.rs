@@ -293,7 +293,8 @@ impl Emit {
         let mut starts = SmallVec::from_elem(0, shape.rank());
         let mut steps = SmallVec::from_elem(1, shape.rank());
         let mut sizes = shape;
-        (starts[axis], sizes.0[axis], steps[axis]) = (start, size, step);
+        // Of nothing, no start leaves the axis.
+        (starts[axis], sizes.0[axis], steps[axis]) = (if size == 0 { 0 } else { start }, size, step);
         self.add(Op::Slice { starts, sizes, steps, x })
     }
 

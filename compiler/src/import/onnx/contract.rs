@@ -37,6 +37,10 @@ pub fn gemm(e: &mut Emit, n: &Node) -> Made {
             (rank, _) => Err(n.error(format!("operand {at} has rank {rank}, not 2"))),
         }
     };
+    if n.opset < 7 {
+        // What broadcasts is told from the shapes.
+        n.flag("broadcast", false)?;
+    }
     let (a, b) = (operand(0, "transA")?, operand(1, "transB")?);
     let (alpha, beta) = (n.float("alpha", 1.0)?, n.float("beta", 1.0)?);
     let mut y = e.matmul(a, b)?;

@@ -116,6 +116,9 @@ pub fn expand(e: &mut Emit, n: &Node) -> Made {
 }
 
 pub fn tile(e: &mut Emit, n: &Node) -> Made {
+    if n.opset < 6 {
+        return Err(n.unsupported("repeats along one axis, as before opset 6"));
+    }
     let x = n.input(0)?;
     let shape = e.shape(x);
     let repeats = n.literal_shape(e, 1)?.ok_or_else(|| n.error("the repeats are missing"))?;
@@ -184,6 +187,9 @@ pub fn split(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
     let shape = e.shape(x);
     let axis = n.axis(n.int("axis", 0)?, shape.rank())?;
     let total = shape[axis];
+    if n.opset < 2 && n.opt(1).is_some() {
+        return Err(n.unsupported("sizes as an operand, as in opset 1"));
+    }
     let parts = match n.ints_at(e, "split", 13, 1)? {
         Some(sizes) => sizes.into_iter().map(|it| n.size(it)).collect::<Result<Vec<_>, _>>()?,
         None => {
@@ -212,7 +218,11 @@ pub fn split(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
 
 pub fn concat(e: &mut Emit, n: &Node) -> Made {
     let all = n.all()?;
-    let axis = n.opt_int("axis")?.ok_or_else(|| n.error("attribute 'axis' is missing"))?;
+    let axis = match n.opt_int("axis")? {
+        Some(axis) => axis,
+        None if n.opset < 4 => 1,
+        None => return Err(n.error("attribute 'axis' is missing")),
+    };
     let axis = n.axis(axis, e.rank(all[0]))?;
     e.concat(axis, &all)
 }

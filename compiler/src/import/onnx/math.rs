@@ -16,10 +16,34 @@ pub fn unary(op: UnaryOp, e: &mut Emit, n: &Node) -> Made {
 }
 
 pub fn binary(op: BinaryOp, e: &mut Emit, n: &Node) -> Made {
-    if n.int("axis", -1)? != -1 || n.flag("broadcast", false)? {
-        return Err(n.unsupported("broadcasting along an axis, as before opset 7"));
+    let (x, y) = operands(e, n)?;
+    e.binary(op, x, y)
+}
+
+/// Both operands. Before opset 7 the second stands along the axes of the first from `axis` on, if `broadcast` says so.
+fn operands(e: &mut Emit, n: &Node) -> Result<(Value, Value), Error> {
+    let (x, y) = (n.input(0)?, n.input(1)?);
+    if n.opset >= 7 {
+        return Ok((x, y));
     }
-    e.binary(op, n.input(0)?, n.input(1)?)
+    let (full, own) = (e.shape(x), e.shape(y));
+    let (axis, broadcast) = (n.opt_int("axis")?, n.flag("broadcast", false)?);
+    if !broadcast {
+        return match full == own {
+            true => Ok((x, y)),
+            false => Err(n.error(format!("{full} and {own} differ, and broadcasting is not asked for"))),
+        };
+    }
+    let axis = match axis {
+        Some(axis) => n.axis(axis, full.rank() + 1)?,
+        None => full.rank().saturating_sub(own.rank()),
+    };
+    let Some(behind) = full.rank().checked_sub(axis + own.rank()) else {
+        return Err(n.error(format!("{own} does not stand along the axes of {full} from {axis} on")));
+    };
+    let wide: Vec<usize> = own.iter().copied().chain(std::iter::repeat_n(1, behind)).collect();
+    let y = e.reshape(y, &wide[..])?;
+    Ok((x, y))
 }
 
 /// Max, Min and Sum of any number of operands.
@@ -55,7 +79,13 @@ pub fn leaky_relu(e: &mut Emit, n: &Node) -> Made {
 }
 
 pub fn prelu(e: &mut Emit, n: &Node) -> Made {
-    let (x, slope) = (n.input(0)?, n.input(1)?);
+    let (x, mut slope) = (n.input(0)?, n.input(1)?);
+    let (full, own) = (e.shape(x), e.shape(slope));
+    // Before opset 7 a vector is one of channels.
+    if n.opset < 7 && own.rank() == 1 && own.count() > 1 && full.rank() > 2 {
+        let wide: Vec<usize> = own.iter().copied().chain(std::iter::repeat_n(1, full.rank() - 2)).collect();
+        slope = e.reshape(slope, &wide[..])?;
+    }
     let low = e.binary(BinaryOp::Mul, x, slope)?;
     if e.shape(low) != e.shape(x) {
         return Err(n.error(format!("slope {} does not broadcast to {}", e.shape(slope), e.shape(x))));
@@ -72,10 +102,14 @@ pub fn elu(e: &mut Emit, n: &Node) -> Made {
 
 pub fn selu(e: &mut Emit, n: &Node) -> Made {
     let x = n.input(0)?;
+    let (alpha, gamma) = match n.opset < 6 {
+        true => (1.6732, 1.0507),
+        false => (1.673_263_192_176_818_8, 1.050_701_022_148_132_3),
+    };
     let low = exp_minus_one(e, x)?;
-    let low = e.with(BinaryOp::Mul, low, n.float("alpha", 1.673_263_192_176_818_8)?)?;
+    let low = e.with(BinaryOp::Mul, low, n.float("alpha", alpha)?)?;
     let y = where_negative(e, x, low, x)?;
-    e.with(BinaryOp::Mul, y, n.float("gamma", 1.050_701_022_148_132_3)?)
+    e.with(BinaryOp::Mul, y, n.float("gamma", gamma)?)
 }
 
 pub fn celu(e: &mut Emit, n: &Node) -> Made {
@@ -125,6 +159,22 @@ pub fn swish(e: &mut Emit, n: &Node) -> Made {
     let y = e.with(BinaryOp::Mul, x, alpha)?;
     let y = e.unary(UnaryOp::Sigmoid, y)?;
     e.binary(BinaryOp::Mul, x, y)
+}
+
+/// swish(a) b
+pub fn swiglu(e: &mut Emit, n: &Node) -> Made {
+    let (a, b) = (swish(e, n)?, n.input(1)?);
+    match e.shape(a) == e.shape(b) {
+        true => e.binary(BinaryOp::Mul, a, b),
+        false => Err(n.error(format!("a gate of shape {} for {}", e.shape(a), e.shape(b)))),
+    }
+}
+
+/// ai.onnx.ml: 1 above the threshold, else 0.
+pub fn binarizer(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let above = e.with(BinaryOp::Gt, x, n.float("threshold", 0.0)?)?;
+    e.cast(above, e.dtype(x))
 }
 
 pub fn shrink(e: &mut Emit, n: &Node) -> Made {
@@ -181,7 +231,7 @@ pub fn modulo(e: &mut Emit, n: &Node) -> Made {
 
 /// The result has the base's type, whatever that of the exponent.
 pub fn pow(e: &mut Emit, n: &Node) -> Made {
-    let (x, y) = (n.input(0)?, n.input(1)?);
+    let (x, y) = operands(e, n)?;
     let (base, exponent) = (e.dtype(x), e.dtype(y));
     if base.is_int() && exponent.is_float() {
         let x = e.cast(x, exponent)?;

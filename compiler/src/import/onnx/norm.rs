@@ -12,21 +12,41 @@ use crate::{
 
 type Made = Result<Value, Error>;
 
-pub fn batch(e: &mut Emit, n: &Node) -> Made {
-    if n.flag("training_mode", false)? {
-        return Err(n.unsupported("training_mode"));
-    }
+/// Outputs: the result; in training, with the statistics of the batch, the running mean and variance too.
+pub fn batch(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
+    let training = n.flag("training_mode", false)?;
     if !n.flag("spatial", true)? {
         return Err(n.unsupported("statistics for each element (spatial = 0)"));
     }
-    if (1..5).any(|at| n.wants(at)) {
+    if n.opset < 7 && !n.flag("is_test", false)? {
+        return Err(n.unsupported("training, which is meant before opset 7 unless is_test is stated"));
+    }
+    let momentum = n.float("momentum", 0.9f32 as f64)?;
+    if !training && (1..5).any(|at| n.wants(at)) {
         return Err(n.unsupported("the outputs of training"));
     }
     let (x, eps) = (n.input(0)?, Real(n.float("epsilon", 1e-5)?));
     let dtype = e.dtype(x);
     let mut parameter = |at| e.cast(n.input(at)?, dtype);
     let (scale, bias, mean, var) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
-    e.add(Op::BatchNorm { eps, x, scale, bias, mean, var })
+    if !training {
+        return Ok(vec![e.add(Op::BatchNorm { eps, x, scale, bias, mean, var })?]);
+    }
+    let axes: Axes = (0..e.rank(x)).filter(|&it| it != 1).collect();
+    let own_mean = e.mean(x, &axes, true)?;
+    let apart = e.binary(BinaryOp::Sub, x, own_mean)?;
+    let square = e.binary(BinaryOp::Mul, apart, apart)?;
+    let channels = e.shape(x).get(1).copied().unwrap_or(1);
+    let (own_mean, own_var) = (e.reshape(own_mean, [channels])?, e.mean(square, &axes, false)?);
+    let y = e.add(Op::BatchNorm { eps, x, scale, bias, mean: own_mean, var: own_var })?;
+    let mut outputs = vec![y];
+    for (at, own) in [(3, own_mean), (4, own_var)] {
+        let to = e.dtype(n.input(at)?);
+        let (old, own) = (n.input(at)?, e.cast(own, to)?);
+        let (old, own) = (e.with(BinaryOp::Mul, old, momentum)?, e.with(BinaryOp::Mul, own, 1.0 - momentum)?);
+        outputs.push(e.binary(BinaryOp::Add, old, own)?);
+    }
+    Ok(outputs)
 }
 
 pub fn instance(e: &mut Emit, n: &Node) -> Made {

@@ -54,6 +54,9 @@ pub fn multinomial(e: &mut Emit, n: &Node) -> Made {
 
 pub fn dropout(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
     let x = n.input(0)?;
+    if n.opset < 7 && !n.flag("is_test", false)? {
+        return Err(n.unsupported("training, which is meant before opset 7 unless is_test is stated"));
+    }
     let training = match n.opset >= 12 {
         true => n.literal(e, 2)?.is_some_and(|it| it.shape().count() == 1 && it.get(0).as_bool()),
         false => false,

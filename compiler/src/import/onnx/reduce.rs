@@ -117,6 +117,29 @@ pub fn cumsum(e: &mut Emit, n: &Node) -> Made {
     e.add(Op::CumSum { axis, exclusive, reverse, x })
 }
 
+/// As `Op::CumSum` is lowered: each element a product over the axis of what stands before it.
+pub fn cumprod(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let shape = e.shape(x);
+    let axis = n.literal_ints(e, 1)?.and_then(|it| it.first().copied());
+    let axis = n.axis(axis.ok_or_else(|| n.error("the axis is missing"))?, shape.rank())?;
+    let rank = shape.rank() + 1;
+    let (own, other) =
+        (e.iota(DType::I32, shape[axis], axis, rank)?, e.iota(DType::I32, shape[axis], axis + 1, rank)?);
+    let compare = match (n.flag("reverse", false)?, n.flag("exclusive", false)?) {
+        (false, false) => BinaryOp::Le,
+        (false, true) => BinaryOp::Lt,
+        (true, false) => BinaryOp::Ge,
+        (true, true) => BinaryOp::Gt,
+    };
+    let counts = e.binary(compare, other, own)?;
+    let mut wide = shape.to_vec();
+    wide.insert(axis, 1);
+    let (x, one) = (e.reshape(x, &wide[..])?, e.scalar(e.dtype(x), 1.0));
+    let terms = e.select(counts, x, one)?;
+    e.reduce(ReduceOp::Prod, terms, &[axis + 1].into_iter().collect(), false)
+}
+
 pub fn softmax(log: bool, e: &mut Emit, n: &Node) -> Made {
     along_axis(e, n, |e, x, axis| e.add(Op::Softmax { axis, log, x }))
 }

@@ -1,6 +1,9 @@
 //! Which function converts which operator. Nodes of a model's own functions and `If` are inlined by `convert`.
 
-use super::{attention, contract, layout, made, math, node::Node, norm, random, reduce, resize, window};
+use super::{
+    attention, contract, grid, layout, loss, made, math, node::Node, norm, random, rearranged, recurrence,
+    recurrent, reduce, resize, scatter, training, window,
+};
 use crate::{
     error::Error,
     graph::Value,
@@ -24,6 +27,8 @@ impl Rule {
         let rows: &[(&str, Rule)] = match domain {
             "" | "ai.onnx" => STANDARD,
             "com.microsoft" => MICROSOFT,
+            "ai.onnx.ml" => LEARNED,
+            "ai.onnx.preview.training" => TRAINING,
             _ => return None,
         };
         rows.iter().find(|row| row.0 == op).map(|row| row.1)
@@ -50,6 +55,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Acos", Unary(UnaryOp::Acos)),
     ("Acosh", Unary(UnaryOp::Acosh)),
     ("Add", Binary(BinaryOp::Add)),
+    ("AffineGrid", One(grid::affine_grid)),
     ("And", Binary(BinaryOp::And)),
     ("ArgMax", One(|e, n| reduce::arg(true, e, n))),
     ("ArgMin", One(|e, n| reduce::arg(false, e, n))),
@@ -59,7 +65,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Atanh", Unary(UnaryOp::Atanh)),
     ("Attention", Many(attention::attention)),
     ("AveragePool", One(window::average_pool)),
-    ("BatchNormalization", One(norm::batch)),
+    ("BatchNormalization", Many(norm::batch)),
     ("Bernoulli", One(random::bernoulli)),
     ("BitShift", One(math::bit_shift)),
     ("BitwiseAnd", Binary(BinaryOp::And)),
@@ -68,8 +74,10 @@ const STANDARD: &[(&str, Rule)] = &[
     ("BitwiseXor", Binary(BinaryOp::Xor)),
     ("Cast", One(math::cast)),
     ("CastLike", One(math::cast_like)),
+    ("CausalConvWithState", Many(recurrence::causal_conv)),
     ("Ceil", Unary(UnaryOp::Ceil)),
     ("Celu", One(math::celu)),
+    ("CenterCropPad", One(rearranged::center_crop_pad)),
     ("Clip", One(math::clip)),
     ("Compress", One(layout::compress)),
     ("Concat", One(layout::concat)),
@@ -79,6 +87,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("ConvTranspose", One(window::conv_transpose)),
     ("Cos", Unary(UnaryOp::Cos)),
     ("Cosh", Unary(UnaryOp::Cosh)),
+    ("CumProd", One(reduce::cumprod)),
     ("CumSum", One(reduce::cumsum)),
     ("DepthToSpace", One(made::depth_to_space)),
     ("DequantizeLinear", One(math::dequantize)),
@@ -94,6 +103,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("EyeLike", One(made::eye_like)),
     ("Flatten", One(layout::flatten)),
     ("Floor", Unary(UnaryOp::Floor)),
+    ("GRU", Many(|e, n| recurrent::recurrent(recurrent::Kind::Gru, e, n))),
     ("Gather", One(layout::gather)),
     ("GatherElements", One(layout::gather_elements)),
     ("GatherND", One(layout::gather_nd)),
@@ -104,6 +114,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("GlobalMaxPool", One(window::global_max_pool)),
     ("Greater", Binary(BinaryOp::Gt)),
     ("GreaterOrEqual", Binary(BinaryOp::Ge)),
+    ("GridSample", One(grid::grid_sample)),
     ("GroupNormalization", One(norm::group)),
     ("HardSigmoid", One(math::hard_sigmoid)),
     ("HardSwish", Unary(UnaryOp::HardSwish)),
@@ -113,10 +124,12 @@ const STANDARD: &[(&str, Rule)] = &[
     ("IsInf", One(math::is_inf)),
     ("IsNaN", Unary(UnaryOp::IsNan)),
     ("LRN", One(window::local_response_norm)),
+    ("LSTM", Many(|e, n| recurrent::recurrent(recurrent::Kind::Lstm, e, n))),
     ("LayerNormalization", Many(norm::layer)),
     ("LeakyRelu", One(math::leaky_relu)),
     ("Less", Binary(BinaryOp::Lt)),
     ("LessOrEqual", Binary(BinaryOp::Le)),
+    ("LinearAttention", Many(recurrence::linear_attention)),
     ("Log", Unary(UnaryOp::Log)),
     ("LogSoftmax", One(|e, n| reduce::softmax(true, e, n))),
     ("LpNormalization", One(norm::lp)),
@@ -125,6 +138,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("MatMulInteger", One(contract::matmul_integer)),
     ("Max", Variadic(BinaryOp::Max)),
     ("MaxPool", One(window::max_pool)),
+    ("MaxUnpool", One(scatter::max_unpool)),
     ("Mean", One(math::mean)),
     ("MeanVarianceNormalization", One(norm::mean_variance)),
     ("Min", Variadic(BinaryOp::Min)),
@@ -133,6 +147,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Mul", Binary(BinaryOp::Mul)),
     ("Multinomial", One(random::multinomial)),
     ("Neg", One(math::negate)),
+    ("NegativeLogLikelihoodLoss", One(loss::negative_log_likelihood)),
     ("NonZero", One(layout::non_zero)),
     ("Not", Unary(UnaryOp::Not)),
     ("OneHot", One(made::one_hot)),
@@ -142,6 +157,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Pow", One(math::pow)),
     ("QuantizeLinear", One(math::quantize)),
     ("RMSNormalization", One(norm::rms)),
+    ("RNN", Many(|e, n| recurrent::recurrent(recurrent::Kind::Rnn, e, n))),
     ("RandomNormal", One(random::normal)),
     ("RandomNormalLike", One(random::normal_like)),
     ("RandomUniform", One(random::uniform)),
@@ -161,8 +177,13 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Relu", Unary(UnaryOp::Relu)),
     ("Reshape", One(layout::reshape)),
     ("Resize", One(resize::resize)),
+    ("ReverseSequence", One(rearranged::reverse_sequence)),
     ("RotaryEmbedding", One(attention::rotary)),
     ("Round", Unary(UnaryOp::Round)),
+    // As ScatterElements was called before opset 11.
+    ("Scatter", One(scatter::elements)),
+    ("ScatterElements", One(scatter::elements)),
+    ("ScatterND", One(scatter::nd)),
     ("Selu", One(math::selu)),
     ("Shape", One(layout::shape)),
     ("Shrink", One(math::shrink)),
@@ -177,6 +198,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Size", One(layout::size)),
     ("Slice", One(layout::slice)),
     ("Softmax", One(|e, n| reduce::softmax(false, e, n))),
+    ("SoftmaxCrossEntropyLoss", Many(loss::softmax_cross_entropy)),
     ("Softplus", Unary(UnaryOp::Softplus)),
     ("Softsign", One(math::softsign)),
     ("SpaceToDepth", One(made::space_to_depth)),
@@ -185,9 +207,11 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Squeeze", One(layout::squeeze)),
     ("Sub", Binary(BinaryOp::Sub)),
     ("Sum", Variadic(BinaryOp::Add)),
+    ("SwiGLU", One(math::swiglu)),
     ("Swish", One(math::swish)),
     ("Tan", Unary(UnaryOp::Tan)),
     ("Tanh", Unary(UnaryOp::Tanh)),
+    ("TensorScatter", One(scatter::tensor)),
     ("ThresholdedRelu", One(math::thresholded_relu)),
     ("Tile", One(layout::tile)),
     ("TopK", Many(reduce::top_k)),
@@ -208,4 +232,17 @@ const MICROSOFT: &[(&str, Rule)] = &[
     ("QuickGelu", One(math::swish)),
     ("SkipLayerNormalization", Many(|e, n| norm::skip(false, e, n))),
     ("SkipSimplifiedLayerNormalization", Many(|e, n| norm::skip(true, e, n))),
+];
+
+#[rustfmt::skip]
+const LEARNED: &[(&str, Rule)] = &[
+    ("ArrayFeatureExtractor", One(rearranged::array_feature_extractor)),
+    ("Binarizer", One(math::binarizer)),
+];
+
+#[rustfmt::skip]
+const TRAINING: &[(&str, Rule)] = &[
+    ("Adagrad", Many(training::adagrad)),
+    ("Adam", Many(training::adam)),
+    ("Momentum", Many(training::momentum)),
 ];
