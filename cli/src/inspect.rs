@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wgfuse::{
-    Session,
+    DisabledReason, Session,
     compiler::options::Options,
     report::{self, Report},
 };
@@ -51,14 +51,13 @@ pub fn inspect(args: Args) -> Result<()> {
     }
     let device = open::device(args.device)?;
     let found = shapes::shapes(&model.inputs, &args.shapes)?;
-    let report = {
-        let _progress = progress("compiling");
-        report::report(&model, &found.shapes, device.target(), &Options::default())?.0
-    };
-    // What a session would get it from.
+    let compiling = progress("compiling");
+    // What a session would get the plan from, and how far it would step down.
     let session = Session::new(&model, &device)?;
-    session.plan_for(&found.shapes)?;
-    let plans = session.tally();
+    let plan = session.plan_for(&found.shapes)?;
+    let (plans, steps_down) = (session.tally(), open::steps_down(&session));
+    let report = report::report(&model, &found.shapes, &plan.target, &Options::default())?.0;
+    drop(compiling);
     let name = args.model.display().to_string();
     if let Some(path) = &args.html {
         let page = report::page(&name, &open::describe(&device), &found.assumed, &report);
@@ -71,6 +70,7 @@ pub fn inspect(args: Args) -> Result<()> {
         value["device"] = json!(open::describe(&device));
         value["device_reason"] = json!(device.disabled_reason().map(|it| it.to_string()));
         value["plans"] = tally::json(&plans);
+        value["steps_down"] = steps_down.iter().map(|it| json!(it.reason.to_string())).collect();
         value["assumed"] = json!(found.assumed);
         print::json(&value);
         return Ok(());
@@ -81,6 +81,10 @@ pub fn inspect(args: Args) -> Result<()> {
         say!("        because {reason}");
     }
     say!("plan    {}", tally::text(&plans));
+    // Those of nodes stand in a table of their own.
+    let of_node =
+        |it: &DisabledReason| matches!(it, DisabledReason::DType { .. } | DisabledReason::Neighbours { .. });
+    steps_down.iter().filter(|it| !of_node(&it.reason)).for_each(|it| say!("        {}", it.reason));
     if !found.assumed.is_empty() {
         say!("sizes   assumed: {} (set others with --shape name=1x128)", found.assumed.join(", "));
     }

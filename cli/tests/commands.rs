@@ -147,6 +147,7 @@ fn inspect_reports_to_people_programs_and_browsers() {
     let report = json(&["inspect", &model, "--device", "cpu", "--shape", "image=3x1x8x8", "--json"]);
     assert_eq!(report["inputs"][0]["shape"], serde_json::json!([3, 1, 8, 8]));
     assert_eq!(report["outputs"][0]["shape"], serde_json::json!([3, 10]));
+    assert_eq!(report["steps_down"], serde_json::json!([]));
     assert!(report["kernels"].as_array().is_some_and(|it| !it.is_empty()));
     assert!(report["memory"]["ratio"].as_f64().is_some_and(|it| (1.0..=1.2).contains(&it)), "{report}");
     let (text, _) = expect(&wgfuse(&["inspect", &model, "--device", "cpu", "--kernels"]), 0);

@@ -6,7 +6,8 @@
 //!
 //! The pass runs before the stage of joint passes and counts what it sees; the pattern makes x / (1 + |x|) of x / (|x| + c) for
 //! c = 1, which the compiler's own patterns could go on from. What either gives is verified, and a broken graph is an error
-//! that names it.
+//! that names it. Where the pattern is nearly found, `explain` says what is missing, as `wgfuse explain-match` does for those that come
+//! with the compiler.
 
 use std::sync::{
     Arc,
@@ -14,8 +15,8 @@ use std::sync::{
 };
 
 use wgfuse::{
-    DType, Device, Example, GraphBuilder, Hook, Model, Options, Session, Tensor, Type, UserPass,
-    register_replacement,
+    DType, Device, Example, GraphBuilder, Hook, Model, Options, Session, Target, Tensor, Type, UserPass,
+    compiler::passes::pattern::explain::explain, register_replacement,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -55,6 +56,19 @@ fn main() -> anyhow::Result<()> {
         |found| found.numbers[0] == 1.0,
     )?;
     let options = Options { passes: vec![count], patterns: vec![softsign], ..Options::default() };
+
+    // Of another graph, why it is not found there.
+    let mut b = GraphBuilder::new();
+    let (x, z) = (b.input("x", DType::F32, [4])?, b.input("z", DType::F32, [4])?);
+    let size = b.abs(z)?;
+    let sum = b.add_scalar(size, 1.0)?;
+    let y = b.name("ratio").div(x, sum)?;
+    b.output("y", y)?;
+    let explained = explain(b.finish()?, &Target::cpu(), &options, "softsign")?;
+    let near = &explained.near[0];
+    println!("near {}: {} of {} found, but {}", near.root, near.found, near.of, near.why);
+    assert!(explained.applied.is_empty() && &*near.root == "ratio");
+
     let session = Session::with_options(&model, &Device::cpu(), options)?;
     let x = Tensor::f32([4], &[-3.0, 0.0, 1.0, 4.0]).expect("4 values");
     let outputs = session.run(wgfuse::inputs! { "x" => x })?;

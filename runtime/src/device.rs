@@ -152,11 +152,15 @@ impl Device {
     /// for other sessions either. Without this call
     /// the environment variable `WGFUSE_CACHE` names the folder, `off` for none; else it is `wgfuse` in the user's cache folder.
     pub fn cache_in(&self, folder: Option<&Path>) -> Device {
+        self.keeping_in(folder.map(Store::new))
+    }
+
+    pub(crate) fn keeping_in(&self, store: Option<Store>) -> Device {
         let inner = &self.inner;
-        let store = folder.map(Store::new);
         let gpu = self.gpu_open();
         let gpu = gpu.map(|it| Arc::new(it.keeping_in(store.clone())));
-        self.like(inner.target.clone(), store, gpu).with_shares(folder.is_some() && inner.shares)
+        let shares = store.is_some() && inner.shares;
+        self.like(inner.target.clone(), store, gpu).with_shares(shares)
     }
 
     /// The same device, whose sessions take plans that other sessions of the process have compiled, and give theirs: they do unless

@@ -5,6 +5,12 @@ use std::sync::Mutex;
 use wgfuse_compiler::partition::CpuReason;
 
 /// Why a graph, or a part of it, does not run in the best way there is.
+///
+/// Some reasons of other systems cannot occur here. Every operator of a graph has kernels of all kinds of devices, so that one which an
+/// importer does not know is an error of the model, in words. Inputs that are on the device already are copied to where the plan has
+/// them, and graphs are functional, so that nothing can be changed or aliased behind a plan's back; what one run leaves to the next are states.
+/// Kernels get tiles that the target's workgroup memory and invocations allow, so that these are exceeded only by artefacts that were compiled
+/// for more than the device has.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DisabledReason {

@@ -113,3 +113,34 @@ mod disk {
         if store.is_trusted() { Ok(store) } else { Err(Bypass::Unwritable) }
     }
 }
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use wgfuse_compiler::{dtype::DType, graph::builder::GraphBuilder};
+
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn what_is_too_large_for_the_folder_is_compiled_each_time() {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [7]).expect("an input");
+        let y = b.exp(x).expect("a float");
+        b.output("y", y).expect("a new name");
+        let (graph, target) = (b.finish().expect("whole"), Target::webgpu_minimum());
+        let folder = tempfile::tempdir().expect("a folder");
+        let found = |limit: u64| {
+            let store = Store::new(&folder.path().join(limit.to_string())).limited_to(limit);
+            let device = Device::cpu().keeping_in(Some(store)).share_plans(false);
+            let tallies = Tallies::default();
+            for _ in 0..2 {
+                plan(&graph, &target, &Options::default(), &Choices::default(), &device, &tallies)
+                    .expect("compiled");
+            }
+            let it = tallies.tally();
+            (it.compiled, it.disk.hits, it.disk.misses, it.disk.bypassed(Bypass::TooLarge))
+        };
+        assert_eq!(found(64), (2, 0, 2, 2));
+        assert_eq!(found(1 << 20), (1, 1, 1, 0));
+    }
+}

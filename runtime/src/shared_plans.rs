@@ -16,17 +16,18 @@ use wgfuse_compiler::{
 
 use crate::tally::{Bypass, Tallies};
 
-/// Plans that are kept at most, and the bytes that they may take together.
+/// Plans that are kept at most, and the bytes that those of a process may take together.
 const COUNT: usize = 64;
 const BYTES: usize = 256 << 20;
 
 /// The folder where the plan is kept too, so that one that is here is there, and the key.
 type Key = (Option<PathBuf>, [u8; 32]);
 
-#[derive(Default)]
 pub(crate) struct SharedPlans {
     /// The most recently used last.
     all: Mutex<Vec<(Key, Arc<Slot>)>>,
+    /// That they may take together.
+    bytes: usize,
 }
 
 /// Locked while its plan is made.
@@ -37,9 +38,13 @@ struct Slot {
 }
 
 /// Those of this process.
-pub(crate) static PLANS: LazyLock<SharedPlans> = LazyLock::new(SharedPlans::default);
+pub(crate) static PLANS: LazyLock<SharedPlans> = LazyLock::new(|| SharedPlans::within(BYTES));
 
 impl SharedPlans {
+    fn within(bytes: usize) -> SharedPlans {
+        SharedPlans { all: Mutex::default(), bytes }
+    }
+
     /// The plan of `graph`, whose key this is: one that is kept, or what `make` gives.
     pub fn plan(
         &self,
@@ -63,7 +68,7 @@ impl SharedPlans {
         let plan = make()?;
         let made = Template::of(&plan, graph);
         let bytes = made.bytes();
-        match bytes > BYTES / 4 {
+        match bytes > self.bytes / 4 {
             true => tallies.count(|it| it.memory.bypass(Bypass::TooLarge)),
             false => {
                 *template = Some(Arc::new(made));
@@ -89,7 +94,7 @@ impl SharedPlans {
     fn shrink(&self) {
         let mut all = locked(&self.all);
         let mut bytes: usize = all.iter().map(|it| *locked(&it.1.bytes)).sum();
-        while all.len() > 1 && (all.len() > COUNT || bytes > BYTES) {
+        while all.len() > 1 && (all.len() > COUNT || bytes > self.bytes) {
             bytes -= *locked(&all.remove(0).1.bytes);
         }
     }
@@ -124,7 +129,7 @@ mod tests {
 
     #[test]
     fn weights_are_those_of_the_graph_that_asks() {
-        let (plans, tallies) = (SharedPlans::default(), Tallies::default());
+        let (plans, tallies) = (SharedPlans::within(BYTES), Tallies::default());
         let (one, two) = (graph(1.0), graph(2.0));
         let first = plans.plan((None, [0; 32]), &one, &tallies, || compile(&one)).expect("compiled");
         let second = plans.plan((None, [0; 32]), &two, &tallies, || panic!("it is there")).expect("kept");
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leave_first() {
-        let (plans, tallies, graph) = (SharedPlans::default(), Tallies::default(), graph(1.0));
+        let (plans, tallies, graph) = (SharedPlans::within(BYTES), Tallies::default(), graph(1.0));
         let plan = |number: usize| {
             let mut made = false;
             let key = std::array::from_fn(|at| (number >> (8 * at.min(3))) as u8);
@@ -163,8 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_too_much_is_not_kept() {
+        let (small, tallies, graph) = (SharedPlans::within(1 << 10), Tallies::default(), graph(1.0));
+        for times in 1..3 {
+            small.plan((None, [0; 32]), &graph, &tallies, || compile(&graph)).expect("compiled");
+            let found = tallies.tally().memory;
+            assert_eq!((found.hits, found.misses, found.bypassed(Bypass::TooLarge)), (0, times, times));
+        }
+    }
+
+    #[test]
     fn what_fails_or_panics_is_made_again() {
-        let (plans, tallies, graph) = (SharedPlans::default(), Tallies::default(), graph(1.0));
+        let (plans, tallies, graph) = (SharedPlans::within(BYTES), Tallies::default(), graph(1.0));
         let fail = || Err(Error::node("it", "fails"));
         assert!(plans.plan((None, [0; 32]), &graph, &tallies, fail).is_err());
         let panics = std::panic::AssertUnwindSafe(|| {
@@ -176,7 +191,7 @@ mod tests {
 
     #[test]
     fn many_who_ask_at_once_compile_once() {
-        let (plans, tallies, graph) = (SharedPlans::default(), Tallies::default(), graph(1.0));
+        let (plans, tallies, graph) = (SharedPlans::within(BYTES), Tallies::default(), graph(1.0));
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| plans.plan((None, [0; 32]), &graph, &tallies, || compile(&graph)).map(drop));

@@ -23,6 +23,12 @@ impl Store {
         Store { folder: folder.to_owned(), limit: LIMIT }
     }
 
+    /// The same, of so many bytes.
+    #[cfg(test)]
+    pub fn limited_to(self, limit: u64) -> Store {
+        Store { limit, ..self }
+    }
+
     #[cfg(feature = "compiler")]
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -1,4 +1,4 @@
-//! Who listens to spans: their names, and what was recorded of each.
+//! Who listens: to spans, their names and what was recorded of each; and to warnings.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use tracing::{
-    Id, Subscriber,
+    Event, Id, Level, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Record},
 };
@@ -40,6 +40,26 @@ impl Listener {
         let listener = Listener::default();
         tracing::subscriber::with_default(Registry::default().with(listener.clone()), run);
         std::mem::take(&mut listener.0.lock().unwrap().heard)
+    }
+}
+
+/// What `run` warns of on this thread.
+pub fn warnings(run: impl FnOnce()) -> Vec<String> {
+    let warnings = Warnings::default();
+    tracing::subscriber::with_default(Registry::default().with(warnings.clone()), run);
+    std::mem::take(&mut warnings.0.lock().unwrap())
+}
+
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Warnings {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == Level::WARN {
+            let mut fields = BTreeMap::new();
+            event.record(&mut Fields(&mut fields));
+            self.0.lock().unwrap().extend(fields.remove("message"));
+        }
     }
 }
 

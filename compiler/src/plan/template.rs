@@ -1,6 +1,6 @@
 //! A plan without the weights of the model that it was compiled from, to be given to any graph of the same key.
 //!
-//! In: a plan and its graph, later another graph. Out: the plan of that one, whose kernels and modules are the first one's. A template
+//! In: a plan and its graph, later another graph. Out: the plan of that one, verified, whose kernels and modules are the first one's. A template
 //! holds no constant of a graph, so that keeping it keeps no model in memory, but for the few values that passes have made.
 
 use std::collections::HashMap;
@@ -10,6 +10,7 @@ use slotmap::SecondaryMap;
 use super::{
     keys::keys,
     step::{Constant, Plan},
+    verify::verify,
 };
 use crate::{
     bug,
@@ -62,7 +63,10 @@ impl Template {
         let keys = keys(&constant_graph);
         let mut plan = Plan { constant_graph, ..self.plan.clone() };
         plan.constants.iter_mut().for_each(|it| it.key = keys[it.value]);
-        Ok(plan)
+        match verify(&plan).into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(plan),
+        }
     }
 
     /// About how many bytes it takes.

@@ -62,7 +62,8 @@ pub fn names(options: &Options) -> Vec<String> {
     all
 }
 
-/// What becomes of a pattern in a graph that comes from a model.
+/// What becomes of a pattern in a graph that comes from a model (`Model::graph`): of one that comes with the compiler, of a composite that a
+/// rule recognises, or, before those, of one of `Options::patterns` by its name.
 pub fn explain(graph: Graph, target: &Target, options: &Options, name: &str) -> Result<Explanation, Error> {
     let own = options.patterns.iter().find(|it| it.name == name);
     let built_in = patterns().iter().filter(|it| it.replacement.name == name);
