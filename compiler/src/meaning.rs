@@ -70,6 +70,8 @@ impl UnaryOp {
             (UnaryOp::IsInf, Scalar::Float(x)) => Scalar::Int(x.is_infinite() as i64),
             (UnaryOp::IsInf, Scalar::Int(_)) => Scalar::Int(0),
             (UnaryOp::Normal, Scalar::Int(x)) => Scalar::Float(f64::from(random::normal(x as u32))),
+            (UnaryOp::ToBits, Scalar::Float(x)) => Scalar::Int(bits(of, x)),
+            (UnaryOp::FromBits, Scalar::Int(x)) => Scalar::Float(from_bits(of, x)),
             (_, Scalar::Float(x)) => Scalar::Float(round(of, self.eval_float(x))),
             (_, Scalar::Int(x)) => Scalar::Int(wrap(of, self.eval_int(of, x))),
         }
@@ -120,7 +122,12 @@ impl UnaryOp {
             }
             UnaryOp::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
             UnaryOp::Softplus => larger(x, 0.0) + libm::log1p(libm::exp(-x.abs())),
-            UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Normal => {
+            UnaryOp::Not
+            | UnaryOp::IsNan
+            | UnaryOp::IsInf
+            | UnaryOp::Normal
+            | UnaryOp::ToBits
+            | UnaryOp::FromBits => {
                 crate::bug!("{} of a float", self.name())
             }
         }
@@ -168,6 +175,8 @@ impl UnaryOp {
             | UnaryOp::GeluTanh
             | UnaryOp::HardSwish
             | UnaryOp::Normal
+            | UnaryOp::ToBits
+            | UnaryOp::FromBits
             | UnaryOp::Softplus => crate::bug!("{} of {of}", self.name()),
         }
     }
@@ -302,6 +311,25 @@ impl BinaryOp {
     }
 }
 
+/// The bits of a float of type `of`.
+fn bits(of: DType, x: f64) -> i64 {
+    match of {
+        DType::F16 => half::f16::from_f64(x).to_bits() as i64,
+        DType::BF16 => half::bf16::from_f64(x).to_bits() as i64,
+        DType::F32 => (x as f32).to_bits() as i64,
+        _ => x.to_bits() as i64,
+    }
+}
+
+/// The float that has the bits of an integer of type `of`.
+fn from_bits(of: DType, x: i64) -> f64 {
+    match of {
+        DType::U16 => half::f16::from_bits(x as u16).to_f64(),
+        DType::U32 => f32::from_bits(x as u32) as f64,
+        _ => f64::from_bits(x as u64),
+    }
+}
+
 /// NaN if either is NaN.
 fn larger(a: f64, b: f64) -> f64 {
     if a.is_nan() || a > b { a } else { b }
@@ -393,6 +421,19 @@ mod tests {
         assert_eq!(UnaryOp::Abs.eval(DType::I8, Scalar::Int(-128)), Scalar::Int(-128));
         assert_eq!(UnaryOp::Not.eval(DType::U8, Scalar::Int(1)), Scalar::Int(254));
         assert_eq!(UnaryOp::Not.eval(DType::Bool, Scalar::Int(1)), Scalar::Int(0));
+    }
+
+    #[test]
+    fn bits_of_floats() {
+        let of = |dtype, x: f64| UnaryOp::ToBits.eval(dtype, Scalar::of(dtype, x)).as_i64();
+        assert_eq!(of(DType::F16, -1.5), 0xbe00);
+        assert_eq!(of(DType::BF16, -1.5), 0xbfc0);
+        assert_eq!(of(DType::F32, -0.0), 1 << 31);
+        assert_eq!(of(DType::F64, -1.5) as u64, (-1.5f64).to_bits());
+        let back = |dtype, x| UnaryOp::FromBits.eval(dtype, Scalar::Int(x)).as_f64();
+        assert_eq!(back(DType::U16, 0xbe00), -1.5);
+        assert_eq!(back(DType::U32, 1), f32::from_bits(1) as f64);
+        assert_eq!(back(DType::U64, (-1.5f64).to_bits() as i64), -1.5);
     }
 
     #[test]

@@ -70,6 +70,10 @@ operators! {
         Softplus "softplus";
         /// Of 32 random bits (U32) a number (F32) of the normal distribution: `random::normal`.
         Normal "normal";
+        /// The bits of a float as the unsigned integer of its width. NaNs may lose what tells them apart.
+        ToBits "to_bits";
+        /// The float (F16, F32 or F64) that has the bits of an unsigned integer.
+        FromBits "from_bits";
     }
 }
 
@@ -129,6 +133,18 @@ impl UnaryOp {
                 DType::U32 => Some(DType::F32),
                 _ => None,
             },
+            UnaryOp::ToBits => match of {
+                DType::F16 | DType::BF16 => Some(DType::U16),
+                DType::F32 => Some(DType::U32),
+                DType::F64 => Some(DType::U64),
+                _ => None,
+            },
+            UnaryOp::FromBits => match of {
+                DType::U16 => Some(DType::F16),
+                DType::U32 => Some(DType::F32),
+                DType::U64 => Some(DType::F64),
+                _ => None,
+            },
             UnaryOp::Not => match of.class() {
                 Class::Float => None,
                 Class::Bool | Class::Signed | Class::Unsigned => Some(of),
@@ -166,6 +182,8 @@ impl UnaryOp {
                 | UnaryOp::IsNan
                 | UnaryOp::IsInf
                 | UnaryOp::Relu
+                | UnaryOp::ToBits
+                | UnaryOp::FromBits
         )
     }
 }

@@ -13,9 +13,10 @@ enum Attribute<'a> {
     Ints(&'a [i64]),
     Floats(&'a [f32]),
     Texts(&'a [&'a str]),
+    Held(Tensor),
 }
 
-use Attribute::{Float, Floats, Int, Ints, Text, Texts};
+use Attribute::{Float, Floats, Held, Int, Ints, Text, Texts};
 
 /// One node with the operands that are there, `None` for one left out, and `outputs` outputs.
 struct Case<'a> {
@@ -40,6 +41,20 @@ impl<'a> Case<'a> {
 
     /// Known operands (sizes, axes) are constants of the file; the others its inputs.
     fn model(&self, known: &[usize]) -> Vec<u8> {
+        let code = |it: &Tensor| match it.dtype().name() {
+            "f32" => 1,
+            "u8" => 2,
+            "i32" => 6,
+            "i64" => 7,
+            other => panic!("no code for {other}"),
+        };
+        let held = |name: String, it: &Tensor| TensorProto {
+            name,
+            dims: it.shape().iter().map(|&it| it as i64).collect(),
+            data_type: code(it),
+            raw_data: it.data().clone(),
+            ..Default::default()
+        };
         let attribute = |(name, value): &(&str, Attribute)| {
             let mut it = AttributeProto { name: name.to_string(), ..Default::default() };
             match value {
@@ -48,6 +63,9 @@ impl<'a> Case<'a> {
                 Text(value) => (it.r#type, it.s) = (attribute::STRING, value.as_bytes().to_vec().into()),
                 Ints(value) => (it.r#type, it.ints) = (attribute::INTS, value.to_vec()),
                 Floats(value) => (it.r#type, it.floats) = (attribute::FLOATS, value.to_vec()),
+                Held(value) => {
+                    (it.r#type, it.t) = (attribute::TENSOR, Some(Box::new(held(String::new(), value))));
+                }
                 Texts(value) => {
                     it.r#type = attribute::STRINGS;
                     it.strings = value.iter().map(|it| it.as_bytes().to_vec().into()).collect();
@@ -65,13 +83,6 @@ impl<'a> Case<'a> {
             attribute: self.attributes.iter().map(attribute).collect(),
             ..Default::default()
         };
-        let code = |it: &Tensor| match it.dtype().name() {
-            "f32" => 1,
-            "i32" => 6,
-            "i64" => 7,
-            "bool" => 9,
-            other => panic!("no code for {other}"),
-        };
         let given = || self.inputs.iter().enumerate().filter_map(|(at, it)| Some((at, it.as_ref()?)));
         let info = |name: String, it: Option<&Tensor>| {
             let dim = |&size: &usize| DimensionProto { dim_value: Some(size as i64), ..Default::default() };
@@ -86,13 +97,7 @@ impl<'a> Case<'a> {
                 .map(|(at, it)| info(format!("i{at}"), Some(it)))
                 .collect(),
             initializer: (given().filter(|it| known.contains(&it.0)))
-                .map(|(at, it)| TensorProto {
-                    name: format!("i{at}"),
-                    dims: it.shape().iter().map(|&it| it as i64).collect(),
-                    data_type: code(it),
-                    raw_data: it.data().clone(),
-                    ..Default::default()
-                })
+                .map(|(at, it)| held(format!("i{at}"), it))
                 .collect(),
             output: (0..self.outputs).map(|at| info(format!("o{at}"), None)).collect(),
             ..Default::default()
@@ -440,4 +445,186 @@ fn products_so_far() {
     close(&run(&[]), &[1.0, 2.0, 6.0, 24.0]);
     close(&run(&[("exclusive", Int(1))]), &[1.0, 1.0, 2.0, 6.0]);
     close(&run(&[("reverse", Int(1)), ("exclusive", Int(1))]), &[24.0, 12.0, 4.0, 1.0]);
+}
+
+/// Both ways between floats and whole numbers, at values that arithmetic would not keep.
+#[test]
+fn same_bits() {
+    let x = [1.0, -0.0, f32::MAX, f32::NEG_INFINITY, 1e-30];
+    let cast =
+        |to, x: Tensor| Case::new("BitCast", 26, &[("to", Int(to))], vec![x]).run(&[]).unwrap()[0].clone();
+    let bits = cast(6, f(&[5], &x));
+    assert_eq!(bits.to_i64(), x.map(|it| it.to_bits() as i32 as i64));
+    let back: Vec<u32> = cast(1, bits).to_f32().unwrap().iter().map(|it| it.to_bits()).collect();
+    assert_eq!(back, x.map(f32::to_bits));
+    let refused = Case::new("BitCast", 26, &[("to", Int(7))], vec![f(&[1], &[0.0])]).run(&[]).unwrap_err();
+    assert!(refused.contains("differ in width"), "{refused}");
+}
+
+/// Lengths of one matrix, of several factors, of a large prime factor; whole, one-sided, back again; along each axis.
+#[test]
+fn transforms() {
+    let mut random = Random::new(3);
+    for length in [1usize, 6, 67, 96, 130, 210] {
+        let x: Vec<f32> = (0..2 * length).map(|_| random.unit() as f32 - 0.5).collect();
+        let want: Vec<f64> = (0..length)
+            .flat_map(|k| {
+                let term = |n: usize| {
+                    let (sin, cos) =
+                        (std::f64::consts::TAU * (n * k % length) as f64 / length as f64).sin_cos();
+                    let (re, im) = (x[2 * n] as f64, x[2 * n + 1] as f64);
+                    (re * cos + im * sin, im * cos - re * sin)
+                };
+                let sum = (0..length).map(term).fold((0.0, 0.0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+                [sum.0, sum.1]
+            })
+            .collect();
+        let signal = f(&[1, length, 2], &x);
+        let made = Case::new("DFT", 19, &[], vec![signal.clone()]).run(&[]).unwrap()[0].clone();
+        assert!(made.to_f64().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{length}");
+        let back = Case::new("DFT", 19, &[("inverse", Int(1))], vec![made]).run(&[]).unwrap();
+        assert_eq!(beyond(&back[0], &signal, 1e-5, 1e-5), None, "{length}");
+    }
+    // Real signals down columns, and from half a spectrum back.
+    let x = f(&[4, 3, 1], &(0..12).map(|it| (it * it % 7) as f32).collect::<Vec<_>>());
+    let known = |it: i64| i(&[], &[it]);
+    let inputs = vec![x.clone(), known(4), known(0)];
+    let half = Case::new("DFT", 20, &[("onesided", Int(1))], inputs).run(&[1, 2]).unwrap()[0].clone();
+    assert_eq!(half.shape()[..], [3, 3, 2]);
+    let attributes = [("onesided", Int(1)), ("inverse", Int(1))];
+    let back = Case::new("DFT", 20, &attributes, vec![half, known(4), known(0)]).run(&[1, 2]).unwrap();
+    assert_eq!(beyond(&back[0], &x, 1e-5, 1e-5), None);
+    let prime = f(&[1, 4099, 1], &[0.0; 4099]);
+    assert!(Case::new("DFT", 19, &[], vec![prime]).run(&[]).unwrap_err().contains("prime factor of 4099"));
+    // Frames of 4 in steps of 2, weighted.
+    let inputs = vec![f(&[1, 6, 1], &[1.0; 6]), known(2), f(&[4], &[1.0, 2.0, 3.0, 4.0]), known(4)];
+    let made = Case::new("STFT", 17, &[], inputs).run(&[1, 3]).unwrap();
+    close(&made[0], &[10.0, 0.0, -2.0, 2.0, -2.0, 0.0].repeat(2));
+    let made = Case::new("HannWindow", 17, &[("periodic", Int(0))], vec![known(5)]).run(&[0]).unwrap();
+    close(&made[0], &[0.0, 0.5, 1.0, 0.5, 0.0]);
+}
+
+/// Windows that overlap, lie apart and reach into the padding, by a plain loop.
+#[test]
+fn images_of_windows() {
+    let attributes = [("strides", Ints(&[2])), ("dilations", Ints(&[3])), ("pads", Ints(&[1, 2]))];
+    // 2 elements in a reach of 4 over 6 elements padded to 9: windows start at -1, 1 and 3.
+    let x: Vec<f32> = (1..=6).map(|it| it as f32).collect();
+    let mut want = [0.0; 6];
+    for tap in 0..2 {
+        for window in 0..3 {
+            if let Some(element) = want.get_mut((2 * window + 3 * tap as usize).wrapping_sub(1)) {
+                *element += x[tap * 3 + window] as f64;
+            }
+        }
+    }
+    let inputs = vec![f(&[1, 2, 3], &x), i(&[1], &[6]), i(&[1], &[2])];
+    close(&Case::new("Col2Im", 18, &attributes, inputs).run(&[1, 2]).unwrap()[0], &want);
+}
+
+#[test]
+fn regions() {
+    let x = f(&[1, 1, 4, 4], &(0..16).map(|it| it as f32).collect::<Vec<_>>());
+    // x1, y1, x2, y2; one bin. Samples follow from the sizes: 2 by 1 in the first region, 1 by 3 in the second.
+    let rois = f(&[2, 4], &[0.5, 0.5, 2.5, 1.5, 0.5, 0.5, 1.5, 3.5]);
+    let inputs = vec![x.clone(), rois, i(&[2], &[0, 0])];
+    let made = Case::new("RoiAlign", 16, &[], inputs).run(&[1]).unwrap();
+    // Between the elements x + 4 y is exact: the middles of the regions.
+    close(&made[0], &[1.0 + 4.0 * 0.5, 0.5 + 4.0 * 1.5]);
+    let rois = f(&[2, 5], &[0.0, 0.0, 0.0, 3.0, 1.0, 0.0, 2.0, 2.0, 9.0, 9.0]);
+    let made =
+        Case::new("MaxRoiPool", 16, &[("pooled_shape", Ints(&[1, 2]))], vec![x, rois]).run(&[]).unwrap();
+    close(&made[0], &[5.0, 7.0, 15.0, 0.0]);
+}
+
+/// A kernel whose second element is moved by a half, and whose first is masked to a quarter.
+#[test]
+fn deformed() {
+    let x = f(&[1, 1, 1, 4], &[1.0, 2.0, 4.0, 8.0]);
+    let (w, bias) = (f(&[1, 1, 1, 2], &[1.0, 10.0]), f(&[1], &[100.0]));
+    // [n, (tap, axis), 1, 3]
+    let offset = f(&[1, 4, 1, 3], &[[0.0; 3], [0.0; 3], [0.0; 3], [0.5; 3]].concat());
+    let mask = f(&[1, 2, 1, 3], &[[0.25; 3], [1.0; 3]].concat());
+    let made = Case::new("DeformConv", 19, &[], vec![x, w, offset, bias, mask]).run(&[]).unwrap();
+    close(&made[0], &[100.25 + 30.0, 100.5 + 60.0, 101.0 + 40.0]);
+}
+
+/// Places of maxima beside padding, of equal elements, of unsigned zeros that padding could be taken for, by columns.
+#[test]
+fn places_of_maxima() {
+    let run = |by_columns: i64, x: Tensor| {
+        let all = [
+            ("kernel_shape", Ints(&[2, 2])),
+            ("strides", Ints(&[2, 2])),
+            ("pads", Ints(&[1, 0, 0, 0])),
+            ("storage_order", Int(by_columns)),
+        ];
+        let mut case = Case::new("MaxPool", 12, &all, vec![x]);
+        case.outputs = 2;
+        case.run(&[]).unwrap()
+    };
+    let x = f(&[1, 2, 3, 2], &[1.0, 2.0, 5.0, 5.0, 6.0, 4.0, -1.0, -2.0, -7.0, -7.0, -9.0, -7.5]);
+    let made = run(0, x.clone());
+    close(&made[0], &[2.0, 6.0, -1.0, -7.0]);
+    assert_eq!(made[1].to_i64(), [1, 4, 6, 8]);
+    assert_eq!(run(1, x)[1].to_i64(), [3, 2, 6, 7]);
+    let zeros = Tensor::from_slice(wgfuse::DType::U8, [1, 1, 3, 2], &[0u8; 6]).unwrap();
+    assert_eq!(run(0, zeros)[1].to_i64(), [0, 2]);
+    let inputs = vec![f(&[1, 1, 2], &[5.0, 6.0]), i(&[1, 1, 2], &[1, 2]), i(&[3], &[1, 1, 5])];
+    let attributes = [("kernel_shape", Ints(&[2])), ("strides", Ints(&[2]))];
+    close(&Case::new("MaxUnpool", 11, &attributes, inputs).run(&[2]).unwrap()[0], &[0.0, 5.0, 6.0, 0.0, 0.0]);
+}
+
+#[test]
+fn determinants() {
+    let singular = [1.0, 2.0, 3.0, 2.0, 4.0, 6.0, 7.0, 8.0, 9.0];
+    let pivoted = [0.0, 2.0, 0.0, 3.0, 1.0, 0.0, 5.0, 5.0, 4.0];
+    let made =
+        Case::new("Det", 11, &[], vec![f(&[2, 3, 3], &[singular, pivoted].concat())]).run(&[]).unwrap();
+    close(&made[0], &[0.0, -24.0]);
+}
+
+/// Two trees; one asks for a member of a set, one follows what is no number.
+#[test]
+fn trees() {
+    fn case<'a>(attributes: &'a [(&'a str, Attribute<'a>)]) -> Case<'a> {
+        let x = f(&[3, 2], &[0.0, 6.0, 3.0, 9.0, f32::NAN, 2.0]);
+        Case { domain: "ai.onnx.ml", ..Case::new("TreeEnsemble", 5, attributes, vec![x]) }
+    }
+    let mut attributes = [
+        ("tree_roots", Ints(&[0, 2])),
+        ("nodes_modes", Held(Tensor::from_slice(wgfuse::DType::U8, [3], &[0u8, 3, 6]).unwrap())),
+        ("nodes_splits", Held(f(&[3], &[1.0, 5.0, 0.0]))),
+        ("nodes_featureids", Ints(&[0, 1, 1])),
+        ("nodes_missing_value_tracks_true", Ints(&[1, 0, 0])),
+        ("membership_values", Held(f(&[3], &[2.0, 9.0, f32::NAN]))),
+        ("nodes_truenodeids", Ints(&[1, 0, 3])),
+        ("nodes_trueleafs", Ints(&[0, 1, 1])),
+        ("nodes_falsenodeids", Ints(&[2, 1, 4])),
+        ("nodes_falseleafs", Ints(&[1, 1, 1])),
+        ("leaf_targetids", Ints(&[0, 0, 1, 1, 0])),
+        ("leaf_weights", Held(f(&[5], &[1.0, 2.0, 4.0, 8.0, 16.0]))),
+        ("n_targets", Int(2)),
+    ];
+    close(&case(&attributes).run(&[]).unwrap()[0], &[17.0, 0.0, 0.0, 12.0, 2.0, 8.0]);
+    attributes[6].1 = Ints(&[0, 0, 3]);
+    attributes[7].1 = Ints(&[0, 0, 1]);
+    assert!(case(&attributes).run(&[]).unwrap_err().contains("circles"));
+}
+
+#[test]
+fn grams() {
+    let attributes = [
+        ("mode", Text("TFIDF")),
+        ("min_gram_length", Int(1)),
+        ("max_gram_length", Int(2)),
+        ("max_skip_count", Int(1)),
+        ("pool_int64s", Ints(&[2, 3, 2, 3, 3, 2])),
+        ("ngram_counts", Ints(&[0, 2])),
+        ("ngram_indexes", Ints(&[0, 1, 4, 2])),
+        ("weights", Floats(&[1.0, 1.0, 10.0, 1.0])),
+    ];
+    let inputs = vec![i(&[5], &[2, 3, 2, 2, 3])];
+    let made = Case::new("TfIdfVectorizer", 9, &attributes, inputs).run(&[]).unwrap();
+    close(&made[0], &[3.0, 2.0, 2.0, 0.0, 30.0]);
 }

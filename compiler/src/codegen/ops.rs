@@ -60,11 +60,13 @@ pub fn narrow(code: &mut Code, dtype: DType, value: Handle) -> Handle {
 pub fn unary(code: &mut Code, op: UnaryOp, dtype: DType, x: Handle) -> Handle {
     let word = Word::of(dtype);
     let value = match word {
+        Word::F32 if op == UnaryOp::ToBits => to_bits(code, dtype, x),
         Word::F32 => unary_float(code, op, x),
+        Word::U32 if op == UnaryOp::FromBits => from_bits(code, dtype, x),
         Word::I32 | Word::U32 | Word::Bool => unary_whole(code, op, word, x),
     };
     match op {
-        UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Normal => value,
+        UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Normal | UnaryOp::ToBits | UnaryOp::FromBits => value,
         UnaryOp::Relu | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Trunc => value,
         _ => narrow(code, dtype, value),
     }
@@ -127,7 +129,36 @@ fn unary_float(code: &mut Code, op: UnaryOp, x: Handle) -> Handle {
         | UnaryOp::GeluTanh
         | UnaryOp::HardSwish
         | UnaryOp::Softplus => from_library(code, op.name(), Word::F32, &[x]),
-        UnaryOp::Not | UnaryOp::Normal => bug!("{} of a float", op.name()),
+        UnaryOp::Not | UnaryOp::Normal | UnaryOp::ToBits | UnaryOp::FromBits => {
+            bug!("{} of a float", op.name())
+        }
+    }
+}
+
+/// The bits that a float of `dtype` has at home, where it is computed in f32.
+fn to_bits(code: &mut Code, dtype: DType, x: Handle) -> Handle {
+    match dtype {
+        DType::F16 => {
+            let zero = code.f32(0.0);
+            let pair = code.vector(Word::F32, vec![x, zero]);
+            code.math(M::Pack2x16float, &[pair])
+        }
+        DType::BF16 => {
+            let bits = code.bitcast(x, ScalarKind::Uint);
+            let by = code.u32(16);
+            code.binary(B::ShiftRight, bits, by)
+        }
+        _ => code.bitcast(x, ScalarKind::Uint),
+    }
+}
+
+fn from_bits(code: &mut Code, dtype: DType, x: Handle) -> Handle {
+    match dtype {
+        DType::U16 => {
+            let pair = code.math(M::Unpack2x16float, &[x]);
+            code.component(pair, 0)
+        }
+        _ => code.bitcast(x, ScalarKind::Float),
     }
 }
 
@@ -176,6 +207,8 @@ fn unary_whole(code: &mut Code, op: UnaryOp, word: Word, x: Handle) -> Handle {
         | UnaryOp::Gelu
         | UnaryOp::GeluTanh
         | UnaryOp::HardSwish
+        | UnaryOp::ToBits
+        | UnaryOp::FromBits
         | UnaryOp::Softplus => bug!("{} of {}", op.name(), word.name()),
     }
 }

@@ -199,7 +199,7 @@ fn stack_unbind(site: &mut Site, value: Value) -> Better {
     let found = (0..rank).find_map(|from| {
         let piece = |it: &Value| {
             let Op::Reshape { ref shape, x } = *graph.op(*it) else { return None };
-            let run = Run::of(graph, x, from).filter(|_| graph.ty(x).shape.rank() == rank)?;
+            let run = if graph.ty(x).shape.rank() == rank { Run::of(graph, x, from)? } else { return None };
             let one = run.sizes[from] == 1 && shape[axis] == 1;
             (one && without(shape, axis) == without(&run.sizes, from)).then_some(run)
         };

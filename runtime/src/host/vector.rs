@@ -229,6 +229,8 @@ wide! {
             | UnaryOp::IsNan
             | UnaryOp::IsInf
             | UnaryOp::Normal
+            | UnaryOp::ToBits
+            | UnaryOp::FromBits
             | UnaryOp::Softplus => return false,
         }
         true

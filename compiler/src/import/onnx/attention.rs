@@ -106,6 +106,9 @@ fn visible(
     let there = match n.opt(6) {
         Some(count) => {
             let count = e.cast(count, DType::I64)?;
+            // No more than there are; so what is counted from it fits 32 bits.
+            let count = e.with(BinaryOp::Max, count, 0.0)?;
+            let count = e.with(BinaryOp::Min, count, seen as f64)?;
             let batch = e.shape(count).count();
             Some(e.reshape(count, [batch, 1, 1, 1])?)
         }

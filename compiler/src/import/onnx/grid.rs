@@ -20,10 +20,11 @@ enum Padding {
 
 /// Where along one axis elements are read, and with which weight: the place (I32, in range), the weight, and whether there
 /// is such an element (`None`: always).
-struct Tap {
-    at: Value,
-    weight: Option<Value>,
-    there: Option<Value>,
+#[derive(Clone, Copy)]
+pub struct Tap {
+    pub at: Value,
+    pub weight: Option<Value>,
+    pub there: Option<Value>,
 }
 
 /// x [n, c, spatial..] at grid [n, out.., d]: [n, c, out..]. Work: one read for each tap, 2^d or 4^d of them.
@@ -61,8 +62,13 @@ pub fn grid_sample(e: &mut Emit, n: &Node) -> Made {
         let own = e.reshape(own, &each[..])?;
         axes.push(taps(e, own, shape[2 + axis], mode, padding, align)?);
     }
-    let y = at_taps(e, n, x, &axes)?;
+    let y = at_taps(e, n, x, &axes, BinaryOp::Add)?;
     e.cast(y, dtype)
+}
+
+/// The two elements around places along an axis of `size`, those outside of it not there.
+pub fn linear(e: &mut Emit, place: Value, size: usize) -> Result<Vec<Tap>, Error> {
+    taps_around(e, place, size as f64, "linear", Padding::Zeros, false)
 }
 
 /// The taps along an axis of `size` for places `own` from -1 to 1.
@@ -85,6 +91,18 @@ fn taps(
         }
     };
     let own = if mode == "nearest" { e.unary(UnaryOp::Round, own)? } else { own };
+    taps_around(e, own, size, mode, padding, align)
+}
+
+/// The same for places counted in elements.
+fn taps_around(
+    e: &mut Emit,
+    own: Value,
+    size: f64,
+    mode: &str,
+    padding: Padding,
+    align: bool,
+) -> Result<Vec<Tap>, Error> {
     let own = fold_back(e, own, size, padding, align)?;
     if mode == "nearest" {
         return Ok(vec![tap(e, own, None, size, padding, align)?]);
@@ -180,14 +198,15 @@ fn cubic(e: &mut Emit, t: Value) -> Result<Vec<Value>, Error> {
     Ok(vec![poly(e, out, far)?, poly(e, t, near)?, poly(e, back, near)?, poly(e, beyond, far)?])
 }
 
-/// The sum over all combinations of taps of x [n, c, spatial..] there, times the weights: [n, c, out..], in f32 at least.
-fn at_taps(e: &mut Emit, n: &Node, x: Value, axes: &[Vec<Tap>]) -> Made {
+/// x [n, c, spatial..] at each combination of taps [n, out..], times its weights, all of them joined: [n, c, out..], in f32 at
+/// least where there are weights.
+pub fn at_taps(e: &mut Emit, n: &Node, x: Value, axes: &[Vec<Tap>], join: BinaryOp) -> Made {
     let shape = e.shape(x);
     let spatial: usize = shape[2..].iter().product();
     if i32::try_from(spatial).is_err() {
         return Err(n.error(format!("an image of {spatial} elements")));
     }
-    let wide = axes[0][0].weight.map(|it| e.dtype(it));
+    let wide = axes.iter().find_map(|it| it[0].weight).map(|it| e.dtype(it));
     let flat = e.reshape(x, [shape[0], shape[1], spatial])?;
     let flat = e.permute(flat, &[0, 2, 1])?;
     let mut sum: Option<Value> = None;
@@ -215,15 +234,15 @@ fn at_taps(e: &mut Emit, n: &Node, x: Value, axes: &[Vec<Tap>]) -> Made {
             read = e.cast(read, wide)?;
         }
         if let Some(there) = there {
-            let there = e.reshape(there, &[&out[..], &[1]].concat()[..])?;
+            let there = e.reshape(there, &[&e.shape(there)[..], &[1]].concat()[..])?;
             let zero = e.scalar(e.dtype(read), 0.0);
             read = e.select(there, read, zero)?;
         }
         if let Some(weight) = weight {
-            let weight = e.reshape(weight, &[&out[..], &[1]].concat()[..])?;
+            let weight = e.reshape(weight, &[&e.shape(weight)[..], &[1]].concat()[..])?;
             read = e.binary(BinaryOp::Mul, read, weight)?;
         }
-        sum = joined(e, BinaryOp::Add, sum, Some(read))?;
+        sum = joined(e, join, sum, Some(read))?;
     }
     let sum = sum.ok_or_else(|| n.error("an image without spatial axes"))?;
     let rank = e.rank(sum);
@@ -231,7 +250,13 @@ fn at_taps(e: &mut Emit, n: &Node, x: Value, axes: &[Vec<Tap>]) -> Made {
     e.permute(sum, &order)
 }
 
-fn joined(e: &mut Emit, op: BinaryOp, a: Option<Value>, b: Option<Value>) -> Result<Option<Value>, Error> {
+/// Both by `op`, where there are both.
+pub fn joined(
+    e: &mut Emit,
+    op: BinaryOp,
+    a: Option<Value>,
+    b: Option<Value>,
+) -> Result<Option<Value>, Error> {
     match (a, b) {
         (Some(a), Some(b)) => e.binary(op, a, b).map(Some),
         (a, b) => Ok(a.or(b)),

@@ -72,6 +72,39 @@ pub fn cast_like(e: &mut Emit, n: &Node) -> Made {
     e.cast(n.input(0)?, e.dtype(n.input(1)?))
 }
 
+/// The same bits as another type of the same width.
+pub fn bit_cast(e: &mut Emit, n: &Node) -> Made {
+    let x = n.input(0)?;
+    let code = n.opt_int("to")?.ok_or_else(|| n.error("attribute 'to' is missing"))?;
+    let code = i32::try_from(code).unwrap_or(-1);
+    let to = super::tensor::dtype(code).map_err(|what| n.unsupported(format!("the result {what}")))?;
+    let from = e.dtype(x);
+    if from.size() != to.size() {
+        return Err(n.error(format!("{from} and {to} differ in width")));
+    }
+    if from == to {
+        return Ok(x);
+    }
+    let bits = if from.is_float() { e.unary(UnaryOp::ToBits, x)? } else { x };
+    match to {
+        DType::BF16 => {
+            let wide = e.cast(bits, DType::U32)?;
+            let wide = e.with(BinaryOp::Shl, wide, 16.0)?;
+            let wide = e.unary(UnaryOp::FromBits, wide)?;
+            e.cast(wide, to)
+        }
+        DType::F16 => from_unsigned(e, bits, DType::U16),
+        DType::F32 => from_unsigned(e, bits, DType::U32),
+        DType::F64 => from_unsigned(e, bits, DType::U64),
+        _ => e.cast(bits, to),
+    }
+}
+
+fn from_unsigned(e: &mut Emit, bits: Value, width: DType) -> Made {
+    let bits = e.cast(bits, width)?;
+    e.unary(UnaryOp::FromBits, bits)
+}
+
 pub fn leaky_relu(e: &mut Emit, n: &Node) -> Made {
     let x = n.input(0)?;
     let low = e.with(BinaryOp::Mul, x, n.float("alpha", 0.01)?)?;

@@ -1,8 +1,8 @@
 //! Which function converts which operator. Nodes of a model's own functions and `If` are inlined by `convert`.
 
 use super::{
-    attention, contract, grid, layout, loss, made, math, node::Node, norm, random, rearranged, recurrence,
-    recurrent, reduce, resize, scatter, training, window,
+    attention, contract, determinant, grid, layout, learned, loss, made, math, node::Node, norm, patches,
+    random, rearranged, recurrence, recurrent, reduce, resize, scatter, signal, training, window,
 };
 use crate::{
     error::Error,
@@ -67,11 +67,13 @@ const STANDARD: &[(&str, Rule)] = &[
     ("AveragePool", One(window::average_pool)),
     ("BatchNormalization", Many(norm::batch)),
     ("Bernoulli", One(random::bernoulli)),
+    ("BitCast", One(math::bit_cast)),
     ("BitShift", One(math::bit_shift)),
     ("BitwiseAnd", Binary(BinaryOp::And)),
     ("BitwiseNot", Unary(UnaryOp::Not)),
     ("BitwiseOr", Binary(BinaryOp::Or)),
     ("BitwiseXor", Binary(BinaryOp::Xor)),
+    ("BlackmanWindow", One(|e, n| signal::window(&[0.42, -0.5, 0.08], e, n))),
     ("Cast", One(math::cast)),
     ("CastLike", One(math::cast_like)),
     ("CausalConvWithState", Many(recurrence::causal_conv)),
@@ -79,6 +81,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Celu", One(math::celu)),
     ("CenterCropPad", One(rearranged::center_crop_pad)),
     ("Clip", One(math::clip)),
+    ("Col2Im", One(patches::col2im)),
     ("Compress", One(layout::compress)),
     ("Concat", One(layout::concat)),
     ("Constant", One(layout::constant)),
@@ -89,8 +92,11 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Cosh", Unary(UnaryOp::Cosh)),
     ("CumProd", One(reduce::cumprod)),
     ("CumSum", One(reduce::cumsum)),
+    ("DFT", One(signal::dft)),
+    ("DeformConv", One(patches::deform_conv)),
     ("DepthToSpace", One(made::depth_to_space)),
     ("DequantizeLinear", One(math::dequantize)),
+    ("Det", One(determinant::det)),
     ("Div", Binary(BinaryOp::Div)),
     ("Dropout", Many(random::dropout)),
     ("DynamicQuantizeLinear", Many(math::dynamic_quantize)),
@@ -116,6 +122,8 @@ const STANDARD: &[(&str, Rule)] = &[
     ("GreaterOrEqual", Binary(BinaryOp::Ge)),
     ("GridSample", One(grid::grid_sample)),
     ("GroupNormalization", One(norm::group)),
+    ("HammingWindow", One(|e, n| signal::window(&[25.0 / 46.0, -21.0 / 46.0], e, n))),
+    ("HannWindow", One(|e, n| signal::window(&[0.5, -0.5], e, n))),
     ("HardSigmoid", One(math::hard_sigmoid)),
     ("HardSwish", Unary(UnaryOp::HardSwish)),
     ("Hardmax", One(reduce::hardmax)),
@@ -137,10 +145,12 @@ const STANDARD: &[(&str, Rule)] = &[
     ("MatMul", One(contract::matmul)),
     ("MatMulInteger", One(contract::matmul_integer)),
     ("Max", Variadic(BinaryOp::Max)),
-    ("MaxPool", One(window::max_pool)),
+    ("MaxPool", Many(window::max_pool)),
+    ("MaxRoiPool", One(patches::max_roi_pool)),
     ("MaxUnpool", One(scatter::max_unpool)),
     ("Mean", One(math::mean)),
     ("MeanVarianceNormalization", One(norm::mean_variance)),
+    ("MelWeightMatrix", One(signal::mel_weights)),
     ("Min", Variadic(BinaryOp::Min)),
     ("Mish", One(math::mish)),
     ("Mod", One(math::modulo)),
@@ -178,8 +188,10 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Reshape", One(layout::reshape)),
     ("Resize", One(resize::resize)),
     ("ReverseSequence", One(rearranged::reverse_sequence)),
+    ("RoiAlign", One(patches::roi_align)),
     ("RotaryEmbedding", One(attention::rotary)),
     ("Round", Unary(UnaryOp::Round)),
+    ("STFT", One(signal::stft)),
     // As ScatterElements was called before opset 11.
     ("Scatter", One(scatter::elements)),
     ("ScatterElements", One(scatter::elements)),
@@ -212,6 +224,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Tan", Unary(UnaryOp::Tan)),
     ("Tanh", Unary(UnaryOp::Tanh)),
     ("TensorScatter", One(scatter::tensor)),
+    ("TfIdfVectorizer", One(learned::tf_idf)),
     ("ThresholdedRelu", One(math::thresholded_relu)),
     ("Tile", One(layout::tile)),
     ("TopK", Many(reduce::top_k)),
@@ -238,6 +251,7 @@ const MICROSOFT: &[(&str, Rule)] = &[
 const LEARNED: &[(&str, Rule)] = &[
     ("ArrayFeatureExtractor", One(rearranged::array_feature_extractor)),
     ("Binarizer", One(math::binarizer)),
+    ("TreeEnsemble", One(learned::tree_ensemble)),
 ];
 
 #[rustfmt::skip]

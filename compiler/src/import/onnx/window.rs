@@ -4,11 +4,13 @@ use smallvec::SmallVec;
 
 use super::node::Node;
 use crate::{
+    dtype::DType,
     error::Error,
-    graph::{Op, PoolKind, Value, Window},
+    graph::{Op, PadMode, PoolKind, Value, Window},
     import::emit::Emit,
     scalar::{BinaryOp, ReduceOp, UnaryOp},
     shape::{Axes, Shape},
+    tensor::Tensor,
 };
 
 type Made = Result<Value, Error>;
@@ -200,13 +202,107 @@ fn pooling(e: &Emit, n: &Node, x: Value) -> Result<Pooling, Error> {
     Ok(Pooling { window, kernel: Shape::new(&kernel), output })
 }
 
-pub fn max_pool(e: &mut Emit, n: &Node) -> Made {
-    if n.wants(1) {
-        return Err(n.unsupported("the output Indices"));
-    }
+/// Outputs: the maxima, and where in the whole image each first stands.
+pub fn max_pool(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
     let x = n.input(0)?;
     let Pooling { window, kernel, output } = pooling(e, n, x)?;
-    e.add(Op::Pool { kind: PoolKind::Max, window, kernel, output, x })
+    let places = match n.wants(1) {
+        true => Some(places_of_maxima(e, n, x, &window, &kernel, &output)?),
+        false => None,
+    };
+    let y = e.add(Op::Pool { kind: PoolKind::Max, window, kernel, output, x })?;
+    Ok([y].into_iter().chain(places).collect())
+}
+
+/// The elements of a kernel that are compared one by one, by some five nodes each.
+const MAX_COMPARED: usize = 1 << 10;
+
+fn places_of_maxima(
+    e: &mut Emit,
+    n: &Node,
+    x: Value,
+    window: &Window,
+    kernel: &Shape,
+    output: &Shape,
+) -> Made {
+    let (shape, sizes, d) = (e.shape(x), spatial(e, n, x)?, kernel.rank());
+    let taps = kernel.checked_count().filter(|it| (1..=MAX_COMPARED).contains(it));
+    let taps =
+        taps.ok_or_else(|| n.unsupported(format!("Indices for a kernel {kernel} (at most {MAX_COMPARED})")))?;
+    if i32::try_from(shape.count()).is_err() || shape.contains(&0) || output.contains(&0) {
+        return Err(n.unsupported(format!("Indices into {shape}")));
+    }
+    // How far apart elements along each axis count.
+    let mut steps = vec![1; d];
+    match n.flag("storage_order", false)? {
+        false => (1..d).rev().for_each(|axis| steps[axis - 1] = steps[axis] * sizes[axis]),
+        true => (1..d).for_each(|axis| steps[axis] = steps[axis - 1] * sizes[axis - 1]),
+    }
+    // Every window has all its elements, as far as the last one reaches.
+    let fill = match e.dtype(x).is_float() {
+        true => e.scalar(e.dtype(x), f64::NEG_INFINITY),
+        false => e.constant(Tensor::scalar(e.dtype(x), ReduceOp::Max.identity(e.dtype(x)))),
+    };
+    let (mut before, mut after): (SmallVec<[usize; 6]>, SmallVec<[usize; 6]>) =
+        (SmallVec::from_elem(0, d + 2), SmallVec::from_elem(0, d + 2));
+    for axis in 0..d {
+        let end = (output[axis] - 1).saturating_mul(window.strides[axis]);
+        let end = end.saturating_add(reach(n, window, axis, kernel[axis])?);
+        before[2 + axis] = window.before[axis];
+        after[2 + axis] = end.saturating_sub(sizes[axis].saturating_add(window.before[axis]));
+    }
+    let padded = match before.iter().chain(&after).all(|&it| it == 0) {
+        true => x,
+        false => e.add(Op::Pad { before, after, mode: PadMode::Constant, x, fill: Some(fill) })?,
+    };
+    let rank = d + 2;
+    let mut best: Option<(Value, Value)> = None;
+    for tap in 0..taps {
+        let (mut rest, mut own, mut place, mut inside) = (tap, padded, None, None);
+        for axis in (0..d).rev() {
+            let at = rest % kernel[axis] * window.dilations[axis];
+            rest /= kernel[axis];
+            let (step, count) = (window.strides[axis], output[axis]);
+            own = e.slice(own, 2 + axis, at, count, step as i64)?;
+            let here = e.iota(DType::I32, count, 2 + axis, rank)?;
+            let here = e.with(BinaryOp::Mul, here, step as f64)?;
+            let here = e.with(BinaryOp::Add, here, at as f64 - window.before[axis] as f64)?;
+            let (low, high) =
+                (e.with(BinaryOp::Ge, here, 0.0)?, e.with(BinaryOp::Lt, here, sizes[axis] as f64)?);
+            for condition in [low, high] {
+                inside = super::grid::joined(e, BinaryOp::And, inside, Some(condition))?;
+            }
+            let part = e.with(BinaryOp::Mul, here, steps[axis] as f64)?;
+            place = super::grid::joined(e, BinaryOp::Add, place, Some(part))?;
+        }
+        let (Some(place), Some(inside)) = (place, inside) else { return Err(n.error("no spatial axes")) };
+        let missing = e.scalar(DType::I32, -1.0);
+        best = Some(match best {
+            None => (own, e.select(inside, place, missing)?),
+            Some((most, at)) => {
+                let mut ahead = e.binary(BinaryOp::Gt, own, most)?;
+                if e.dtype(x).is_float() {
+                    let (nan, before) = (e.unary(UnaryOp::IsNan, own)?, e.unary(UnaryOp::IsNan, most)?);
+                    let before = e.unary(UnaryOp::Not, before)?;
+                    let first = e.binary(BinaryOp::And, nan, before)?;
+                    ahead = e.binary(BinaryOp::Or, ahead, first)?;
+                }
+                let none = e.with(BinaryOp::Lt, at, 0.0)?;
+                let ahead = e.binary(BinaryOp::Or, ahead, none)?;
+                let ahead = e.binary(BinaryOp::And, ahead, inside)?;
+                (e.select(ahead, own, most)?, e.select(ahead, place, at)?)
+            }
+        });
+    }
+    let (_, place) = best.ok_or_else(|| n.error("an empty kernel"))?;
+    // Images and channels count too.
+    let plane: usize = sizes.iter().product();
+    let (image, channel) = (e.iota(DType::I32, shape[0], 0, rank)?, e.iota(DType::I32, shape[1], 1, rank)?);
+    let image = e.with(BinaryOp::Mul, image, shape[1] as f64)?;
+    let image = e.binary(BinaryOp::Add, image, channel)?;
+    let image = e.with(BinaryOp::Mul, image, plane as f64)?;
+    let place = e.binary(BinaryOp::Add, place, image)?;
+    e.cast(place, DType::I64)
 }
 
 pub fn average_pool(e: &mut Emit, n: &Node) -> Made {
