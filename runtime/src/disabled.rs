@@ -27,6 +27,16 @@ pub enum DisabledReason {
     /// The node could run on the GPU, at the price of copies there and back.
     #[error("node '{node}': {why}")]
     Neighbours { node: String, why: String },
+    /// Sizes follow from what the node reads, so that the GPU waits until they are known; the node itself may be the processor's.
+    #[error(
+        "sizes follow from the values that node '{node}' reads: the processor looks at them in the middle of every run"
+    )]
+    DataDependent { node: String },
+    /// The GPU waits until the processor knows which way it goes.
+    #[error(
+        "the values that node '{node}' reads decide what is done next: the processor looks at them in the middle of every run"
+    )]
+    ControlFlow { node: String },
     /// The GPU waits for the processor in the middle of every run.
     #[error("the processor reads '{tensor}' in the middle of every run")]
     HostRead { tensor: String },
@@ -48,6 +58,26 @@ pub enum DisabledReason {
 }
 
 impl DisabledReason {
+    /// The node, where it is about one.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            DisabledReason::DType { name: node, .. }
+            | DisabledReason::Neighbours { node, .. }
+            | DisabledReason::DataDependent { node }
+            | DisabledReason::ControlFlow { node } => Some(node),
+            DisabledReason::NoAdapter(_)
+            | DisabledReason::FeatureMissing(_)
+            | DisabledReason::LimitExceeded { .. }
+            | DisabledReason::HostRead { .. }
+            | DisabledReason::ShapeBudget { .. }
+            | DisabledReason::Validation(_)
+            | DisabledReason::DeviceLost(_)
+            | DisabledReason::OutOfMemory
+            | DisabledReason::NotRecorded(_)
+            | DisabledReason::SwitchedOff => None,
+        }
+    }
+
     /// Why a node runs on the processor.
     pub(crate) fn of_node(node: &str, why: &CpuReason) -> DisabledReason {
         let (name, said) = (node.to_owned(), why.to_string());

@@ -6,6 +6,8 @@
 #[cfg(feature = "compiler")]
 mod compiled;
 mod ready;
+#[cfg(feature = "compiler")]
+mod stretches;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -70,16 +72,18 @@ pub struct Session {
     /// The most recently used last.
     shapes: Mutex<Vec<Arc<Entry>>>,
     kept: usize,
-    constants: AsyncMutex<Constants>,
+    constants: Arc<AsyncMutex<Constants>>,
     /// What runs are given: the model's inputs but for its states.
     inputs: Vec<Signature>,
     /// Locked before anything else, and for as long as a run takes. Nobody locks those of a model without states.
     states: AsyncMutex<States>,
-    disabled: DisabledLog,
+    disabled: Arc<DisabledLog>,
     /// Steps down that are errors.
     forbidden: Option<Arc<Forbidden>>,
-    tallies: Tallies,
-    randomness: Mutex<Randomness>,
+    tallies: Arc<Tallies>,
+    randomness: Arc<Mutex<Randomness>>,
+    /// Runs are not counted: they are parts of another session's.
+    inner: bool,
 }
 
 /// What random ops follow from.
@@ -103,6 +107,9 @@ struct Entry {
     plan: OnceLock<Arc<Plan>>,
     /// Whether there is nothing to compute.
     through: OnceLock<Option<Through>>,
+    /// Where the model is no single graph for these shapes.
+    #[cfg(feature = "compiler")]
+    stretches: OnceLock<Arc<stretches::Node>>,
     /// What the plan will be compiled from, if it is at hand.
     graph: Mutex<Option<Graph>>,
     /// What the first run is given, until there is a plan.
@@ -136,7 +143,7 @@ impl Session {
     pub fn with_options(model: &Model, device: &Device, options: Options) -> Result<Session> {
         #[cfg(feature = "compiler")]
         wgfuse_compiler::check(&options)?;
-        let disabled = DisabledLog::default();
+        let disabled = Arc::<DisabledLog>::default();
         if let Some(reason) = device.disabled_reason() {
             disabled.add(reason.clone());
         }
@@ -161,7 +168,7 @@ impl Session {
             choices: None,
             shapes: Mutex::default(),
             kept: KEPT,
-            constants: AsyncMutex::default(),
+            constants: Arc::default(),
             inputs: (model.inputs.iter().enumerate())
                 .filter(|(number, _)| !model.states.iter().any(|it| it.input as usize == *number))
                 .map(|(_, it)| it.clone())
@@ -169,8 +176,9 @@ impl Session {
             states: AsyncMutex::new(States::of(model)),
             disabled,
             forbidden: None,
-            tallies: Tallies::within(device.tallies()),
-            randomness: Mutex::default(),
+            tallies: Arc::new(Tallies::within(device.tallies())),
+            randomness: Arc::default(),
+            inner: false,
         })
     }
 
@@ -213,6 +221,41 @@ impl Session {
     pub fn debug_in(mut self, folder: impl Into<std::path::PathBuf>) -> Session {
         self.debug = Some(folder.into());
         self
+    }
+
+    /// A session for a part of this one's model.
+    #[cfg(feature = "compiler")]
+    fn inner(&self, model: Model) -> Session {
+        Session {
+            inputs: model.inputs.clone(),
+            model,
+            device: self.device.clone(),
+            options: self.options.clone(),
+            replay: self.replay,
+            #[cfg(not(target_arch = "wasm32"))]
+            tune: self.tune,
+            #[cfg(not(target_arch = "wasm32"))]
+            tuned: Mutex::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            saving: self.saving.clone(),
+            #[cfg(not(target_arch = "wasm32"))]
+            debug: self.debug.clone(),
+            #[cfg(not(target_arch = "wasm32"))]
+            failures: Default::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            planted: self.planted.clone(),
+            key: self.key.clone(),
+            choices: self.choices.clone(),
+            shapes: Mutex::default(),
+            kept: 1,
+            constants: self.constants.clone(),
+            states: AsyncMutex::default(),
+            disabled: self.disabled.clone(),
+            forbidden: self.forbidden.clone(),
+            tallies: self.tallies.clone(),
+            randomness: self.randomness.clone(),
+            inner: true,
+        }
     }
 
     /// Every run has this key of its random ops.
@@ -364,6 +407,11 @@ impl Session {
             drop(state);
             return self.hand_through(through, given, ends, wait).await;
         }
+        #[cfg(feature = "compiler")]
+        if let Some(first) = entry.stretches.get() {
+            drop(state);
+            return self.run_stretches(first.clone(), given, ends, wait).await;
+        }
         entry.show(&given);
         let captured = state.tape.is_some();
         let plan = self.ready(&entry, &mut state, states.as_deref_mut()).await?;
@@ -392,7 +440,9 @@ impl Session {
         }
         match result {
             Ok(made) => {
-                self.tallies.count(|it| &it.runs);
+                if !self.inner {
+                    self.tallies.count(|it| &it.runs);
+                }
                 Ok(plan.outputs.iter().map(|it| it.name.clone()).zip(made).collect())
             }
             Err(error) => Err(self.failed(&entry, &mut state, error)),
@@ -426,8 +476,10 @@ impl Session {
                     settled.map_err(|why| Error::input(&input.name, format!("cannot be read: {why}")))?;
             }
         }
-        self.tallies.count(|it| &it.runs);
-        self.tallies.count(|it| &it.handed_through);
+        if !self.inner {
+            self.tallies.count(|it| &it.runs);
+            self.tallies.count(|it| &it.handed_through);
+        }
         Ok(through.outputs(&given))
     }
 

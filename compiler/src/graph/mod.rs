@@ -191,6 +191,35 @@ impl Graph {
         self.nodes.is_empty()
     }
 
+    /// The graph without the inputs that nothing reads, and the numbers of those that are left. Its states are not kept.
+    pub fn without_unread_inputs(&self) -> Result<(Graph, Vec<u32>), Error> {
+        let mut read = vec![false; self.inputs.len()];
+        for (_, node) in self.nodes() {
+            if let Op::Input { slot } = node.op {
+                read[slot as usize] = true;
+            }
+        }
+        let kept: Vec<u32> = (0..self.inputs.len() as u32).filter(|it| read[*it as usize]).collect();
+        let mut to = Graph::default();
+        to.inputs = kept.iter().map(|it| self.inputs[*it as usize].clone()).collect();
+        let mut moved = slotmap::SecondaryMap::new();
+        for (value, node) in self.nodes() {
+            to.origin = Some(node.origin.clone());
+            let new = match &node.op {
+                Op::Input { slot } => {
+                    let slot = kept.partition_point(|it| it < slot) as u32;
+                    to.add(Op::Input { slot })?
+                }
+                Op::Constant(id) => to.add_constant(self.constants[*id].clone()),
+                op => to.add(op.clone().map_operands(|it| moved[it]))?,
+            };
+            moved.insert(value, new);
+        }
+        to.outputs = self.outputs.clone();
+        to.outputs.iter_mut().for_each(|it| it.value = moved[it.value]);
+        Ok((to, kept))
+    }
+
     /// The nodes that the outputs need, rebuilt front to back through `add`, which sees each op with its operands
     /// already final. Inputs stay, used or not.
     pub fn rebuild(

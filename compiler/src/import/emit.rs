@@ -81,6 +81,11 @@ impl Emit {
         }
     }
 
+    /// Whether `literal` gives values of this type once they are known.
+    pub fn may_be_literal(ty: &Type) -> bool {
+        is_small(ty)
+    }
+
     fn is_known(&self, x: Value) -> bool {
         match *self.graph.op(x) {
             Op::Constant(_) => true,

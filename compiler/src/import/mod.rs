@@ -9,7 +9,11 @@ pub mod emit;
 #[cfg(feature = "compile")]
 mod format;
 #[cfg(feature = "compile")]
+pub mod host;
+#[cfg(feature = "compile")]
 pub mod onnx;
+#[cfg(feature = "compile")]
+pub mod stretch;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -24,6 +28,10 @@ use crate::{
 };
 
 pub use crate::shape::Signature;
+#[cfg(feature = "compile")]
+use crate::shape::Type;
+#[cfg(feature = "compile")]
+use stretch::{Bound, Knowledge, Known, Stretch};
 
 /// A parsed model: its signature, and how to make its graph for given shapes. Cloning shares the file's bytes.
 #[derive(Clone, Debug)]
@@ -203,11 +211,30 @@ impl Model {
     }
 
     /// The graph for one shape an input, in the order of `inputs`. Where it has random ops, its last input is their key
-    /// (`random::KEY`), which is no input of the model.
+    /// (`random::KEY`), which is no input of the model. A model that is no single graph, since sizes or branches follow from values, is an
+    /// error; `begin` gives its first stretch.
     pub fn graph(&self, shapes: &[Shape]) -> Result<Graph, Error> {
+        match self.begin(shapes)? {
+            Begin::Graph(graph) => Ok(graph),
+            #[cfg(feature = "compile")]
+            Begin::Stretch(stretch) => Err(stretch.stopped()),
+        }
+    }
+
+    /// The graph for one shape an input, or how far the model can be imported without values.
+    pub fn begin(&self, shapes: &[Shape]) -> Result<Begin, Error> {
         let span = info_span!("import", nodes = Empty).entered();
         self.bind(shapes)?;
-        let mut graph = self.traced(shapes)?;
+        let mut graph = match self.traced(shapes)? {
+            Begin::Graph(graph) => graph,
+            #[cfg(feature = "compile")]
+            Begin::Stretch(stretch) if !self.states.is_empty() => return Err(stretch.stopped()),
+            #[cfg(feature = "compile")]
+            Begin::Stretch(stretch) => {
+                span.record("nodes", stretch.graph.len());
+                return Ok(Begin::Stretch(stretch));
+            }
+        };
         span.record("nodes", graph.len());
         let own = graph.inputs().len() - usize::from(graph.random_key_slot().is_some());
         if own != self.inputs.len() {
@@ -216,19 +243,29 @@ impl Model {
         }
         graph.states = self.states.clone();
         match verify::states(&graph).pop() {
-            None => Ok(graph),
+            None => Ok(Begin::Graph(graph)),
             Some(what) => Err(Error::malformed("the model's states", what)),
         }
     }
 
-    fn traced(&self, shapes: &[Shape]) -> Result<Graph, Error> {
+    fn traced(&self, shapes: &[Shape]) -> Result<Begin, Error> {
         match &self.source {
             #[cfg(feature = "compile")]
-            Source::Onnx(program) => program.graph(shapes),
+            Source::Onnx(program) => {
+                let inputs = self.inputs.iter().zip(shapes).map(|(input, shape)| {
+                    let ty = Type { dtype: input.dtype, shape: shape.clone() };
+                    (Bound::Tensor(stretch::input_key(&input.name)), vec![Known::Type(ty)])
+                });
+                let stretch = Stretch::of(program, &Knowledge::of(program, inputs))?;
+                Ok(match stretch.stopped {
+                    None => Begin::Graph(stretch.graph),
+                    Some(_) => Begin::Stretch(Box::new(stretch)),
+                })
+            }
             Source::Compiled => {
                 Err(Error::malformed("the artefact", "it has plans, but no graph to compile"))
             }
-            Source::Graph(graph) => Ok(Graph::clone(graph)),
+            Source::Graph(graph) => Ok(Begin::Graph(Graph::clone(graph))),
             Source::Builder(build) => {
                 let mut builder = GraphBuilder::new();
                 let inputs = (self.inputs.iter().zip(shapes))
@@ -237,10 +274,19 @@ impl Model {
                 for (name, value) in build(&mut builder, &inputs)? {
                     builder.output(name, value)?;
                 }
-                builder.finish()
+                builder.finish().map(Begin::Graph)
             }
         }
     }
+}
+
+/// What a model is for the shapes of its inputs.
+#[derive(Clone, Debug)]
+pub enum Begin {
+    Graph(Graph),
+    /// Its first stretch: what follows depends on values.
+    #[cfg(feature = "compile")]
+    Stretch(Box<Stretch>),
 }
 
 impl fmt::Debug for Source {

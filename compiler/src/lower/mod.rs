@@ -169,8 +169,22 @@ impl Lowering<'_> {
         }
     }
 
-    /// The one way to make a nest.
+    /// The one way to make a nest. What is made of nothing reads nothing: its addresses would lie where no element is.
     fn nest(&mut self, ty: Type, body: Body, kind: NestKind) -> TensorId {
+        let nothing = match &kind {
+            NestKind::Map { .. } => None,
+            NestKind::Reduce { depth, op, .. } => (depth.count() == 0).then(|| op.identity(ty.dtype)),
+            NestKind::Contract { depth, .. } => (depth.count() == 0).then(|| Scalar::of(ty.dtype, 0.0)),
+            NestKind::Attention { keys, .. } => (*keys == 0).then(|| Scalar::of(ty.dtype, 0.0)),
+        };
+        let (body, kind) = match nothing {
+            None => (body, kind),
+            Some(value) => {
+                let mut body = Body::default();
+                let value = body.add(Expr::Const(value), ty.dtype);
+                (body, NestKind::Map { value })
+            }
+        };
         let definition = Definition::Nest(self.loops.nests.len());
         let space = ty.shape.clone();
         let origin = self.origin.clone();

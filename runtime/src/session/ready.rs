@@ -7,12 +7,15 @@ use tracing::{Instrument, field::Empty, info_span};
 use wgfuse_compiler::{
     artefact::Unfit,
     error::Error as ModelError,
+    import::Begin,
     options::Fallback,
     plan::{Plan, Step},
     shape::Shape,
     target::{Place, Target},
 };
 
+#[cfg(feature = "compiler")]
+use super::stretches::Node;
 use super::{Entry, Session, State};
 use crate::{
     capture::{Tape, capture},
@@ -65,6 +68,8 @@ impl Session {
                     state: AsyncMutex::default(),
                     plan: OnceLock::new(),
                     through: OnceLock::new(),
+                    #[cfg(feature = "compiler")]
+                    stretches: OnceLock::new(),
                     graph: Mutex::default(),
                     given: Mutex::default(),
                 })
@@ -192,7 +197,14 @@ impl Session {
             self.model.bind(&entry.shapes)?;
             return Ok(entry.through.get_or_init(|| None).as_ref());
         }
-        let graph = caught(|| Ok(self.model.graph(&entry.shapes)?))?;
+        let graph = match caught(|| Ok(self.model.begin(&entry.shapes)?))? {
+            Begin::Graph(graph) => graph,
+            #[cfg(feature = "compiler")]
+            Begin::Stretch(first) => {
+                entry.stretches.get_or_init(|| Arc::new(Node::new(*first)));
+                return Ok(entry.through.get_or_init(|| None).as_ref());
+            }
+        };
         let found = entry.through.get_or_init(|| Through::of(&graph));
         if found.is_none() {
             *entry.graph.lock().expect("nothing panics inside") = Some(graph);

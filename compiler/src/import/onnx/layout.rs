@@ -266,23 +266,6 @@ fn reads_all_in_order(e: &Emit, x: Value, indices: Value) -> Option<Shape> {
 }
 
 /// The slices of `x` along an axis at which a condition, known now, holds.
-pub fn compress(e: &mut Emit, n: &Node) -> Made {
-    let x = n.input(0)?;
-    let hold = n.literal(e, 1)?.ok_or_else(|| n.error("the condition is missing"))?;
-    let places: Vec<i64> =
-        hold.scalars().enumerate().filter(|(_, it)| it.as_bool()).map(|(at, _)| at as i64).collect();
-    let (x, axis) = match n.opt_int("axis")? {
-        Some(axis) => (x, n.axis(axis, e.rank(x))?),
-        None => (e.reshape(x, [e.shape(x).count()])?, 0),
-    };
-    let size = e.shape(x)[axis];
-    if places.last().is_some_and(|&it| it >= size as i64) {
-        return Err(n.error(format!("the condition has {} elements, the axis {size}", hold.shape().count())));
-    }
-    let indices = e.ints(&places);
-    e.add(Op::Gather { axis, x, indices })
-}
-
 pub fn pad(e: &mut Emit, n: &Node) -> Made {
     let mut x = n.input(0)?;
     let rank = e.rank(x);
@@ -399,18 +382,4 @@ pub fn constant(e: &mut Emit, n: &Node) -> Made {
         Some(it) => Err(n.unsupported(format!("attribute '{}'", it.name))),
         None => Err(n.error("states no value")),
     }
-}
-
-/// The places of what is not zero, of an operand that is known now.
-pub fn non_zero(e: &mut Emit, n: &Node) -> Made {
-    let tensor = n.literal(e, 0)?.ok_or_else(|| n.error("operand 0 is missing"))?;
-    let found: Vec<usize> =
-        tensor.scalars().enumerate().filter(|(_, it)| it.as_bool()).map(|(at, _)| at).collect();
-    let (shape, strides) = (tensor.shape(), tensor.shape().strides());
-    let places = (0..shape.rank()).flat_map(|axis| {
-        let (stride, dim) = (strides[axis].max(1), shape[axis].max(1));
-        found.iter().map(move |at| Scalar::Int((at / stride % dim) as i64))
-    });
-    let ty = Type::new(DType::I64, [shape.rank(), found.len()]);
-    Ok(e.constant(Tensor::from_scalars(ty, places)))
 }

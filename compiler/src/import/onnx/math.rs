@@ -57,10 +57,6 @@ pub fn mean(e: &mut Emit, n: &Node) -> Made {
     e.with(BinaryOp::Div, sum, n.inputs.len() as f64)
 }
 
-pub fn identity(_: &mut Emit, n: &Node) -> Made {
-    n.input(0)
-}
-
 pub fn cast(e: &mut Emit, n: &Node) -> Made {
     let code = n.opt_int("to")?.ok_or_else(|| n.error("attribute 'to' is missing"))?;
     let code = i32::try_from(code).unwrap_or(-1);

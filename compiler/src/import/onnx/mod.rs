@@ -1,13 +1,15 @@
-//! ONNX files: bytes to a checked `Program`, and a program with the shapes of its inputs to a graph.
+//! ONNX files: bytes to a checked `Program`, and a program with what is known of its inputs to a graph.
 //!
 //! A program borrows its weights from the file. Its nodes are in an order in which operands precede users; every name
 //! is made once; opsets are known ones.
 
 mod attention;
 mod contract;
+mod control;
 mod convert;
 mod determinant;
 mod grid;
+mod chosen;
 mod layout;
 mod learned;
 mod loss;
@@ -26,24 +28,27 @@ mod reduce;
 mod resize;
 mod scatter;
 mod signal;
+mod scope;
+mod sequence;
 mod table;
 pub mod tensor;
 mod training;
 mod window;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::{Buf, Bytes};
 use prost::Message;
 
-use super::Signature;
-use crate::{
-    dtype::DType,
-    error::Error,
-    graph::Graph,
-    shape::{Dim, Shape},
-    tensor::Tensor,
+use super::{
+    Signature,
+    stretch::{Knowledge, Stretch},
 };
+use crate::{dtype::DType, error::Error, shape::Dim, tensor::Tensor};
+use node::Arguments;
 use proto::{FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 use tensor::External;
 
@@ -55,7 +60,9 @@ pub struct Program {
     constants: Vec<(String, Tensor)>,
     nodes: Vec<NodeProto>,
     opsets: Opsets,
-    functions: HashMap<FunctionKey, Function>,
+    functions: Arc<HashMap<FunctionKey, Function>>,
+    /// Of the call that the nodes are in, if they are a part of a function.
+    arguments: Arguments,
 }
 
 /// Domain to version; the standard domain is "".
@@ -111,12 +118,13 @@ impl Program {
         }
         made_once(&graph.node, names)?;
         let nodes = order::sorted(graph.node, "graph")?;
-        Ok(Program { inputs, outputs, constants, nodes, opsets, functions })
+        let (functions, arguments) = (Arc::new(functions), Arguments::new());
+        Ok(Program { inputs, outputs, constants, nodes, opsets, functions, arguments })
     }
 
-    /// The graph for one shape an input. The shapes have been checked against `inputs`.
-    pub fn graph(&self, shapes: &[Shape]) -> Result<Graph, Error> {
-        convert::convert(self, shapes)
+    /// How far the program can be imported with what is known.
+    pub(in crate::import) fn stretch(self: &Arc<Program>, known: &Knowledge) -> Result<Stretch, Error> {
+        convert::convert(self, known)
     }
 }
 
@@ -199,8 +207,8 @@ fn signature(info: &ValueInfoProto, what: &str) -> Result<Signature, Error> {
         return Err(fail("has no name"));
     }
     let ty = info.r#type.as_ref().and_then(|it| it.tensor_type.as_ref());
-    let ty = ty.ok_or_else(|| fail("is not a tensor, or states no type"))?;
-    let dtype = tensor::dtype(ty.elem_type).map_err(|what| fail(&what))?;
+    let ty = ty.ok_or_else(|| Error::foreign(&*at, "is not a tensor, or states no type"))?;
+    let dtype = tensor::dtype_at(ty.elem_type, &at)?;
     let shape = ty.shape.as_ref().ok_or_else(|| fail("states no rank"))?;
     Ok(Signature { name: info.name.clone(), dtype, dims: shape.dim.iter().map(dim).collect() })
 }

@@ -30,6 +30,8 @@ pub struct Node<'a> {
     pub arguments: &'a Arguments,
     /// Which of `attributes`, of the first 64, have been asked for.
     pub asked: Cell<u64>,
+    /// The operand whose values the conversion has to know and does not.
+    pub unknown: Cell<Option<usize>>,
 }
 
 /// Attributes that change nothing in an inference, or nothing for the types that are supported.
@@ -191,11 +193,16 @@ impl<'a> Node<'a> {
         let Some(value) = self.opt(at) else { return Ok(None) };
         match e.literal(value) {
             Some(tensor) => Ok(Some(tensor)),
-            None => Err(self.unsupported(format!(
-                "operand {at} ({}) must follow from the shapes of the inputs alone, not from their values",
-                e.graph.ty(value)
-            ))),
+            None => Err(self.unknown(e, at, value)),
         }
+    }
+
+    fn unknown(&self, e: &Emit, at: usize, value: Value) -> Error {
+        self.unknown.set(Some(at));
+        self.unsupported(format!(
+            "operand {at} ({}) must follow from the shapes of the inputs alone, not from their values",
+            e.graph.ty(value)
+        ))
     }
 
     pub fn literal_ints(&self, e: &Emit, at: usize) -> Result<Option<Vec<i64>>, Error> {

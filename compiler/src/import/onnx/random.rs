@@ -77,7 +77,11 @@ pub fn dropout(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
 }
 
 fn source<'a>(e: &'a mut Emit, n: &Node) -> Result<Random<'a>, Error> {
-    match n.opt_float("seed")? {
+    let seed = match n.op {
+        "Dropout" => n.opt_int("seed")?.map(|it| it as f64),
+        _ => n.opt_float("seed")?,
+    };
+    match seed {
         Some(seed) => {
             let words = [(seed as f32).to_bits(), 0];
             let key = Tensor::from_slice(DType::U32, [2], &words).expect("two words");

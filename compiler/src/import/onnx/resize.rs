@@ -207,7 +207,8 @@ fn original(n: &Node, spec: &Spec, axis: Axis, at: usize) -> Result<f64, Error> 
         }
         "pytorch_half_pixel" if to > 1.0 => (at + 0.5) / scale - 0.5,
         "pytorch_half_pixel" => 0.0,
-        "align_corners" if to > 1.0 => at * (from - 1.0) / (to - 1.0),
+        // The standard's reference takes the size before it is cut down to an integer.
+        "align_corners" if to > 1.0 => at * (from - 1.0) / (from * scale - 1.0),
         "align_corners" => 0.0,
         "asymmetric" => at / scale,
         "tf_half_pixel_for_nn" => (at + 0.5) / scale,

@@ -1,13 +1,17 @@
-//! Which function converts which operator. Nodes of a model's own functions and `If` are inlined by `convert`.
+//! Which function converts which operator. Nodes of a model's own functions are inlined by `convert`, control flow by `control`.
 
 use super::{
-    attention, contract, determinant, grid, layout, learned, loss, made, math, node::Node, norm, patches,
-    random, rearranged, recurrence, recurrent, reduce, resize, scatter, signal, training, window,
+    attention, chosen, contract, determinant, grid, layout, learned, loss, made, math,
+    node::Node,
+    norm, patches, random, rearranged, recurrence, recurrent, reduce, resize, scatter,
+    scope::{Slot, What},
+    sequence, signal, training, window,
 };
 use crate::{
+    bug,
     error::Error,
     graph::Value,
-    import::emit::Emit,
+    import::{emit::Emit, host::Datum},
     scalar::{BinaryOp, UnaryOp},
 };
 
@@ -20,7 +24,14 @@ pub enum Rule {
     One(fn(&mut Emit, &Node) -> Result<Value, Error>),
     /// A value an output, of which trailing ones may be left out.
     Many(fn(&mut Emit, &Node) -> Result<Vec<Value>, Error>),
+    /// Of values that need not be tensors.
+    Whole(fn(&mut Emit, &Node, &[Slot]) -> Result<Vec<What>, Error>),
+    /// What the shape of the result is follows from values, or the values are none that a graph has.
+    Host(HostRule),
 }
+
+/// A function of values, which may have to wait for them.
+pub type HostRule = fn(&Node, &[Option<Datum>]) -> Result<Vec<Datum>, Error>;
 
 impl Rule {
     pub fn find(domain: &str, op: &str) -> Option<Rule> {
@@ -42,12 +53,13 @@ impl Rule {
             Rule::Reduce(kind) => reduce::reduce(kind, e, n)?,
             Rule::One(f) => f(e, n)?,
             Rule::Many(f) => return f(e, n),
+            Rule::Whole(_) | Rule::Host(_) => bug!("{} is converted elsewhere", n.op),
         };
         Ok(vec![one])
     }
 }
 
-use Rule::{Binary, Many, One, Reduce, Unary, Variadic};
+use Rule::{Binary, Host, Many, One, Reduce, Unary, Variadic, Whole};
 
 #[rustfmt::skip]
 const STANDARD: &[(&str, Rule)] = &[
@@ -82,8 +94,9 @@ const STANDARD: &[(&str, Rule)] = &[
     ("CenterCropPad", One(rearranged::center_crop_pad)),
     ("Clip", One(math::clip)),
     ("Col2Im", One(patches::col2im)),
-    ("Compress", One(layout::compress)),
+    ("Compress", Host(chosen::compress)),
     ("Concat", One(layout::concat)),
+    ("ConcatFromSequence", Whole(sequence::concat)),
     ("Constant", One(layout::constant)),
     ("ConstantOfShape", One(layout::constant_of_shape)),
     ("Conv", One(window::conv)),
@@ -127,7 +140,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("HardSigmoid", One(math::hard_sigmoid)),
     ("HardSwish", Unary(UnaryOp::HardSwish)),
     ("Hardmax", One(reduce::hardmax)),
-    ("Identity", One(math::identity)),
+    ("Identity", Whole(sequence::identity)),
     ("InstanceNormalization", One(norm::instance)),
     ("IsInf", One(math::is_inf)),
     ("IsNaN", Unary(UnaryOp::IsNan)),
@@ -158,9 +171,12 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Multinomial", One(random::multinomial)),
     ("Neg", One(math::negate)),
     ("NegativeLogLikelihoodLoss", One(loss::negative_log_likelihood)),
-    ("NonZero", One(layout::non_zero)),
+    ("NonZero", Host(chosen::non_zero)),
     ("Not", Unary(UnaryOp::Not)),
     ("OneHot", One(made::one_hot)),
+    ("Optional", Whole(sequence::optional)),
+    ("OptionalGetElement", Whole(sequence::get_element)),
+    ("OptionalHasElement", Whole(sequence::has_element)),
     ("Or", Binary(BinaryOp::Or)),
     ("PRelu", One(math::prelu)),
     ("Pad", One(layout::pad)),
@@ -197,6 +213,12 @@ const STANDARD: &[(&str, Rule)] = &[
     ("ScatterElements", One(scatter::elements)),
     ("ScatterND", One(scatter::nd)),
     ("Selu", One(math::selu)),
+    ("SequenceAt", Whole(sequence::at)),
+    ("SequenceConstruct", Whole(sequence::construct)),
+    ("SequenceEmpty", Whole(sequence::empty)),
+    ("SequenceErase", Whole(sequence::erase)),
+    ("SequenceInsert", Whole(sequence::insert)),
+    ("SequenceLength", Whole(sequence::length)),
     ("Shape", One(layout::shape)),
     ("Shrink", One(math::shrink)),
     ("Sigmoid", Unary(UnaryOp::Sigmoid)),
@@ -215,6 +237,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("Softsign", One(math::softsign)),
     ("SpaceToDepth", One(made::space_to_depth)),
     ("Split", Many(layout::split)),
+    ("SplitToSequence", Whole(sequence::split)),
     ("Sqrt", Unary(UnaryOp::Sqrt)),
     ("Squeeze", One(layout::squeeze)),
     ("Sub", Binary(BinaryOp::Sub)),

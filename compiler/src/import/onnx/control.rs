@@ -1,0 +1,467 @@
+//! Control flow: a branch whose condition is known and a loop of few turns are imported in place; of others, the condition is asked for,
+//! and loops are left to the host, which runs their body as a model of its own.
+
+use std::sync::Arc;
+
+use super::{
+    Program,
+    convert::{Convert, named},
+    node::Node,
+    order,
+    proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute},
+    scope::{Scope, Slot, What},
+    sequence, tensor,
+};
+use crate::{
+    dtype::DType,
+    error::Error,
+    graph::Value,
+    import::{Signature, stretch::Work},
+    scalar::Scalar,
+    shape::{Dim, Shape, Type},
+    tensor::Tensor,
+};
+
+/// The most nodes that a loop may become in place: more are run turn by turn, which costs a launch of a plan for each.
+const UNROLLED: usize = 2048;
+
+type Made = Result<Vec<Slot>, Error>;
+
+impl Convert<'_> {
+    /// `None` for a node that is no control flow.
+    pub fn control(
+        &mut self,
+        node: &NodeProto,
+        n: &Node,
+        slots: &[Slot],
+        path: &str,
+        scope: &Scope,
+    ) -> Result<Option<Vec<Slot>>, Error> {
+        match &*node.op_type {
+            "If" => self.branch(node, n, slots, path, scope).map(Some),
+            "Loop" => self.repeat(node, n, slots, path, scope).map(Some),
+            "Scan" => self.scan(node, n, slots, path, scope).map(Some),
+            "SequenceMap" => self.map(node, n, slots, path, scope).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The branch that the condition takes, once that is known.
+    fn branch(&mut self, node: &NodeProto, n: &Node, slots: &[Slot], path: &str, scope: &Scope) -> Made {
+        let mut read = slots.to_vec();
+        if let Some(made) = self.waiting(node, slots, scope) {
+            self.carry_surroundings(node, scope)?;
+            return Ok(made);
+        }
+        let condition = match n.literal(&self.emit, 0) {
+            Ok(found) => found.filter(|it| it.shape().count() == 1),
+            Err(error) if n.unknown.get().is_some() => {
+                self.carry_surroundings(node, scope)?;
+                return self.ask(node, n, 0, slots, error, true, scope);
+            }
+            Err(error) => return Err(error),
+        };
+        let condition = condition.ok_or_else(|| n.error("the condition is no single bool"))?;
+        let name = if condition.get(0).as_bool() { "then_branch" } else { "else_branch" };
+        let made = self.inner(graph(node, n, name)?, Vec::new(), n.name, path, scope)?;
+        if made.iter().any(|it| matches!(it.what, What::Pending)) {
+            read.extend(made.iter().cloned());
+            read.iter().for_each(|it| self.carry(it));
+        }
+        Ok(made)
+    }
+
+    fn repeat(&mut self, node: &NodeProto, n: &Node, slots: &[Slot], path: &str, scope: &Scope) -> Made {
+        let body = graph(node, n, "body")?;
+        let carried = slots.len().saturating_sub(2);
+        if body.input.len() != carried + 2 || body.output.len() < carried + 1 {
+            let what = format!("{} inputs and {} outputs", body.input.len(), body.output.len());
+            return Err(n.error(format!("its body has {what} for {carried} values that it carries on")));
+        }
+        if node.output.len() > body.output.len() - 1 {
+            return Err(n.error("has more outputs than its body gives it"));
+        }
+        if let Some(made) = self.waiting(node, slots, scope) {
+            self.carry_surroundings(node, scope)?;
+            return Ok(made);
+        }
+        if let Some(made) = self.unrolled(node, n, body, slots, path, scope)? {
+            return Ok(made);
+        }
+        let error =
+            n.unsupported("how often it is repeated follows from values, or is too often to write it out");
+        let mut all = slots.to_vec();
+        let mut names: Vec<&str> = Vec::new();
+        body.node.iter().for_each(|it| order::reads(it, &mut names));
+        names.extend(body.output.iter().map(|it| it.name.as_str()));
+        names.sort_unstable();
+        names.dedup();
+        let mut constants = Vec::new();
+        for proto in &body.initializer {
+            let tensor = tensor::tensor(proto, &format!("initialiser '{}'", proto.name), &|_| None)?;
+            constants.push((proto.name.clone(), tensor));
+        }
+        let own = |name: &str| {
+            body.input.iter().any(|it| it.name == name)
+                || body.initializer.iter().any(|it| it.name == name)
+                || body.node.iter().any(|it| it.output.iter().any(|it| it == name))
+        };
+        let mut inputs: Vec<Signature> = body.input.iter().map(|it| any(&it.name)).collect();
+        for name in names.into_iter().filter(|it| !own(it)) {
+            // What is made inside of a branch of the body is found there.
+            let Some(slot) = self.visible(scope, name)? else { continue };
+            match slot.what {
+                What::Absent | What::Gone => {}
+                What::Pending => {
+                    self.carry_surroundings(node, scope)?;
+                    return Ok(self.pending(node, slots, scope));
+                }
+                What::Tensor(value) if self.emit.graph.as_constant(value).is_some() => {
+                    let tensor = self.emit.graph.as_constant(value).cloned().expect("just seen");
+                    constants.push((name.to_string(), tensor));
+                }
+                What::Tensor(_) | What::Sequence(_) | What::Optional(_) => {
+                    inputs.push(any(name));
+                    all.push(slot);
+                }
+            }
+        }
+        let program = Program {
+            inputs,
+            outputs: body.output.iter().map(|it: &ValueInfoProto| any(&it.name)).collect(),
+            constants,
+            nodes: order::sorted(body.node.clone(), n.name)?,
+            opsets: scope.opsets.clone(),
+            functions: self.program.functions.clone(),
+            arguments: scope.arguments.clone(),
+        };
+        let collected = body.output[1 + carried..].iter().map(nothing).collect();
+        let work = Work::Loop { body: Arc::new(program), carried, collected };
+        self.later(node, n, &all, work, error, scope)
+    }
+
+    /// The loop in place, if its turns are known and few.
+    fn unrolled(
+        &mut self,
+        node: &NodeProto,
+        n: &Node,
+        body: &GraphProto,
+        slots: &[Slot],
+        path: &str,
+        scope: &Scope,
+    ) -> Result<Option<Vec<Slot>>, Error> {
+        let single = |to: &Self, at: usize| match slots.get(at).map(|it| &it.what) {
+            Some(What::Tensor(value)) => Some(to.emit.literal(*value).filter(|it| it.shape().count() == 1)),
+            _ => None,
+        };
+        let (most, begin) = (single(self, 0), single(self, 1));
+        let turns = match &most {
+            Some(Some(it)) => it.get(0).as_i64(),
+            Some(None) => return Ok(None),
+            None => i64::MAX,
+        };
+        let mut goes_on = match begin {
+            Some(Some(it)) => it.get(0).as_bool(),
+            Some(None) => return Ok(None),
+            None => true,
+        };
+        let size = nodes_in(body).max(1);
+        if goes_on && most.is_some() && turns > (UNROLLED / size) as i64 {
+            return Ok(None);
+        }
+        let before = self.breaks.clone();
+        let carried = slots.len().saturating_sub(2);
+        let mut state: Vec<Slot> = slots.iter().skip(2).cloned().collect();
+        let mut collected: Vec<Vec<Slot>> = vec![Vec::new(); body.output.len() - 1 - carried];
+        let mut seen: Vec<Slot> = Vec::new();
+        let mut turn = 0;
+        while goes_on && turn < turns {
+            if turn as usize * size > UNROLLED {
+                self.breaks = before;
+                return Ok(None);
+            }
+            let scalar = |to: &mut Self, dtype, value: i64, key: &str| Slot {
+                key: format!("{path}{turn}.{key}").into(),
+                what: What::Tensor(to.emit.constant(Tensor::scalar(dtype, Scalar::Int(value)))),
+            };
+            let number = scalar(self, DType::I64, turn, "turn");
+            let condition = scalar(self, DType::Bool, 1, "on");
+            let given = [number, condition].into_iter().chain(state);
+            let inputs = body.input.iter().map(|it| it.name.as_str()).zip(given).collect();
+            let name = format!("{}/{turn}", n.name);
+            let mut made = self.inner(body, inputs, &name, &format!("{path}{turn}."), scope)?.into_iter();
+            let on = made.next();
+            state = made.by_ref().take(carried).collect();
+            for (all, one) in collected.iter_mut().zip(made) {
+                all.push(one);
+            }
+            let known = on.as_ref().and_then(|it| match it.what {
+                What::Tensor(value) => self.emit.literal(value).filter(|it| it.shape().count() == 1),
+                _ => None,
+            });
+            match known {
+                Some(it) => goes_on = it.get(0).as_bool(),
+                // Where everything is gone, nobody asks how it went on.
+                None if on.as_ref().is_some_and(|it| matches!(it.what, What::Gone)) => {
+                    self.breaks = before;
+                    return Ok(Some(named(node, scope, node.output.iter().map(|_| What::Gone))));
+                }
+                None => {
+                    self.breaks = before;
+                    return Ok(None);
+                }
+            }
+            seen.extend(on);
+            turn += 1;
+        }
+        let waits = |it: &Slot| matches!(it.what, What::Pending);
+        if state.iter().any(waits) || collected.iter().flatten().any(waits) {
+            seen.extend(state.iter().chain(collected.iter().flatten()).chain(slots).cloned());
+            seen.iter().for_each(|it| self.carry(it));
+        }
+        let mut whats: Vec<What> = state.into_iter().map(|it| it.what).collect();
+        for (at, all) in collected.into_iter().enumerate() {
+            whats.push(match all.is_empty() {
+                true => {
+                    let info = &body.output[1 + carried + at];
+                    let ty = nothing(info).ok_or_else(|| {
+                        n.unsupported(format!("no turn, and '{}' states no type", info.name))
+                    })?;
+                    What::Tensor(self.emit.constant(Tensor::from_scalars(ty, [])))
+                }
+                false => self.stacked(&all, n)?,
+            });
+        }
+        whats.truncate(node.output.len());
+        Ok(Some(named(node, scope, whats)))
+    }
+
+    /// Values of one type along a new first axis.
+    fn stacked(&mut self, all: &[Slot], n: &Node) -> Result<What, Error> {
+        if all.iter().any(|it| matches!(it.what, What::Gone)) {
+            return Ok(What::Gone);
+        }
+        if all.iter().any(|it| matches!(it.what, What::Pending)) {
+            return Ok(What::Pending);
+        }
+        let mut rows = Vec::with_capacity(all.len());
+        for slot in all {
+            let What::Tensor(value) = slot.what else {
+                return Err(n.error("collects something that is no tensor"));
+            };
+            rows.push(row(self, value)?);
+        }
+        Ok(What::Tensor(self.emit.concat(0, &rows)?))
+    }
+
+    /// A loop whose turns read slices, and whose results are turned as they are wanted.
+    fn scan(&mut self, node: &NodeProto, n: &Node, slots: &[Slot], path: &str, scope: &Scope) -> Made {
+        if n.opset < 9 {
+            return self.scan_batches(node, n, slots, path, scope);
+        }
+        let body = graph(node, n, "body")?;
+        let sliced = n.size(n.int("num_scan_inputs", 0)?)?;
+        let states = slots.len().checked_sub(sliced).filter(|_| sliced > 0);
+        let states =
+            states.ok_or_else(|| n.error("attribute 'num_scan_inputs' does not fit its operands"))?;
+        let made = body.output.len().checked_sub(states);
+        let made = made.ok_or_else(|| n.error("its body gives less than the states that it is given"))?;
+        if body.input.len() != slots.len() {
+            return Err(n.error(format!("its body takes {} inputs of {}", body.input.len(), slots.len())));
+        }
+        let list = |name: &str, len: usize| -> Result<Vec<i64>, Error> {
+            let list = n.ints(name)?.map_or_else(|| vec![0; len], <[i64]>::to_vec);
+            match list.len() == len {
+                true => Ok(list),
+                false => Err(n.error(format!("attribute '{name}' has {} numbers, not {len}", list.len()))),
+            }
+        };
+        let (axes, backwards) = (list("scan_input_axes", sliced)?, list("scan_input_directions", sliced)?);
+        let (out_axes, out_backwards) =
+            (list("scan_output_axes", made)?, list("scan_output_directions", made)?);
+        if let Some(made) = self.waiting(node, slots, scope) {
+            self.carry_surroundings(node, scope)?;
+            return Ok(made);
+        }
+        let mut turns = None;
+        for (slot, &axis) in slots[states..].iter().zip(&axes) {
+            let What::Tensor(value) = slot.what else {
+                return Err(n.error("scans something that is no tensor"));
+            };
+            let shape = self.emit.shape(value);
+            let size = shape[n.axis(axis, shape.rank())?];
+            if turns.is_some_and(|it| it != size) {
+                return Err(n.error(format!("scans {} and {size} slices", turns.unwrap_or(0))));
+            }
+            turns = Some(size);
+        }
+        let turns = turns.unwrap_or(0) as i64;
+        // A node's own names hold no tabs but by malice, which `made_once` finds.
+        let own = |what: &str, at: usize| format!("\t{what} {at}");
+        let mut inner = GraphProto { initializer: body.initializer.clone(), ..Default::default() };
+        inner.input = vec![value_info("\tturn"), value_info("\ton")];
+        inner.input.extend(body.input[..states].iter().cloned());
+        let ints = |name: String, values: &[i64], dims: &[i64]| super::proto::TensorProto {
+            name,
+            dims: dims.to_vec(),
+            data_type: 7,
+            int64_data: values.to_vec(),
+            ..Default::default()
+        };
+        inner.initializer.push(ints("\tlast".into(), &[turns - 1], &[]));
+        inner.node.push(plain("Sub", &["\tlast", "\tturn"], "\tback", &[]));
+        for at in 0..sliced {
+            let from = own("sliced", at);
+            let index = if backwards[at] == 0 { "\tturn" } else { "\tback" };
+            let to = &body.input[states + at].name;
+            inner.node.push(plain("Gather", &[&from, index], to, &[("axis", axes[at])]));
+        }
+        inner.node.extend(body.node.iter().cloned());
+        inner.node.push(plain("Identity", &["\ton"], "\tgoes on", &[]));
+        inner.output = vec![value_info("\tgoes on")];
+        inner.output.extend(body.output.iter().cloned());
+        let mut repeat = plain("Loop", &["\tturns", ""], "", &[]);
+        repeat.input.extend(node.input[..states].iter().cloned());
+        repeat.output = (0..states + made).map(|at| own("made", at)).collect();
+        repeat.attribute.push(AttributeProto {
+            name: "body".into(),
+            r#type: attribute::GRAPH,
+            g: Some(Box::new(inner)),
+            ..Default::default()
+        });
+        let mut whole = GraphProto { node: vec![repeat], ..Default::default() };
+        whole.initializer.push(ints("\tturns".into(), &[turns], &[]));
+        whole.output = (0..states + made).map(|at| value_info(&own("made", at))).collect();
+        let sliced: Vec<String> = (0..sliced).map(|at| own("sliced", at)).collect();
+        let inputs = sliced.iter().map(String::as_str).zip(slots[states..].iter().cloned()).collect();
+        let results = self.inner(&whole, inputs, n.name, path, scope)?;
+        if results.iter().any(|it| matches!(it.what, What::Pending)) {
+            let read: Vec<Slot> = slots.iter().chain(&results).cloned().collect();
+            read.iter().for_each(|it| self.carry(it));
+        }
+        let mut whats: Vec<What> = results.into_iter().map(|it| it.what).collect();
+        for (at, what) in whats[states..].iter_mut().enumerate() {
+            let What::Tensor(value) = what else { continue };
+            let shape = self.emit.shape(*value);
+            if out_backwards[at] != 0 && shape[0] > 0 {
+                *value = self.emit.slice(*value, 0, shape[0] - 1, shape[0], -1)?;
+            }
+            let axis = n.axis(out_axes[at], shape.rank())?;
+            let mut order: Vec<usize> = (1..shape.rank()).collect();
+            order.insert(axis, 0);
+            *value = self.emit.permute(*value, &order)?;
+        }
+        whats.truncate(node.output.len());
+        Ok(named(node, scope, whats))
+    }
+
+    /// Before opset 9 the first axis is a batch, each element of which is scanned by itself.
+    fn scan_batches(&mut self, _: &NodeProto, n: &Node, _: &[Slot], _: &str, _: &Scope) -> Made {
+        Err(n.unsupported("batches of scans, as before opset 9"))
+    }
+
+    /// A graph for each element of a sequence.
+    fn map(&mut self, node: &NodeProto, n: &Node, slots: &[Slot], path: &str, scope: &Scope) -> Made {
+        let body = graph(node, n, "body")?;
+        if let Some(made) = self.waiting(node, slots, scope) {
+            self.carry_surroundings(node, scope)?;
+            return Ok(made);
+        }
+        let Some(What::Sequence(first)) = slots.first().map(|it| it.what.clone()) else {
+            return Err(n.error("operand 0 is no sequence"));
+        };
+        if body.input.len() != slots.len() || first.len() > UNROLLED {
+            return Err(n.error("its body takes other inputs, or the sequence is too long"));
+        }
+        let mut all: Vec<Vec<Slot>> = vec![Vec::new(); body.output.len()];
+        for at in 0..first.len() {
+            let mut given = Vec::with_capacity(slots.len());
+            for slot in slots {
+                given.push(match &slot.what {
+                    What::Sequence(items) => items
+                        .get(at)
+                        .cloned()
+                        .ok_or_else(|| n.error("its sequences have different lengths"))?,
+                    _ => slot.clone(),
+                });
+            }
+            let inputs = body.input.iter().map(|it| it.name.as_str()).zip(given).collect();
+            let name = format!("{}/{at}", n.name);
+            let made = self.inner(body, inputs, &name, &format!("{path}{at}."), scope)?;
+            all.iter_mut().zip(made).for_each(|(all, one)| all.push(one));
+        }
+        let pending = all.iter().flatten().any(|it| matches!(it.what, What::Pending));
+        if pending {
+            let read: Vec<Slot> = slots.iter().chain(all.iter().flatten()).cloned().collect();
+            read.iter().for_each(|it| self.carry(it));
+        }
+        Ok(named(node, scope, all.into_iter().map(sequence::of)))
+    }
+
+    /// What the graphs inside of a node read of the graphs around it, for later stretches.
+    fn carry_surroundings(&mut self, node: &NodeProto, scope: &Scope) -> Result<(), Error> {
+        let mut names = Vec::new();
+        order::reads(node, &mut names);
+        for name in names {
+            if let Some(slot) = self.visible(scope, name)? {
+                self.carry(&slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// A name of a graph inside of a node that stands for something outside.
+    fn visible(&mut self, scope: &Scope, name: &str) -> Result<Option<Slot>, Error> {
+        Ok(self.find(scope, name)?.filter(|it| !matches!(it.what, What::Gone)))
+    }
+}
+
+fn graph<'b>(node: &'b NodeProto, n: &Node, name: &str) -> Result<&'b GraphProto, Error> {
+    let graph = node.attribute.iter().find(|it| it.name == name).and_then(|it| it.g.as_deref());
+    graph.ok_or_else(|| n.error(format!("attribute '{name}' is missing")))
+}
+
+fn nodes_in(graph: &GraphProto) -> usize {
+    let inside = |node: &NodeProto| -> usize {
+        node.attribute.iter().filter_map(|it| it.g.as_deref()).map(nodes_in).sum()
+    };
+    graph.node.iter().map(|it| 1 + inside(it)).sum()
+}
+
+/// The type of what a loop without turns collects, if the body states it.
+fn nothing(info: &ValueInfoProto) -> Option<Type> {
+    let signature = super::signature(info, "output").ok()?;
+    let inner = signature.dims.iter().map(|it| if let Dim::Fixed(size) = it { *size } else { 0 });
+    Some(Type { dtype: signature.dtype, shape: std::iter::once(0).chain(inner).collect() })
+}
+
+/// The name of a value of which nothing else is stated.
+fn any(name: &str) -> Signature {
+    Signature { name: name.to_string(), dtype: DType::F32, dims: Vec::new() }
+}
+
+fn value_info(name: &str) -> ValueInfoProto {
+    ValueInfoProto { name: name.to_string(), ..Default::default() }
+}
+
+fn plain(op: &str, input: &[&str], output: &str, ints: &[(&str, i64)]) -> NodeProto {
+    let attribute = |(name, i): &(&str, i64)| AttributeProto {
+        name: name.to_string(),
+        i: *i,
+        r#type: attribute::INT,
+        ..Default::default()
+    };
+    NodeProto {
+        op_type: op.to_string(),
+        input: input.iter().map(|it| it.to_string()).collect(),
+        output: vec![output.to_string()],
+        attribute: ints.iter().map(attribute).collect(),
+        ..Default::default()
+    }
+}
+
+fn row(to: &mut Convert, value: Value) -> Result<Value, Error> {
+    let shape = to.emit.shape(value);
+    let wide: Shape = std::iter::once(1).chain(shape.iter().copied()).collect();
+    to.emit.reshape(value, wide)
+}

@@ -1,0 +1,56 @@
+//! What a node can see: names of its own graph, of the graphs around it, and the call that it is in.
+
+use std::collections::HashMap;
+
+use super::{Opsets, node::Arguments};
+use crate::{
+    graph::Value,
+    import::stretch::{Key, part_key},
+};
+
+/// A value while its model is imported.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub key: Key,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    /// An operand that a call leaves out.
+    Absent,
+    Tensor(Value),
+    Sequence(Vec<Slot>),
+    Optional(Option<Box<Slot>>),
+    /// It depends on what is not known yet.
+    Pending,
+    /// It was there in an earlier stretch, and nothing needs it any more.
+    Gone,
+}
+
+impl What {
+    /// Tensors as a sequence of key `key`.
+    pub fn sequence(key: &Key, all: impl IntoIterator<Item = What>) -> What {
+        let slot = |(at, what)| Slot { key: part_key(key, at), what };
+        What::Sequence(all.into_iter().enumerate().map(slot).collect())
+    }
+}
+
+pub struct Scope<'a> {
+    pub values: HashMap<&'a str, Slot>,
+    pub outer: Option<&'a Scope<'a>>,
+    pub opsets: &'a Opsets,
+    pub arguments: &'a Arguments,
+    /// Names of the calls around, with '/' behind each.
+    pub prefix: &'a str,
+    /// Numbers of the nodes around, and of the turns of loops, with '.' behind each.
+    pub path: &'a str,
+    pub depth: usize,
+}
+
+impl Scope<'_> {
+    /// No two values of a model have one key: names may hold anything, paths are digits and dots.
+    pub fn key(&self, name: &str) -> Key {
+        format!("{}:{name}", self.path).into()
+    }
+}

@@ -1,0 +1,441 @@
+//! Running a model in stretches: each is a session of its own that shares this one's constants, and what is read or done between
+//! them decides which comes next.
+//!
+//! In: a model's first stretch and what a run is given. Out: the model's outputs. What always holds: a stretch is imported and
+//! compiled once for all that is known before it, the least recently used leaving first; between stretches tensors stay on the
+//! device but for those that the host reads.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use wgfuse_compiler::{
+    dtype::DType,
+    error::Error as ModelError,
+    import::{
+        host::Datum,
+        stretch::{Bound, Call, Key, Knowledge, Known, Stretch, Work, input_key, part_key},
+    },
+    options::Fallback,
+    scalar::Scalar,
+    shape::{Shape, Type},
+    tensor::Tensor,
+};
+
+use super::Session;
+use crate::{
+    buffers::Wait,
+    caught::caught,
+    device_tensor::AnyTensor,
+    disabled::DisabledReason,
+    error::{Error, Result},
+    model::Model,
+    replay::Ends,
+};
+
+/// A stretch, its session, and what came after it.
+pub(crate) struct Node {
+    stretch: Stretch,
+    session: OnceLock<Session>,
+    next: Mutex<Branches>,
+    /// What runs in its place where the host has what it asks for.
+    instead: Mutex<Branches>,
+    /// First stretches of the bodies of loops, by the call.
+    bodies: Mutex<HashMap<usize, Branches>>,
+}
+
+/// The most recently used last, each with what was known that led to it.
+type Branches = Vec<(Vec<Came>, Arc<Node>)>;
+
+/// What has become known.
+#[derive(PartialEq)]
+enum Came {
+    /// The values of this tensor.
+    Values(Key, Known),
+    /// What the value of this key consists of.
+    Value(Key, Bound, Vec<Known>),
+}
+
+/// Tensors that are there.
+type Tensors = HashMap<Key, AnyTensor>;
+
+/// A value apart from keys.
+#[derive(Clone)]
+enum Value {
+    Tensor(AnyTensor),
+    Sequence(Vec<Value>),
+    Optional(Option<Box<Value>>),
+}
+
+type Ran<'a> = Pin<Box<dyn Future<Output = Result<(Vec<Bound>, Tensors)>> + Send + 'a>>;
+
+impl Node {
+    pub fn new(stretch: Stretch) -> Node {
+        Node {
+            stretch,
+            session: OnceLock::new(),
+            next: Mutex::default(),
+            instead: Mutex::default(),
+            bodies: Mutex::default(),
+        }
+    }
+}
+
+impl Session {
+    /// A run of a model whose first stretch `first` is; `given` has one value an input of the model, in order.
+    pub(super) async fn run_stretches(
+        &self,
+        first: Arc<Node>,
+        given: Vec<AnyTensor>,
+        ends: Ends,
+        wait: Wait,
+    ) -> Result<Vec<(String, AnyTensor)>> {
+        let keys = self.inputs.iter().map(|it| input_key(&it.name));
+        let (bounds, mut made) = self.go(first, keys.zip(given).collect(), ends, wait).await?;
+        self.tallies.count(|it| &it.runs);
+        let mut outputs = Vec::with_capacity(bounds.len());
+        for (output, bound) in self.model.outputs.iter().zip(&bounds) {
+            let Bound::Tensor(key) = bound else {
+                let what = "is a sequence or an optional value, which a run does not give";
+                return Err(ModelError::malformed(format!("output '{}'", output.name), what).into());
+            };
+            // An output that is two of the model's has one key each.
+            let tensor = made.remove(key).ok_or_else(|| missing(key))?;
+            outputs.push((output.name.clone(), tensor));
+        }
+        Ok(outputs)
+    }
+
+    /// From a stretch to the end: what the outputs consist of, and their tensors.
+    fn go<'a>(&'a self, first: Arc<Node>, tensors: Tensors, ends: Ends, wait: Wait) -> Ran<'a> {
+        Box::pin(async move {
+            let (mut node, mut tensors) = (first, tensors);
+            loop {
+                let stretch = &node.stretch;
+                if let Some(known) = given_already(stretch, &tensors) {
+                    node = self.learnt(&node, &node.instead, &stretch.before, known)?;
+                    continue;
+                }
+                self.compute(&node, &mut tensors, ends, wait).await?;
+                if let Some(outputs) = &stretch.outputs {
+                    return Ok((outputs.clone(), tensors));
+                }
+                let mut known = Vec::new();
+                for ask in &stretch.asks {
+                    let node = ask.node.to_string();
+                    self.not_on_the_device(match ask.control {
+                        true => DisabledReason::ControlFlow { node },
+                        false => DisabledReason::DataDependent { node },
+                    })?;
+                    let value = host(&tensors, &ask.key, wait).await?;
+                    known.push(Came::Values(ask.key.clone(), Known::Literal(value)));
+                }
+                let operands = stretch.calls.iter().flat_map(|it| it.operands.iter().flatten());
+                for key in operands.flat_map(Bound::leaves) {
+                    if let Some(literal) = stretch.after.literal(key) {
+                        tensors.insert(key.clone(), literal.clone().into());
+                    }
+                }
+                for (number, call) in stretch.calls.iter().enumerate() {
+                    let made = self.call(&node, number, call, &tensors, wait).await?;
+                    for (key, value) in call.results.iter().zip(made) {
+                        let mut types = Vec::new();
+                        let bound = bind(key, value, &mut types, &mut tensors);
+                        known.push(Came::Value(key.clone(), bound, types));
+                    }
+                }
+                let next = self.learnt(&node, &node.next, &stretch.after, known)?;
+                let kept = |key: &Key| {
+                    node.stretch.keeps.binary_search(key).is_ok()
+                        || node.stretch.calls.iter().flat_map(|it| &it.results).any(|it| {
+                            key == it || key.strip_prefix(&**it).is_some_and(|it| it.starts_with('['))
+                        })
+                };
+                tensors.retain(|key, _| kept(key));
+                node = next;
+            }
+        })
+    }
+
+    /// Runs the stretch's graph, whose outputs join `tensors`.
+    async fn compute(&self, node: &Node, tensors: &mut Tensors, ends: Ends, wait: Wait) -> Result<()> {
+        let stretch = &node.stretch;
+        if stretch.makes.is_empty() {
+            return Ok(());
+        }
+        let session = node.session.get_or_init(|| self.inner(Model::from_graph(stretch.graph.clone())));
+        let read = |key: &Key| tensors.get(key).cloned().ok_or_else(|| missing(key));
+        let given = stretch.reads.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let ends = if stretch.outputs.is_some() { ends } else { Ends::Device };
+        let made = session.run_to(given, ends, wait).await?;
+        tensors.extend(stretch.makes.iter().cloned().zip(made.into_iter().map(|it| it.1)));
+        Ok(())
+    }
+
+    /// The stretch where this has become known beyond `before`.
+    fn learnt(
+        &self,
+        node: &Node,
+        all: &Mutex<Branches>,
+        before: &Knowledge,
+        known: Vec<Came>,
+    ) -> Result<Arc<Node>> {
+        if let Some(found) = used(&mut all.lock().expect("nothing panics inside"), &known) {
+            return Ok(found);
+        }
+        let mut knows = before.clone();
+        for came in &known {
+            match came {
+                Came::Values(key, known) => knows.learn(key.clone(), known.clone()),
+                Came::Value(key, bound, types) => {
+                    for (key, known) in bound.leaves().into_iter().zip(types) {
+                        knows.learn(key.clone(), known.clone());
+                    }
+                    knows.bind(key.clone(), bound.clone());
+                }
+            }
+        }
+        let made = Arc::new(Node::new(caught(|| Ok(node.stretch.next(&knows)?))?));
+        self.keep(&mut all.lock().expect("nothing panics inside"), known, &made);
+        Ok(made)
+    }
+
+    fn keep(&self, all: &mut Branches, known: Vec<Came>, node: &Arc<Node>) {
+        if all.len() >= self.kept {
+            all.remove(0);
+        }
+        all.push((known, node.clone()));
+    }
+
+    /// What a call gives, a value a result.
+    async fn call(
+        &self,
+        node: &Node,
+        number: usize,
+        call: &Call,
+        tensors: &Tensors,
+        wait: Wait,
+    ) -> Result<Vec<Value>> {
+        let name = call.node.to_string();
+        match &call.work {
+            Work::Host(work) => {
+                self.not_on_the_device(DisabledReason::DataDependent { node: name })?;
+                let mut operands = Vec::with_capacity(call.operands.len());
+                for operand in &call.operands {
+                    operands.push(match operand {
+                        Some(bound) => Some(datum(bound, tensors, wait).await?),
+                        None => None,
+                    });
+                }
+                let made = caught(|| Ok(work(&operands)?))?;
+                Ok(made.into_iter().map(of_datum).collect())
+            }
+            Work::Loop { body, carried, collected } => {
+                self.not_on_the_device(DisabledReason::ControlFlow { node: name.clone() })?;
+                let mut operands = call.operands.iter();
+                let mut single = Vec::new();
+                for _ in 0..2 {
+                    single.push(match operands.next() {
+                        Some(Some(Bound::Tensor(key))) => Some(host(tensors, key, wait).await?),
+                        _ => None,
+                    });
+                }
+                let first =
+                    |at: usize| single[at].as_ref().filter(|it| it.shape().count() > 0).map(|it| it.get(0));
+                let most = first(0).map_or(i64::MAX, Scalar::as_i64);
+                let mut goes_on = first(1).is_none_or(|it| it.as_bool());
+                let rest = operands.map(|it| match it {
+                    Some(bound) => value(bound, tensors),
+                    None => Ok(Value::Optional(None)),
+                });
+                let mut state = rest.collect::<Result<Vec<_>>>()?;
+                let around = state.split_off((*carried).min(state.len()));
+                let mut all: Vec<Vec<AnyTensor>> = vec![Vec::new(); collected.len()];
+                let mut turn = 0;
+                while goes_on && turn < most {
+                    let number_of = Tensor::scalar(DType::I64, Scalar::Int(turn));
+                    let on = Tensor::scalar(DType::Bool, Scalar::Int(1));
+                    let given = [number_of, on].map(|it| Value::Tensor(it.into()));
+                    let (mut known, mut inside) = (Vec::new(), Tensors::new());
+                    for (at, value) in given.into_iter().chain(state).chain(around.clone()).enumerate() {
+                        let mut types = Vec::new();
+                        let key: Key = format!("given {at}").into();
+                        let bound = bind(&key, value, &mut types, &mut inside);
+                        known.push(Came::Value(key, bound, types));
+                    }
+                    let begun = {
+                        let mut bodies = node.bodies.lock().expect("nothing panics inside");
+                        used(bodies.entry(number).or_default(), &known)
+                    };
+                    let begun = match begun {
+                        Some(found) => found,
+                        None => {
+                            let given = known.iter().map(|it| match it {
+                                Came::Values(key, known) => (Bound::Tensor(key.clone()), vec![known.clone()]),
+                                Came::Value(_, bound, types) => (bound.clone(), types.clone()),
+                            });
+                            let knowledge = Knowledge::of(body, given);
+                            let made = caught(|| Ok(Stretch::of(body, &knowledge)?))?;
+                            let made = Arc::new(Node::new(made));
+                            let mut bodies = node.bodies.lock().expect("nothing panics inside");
+                            self.keep(bodies.entry(number).or_default(), known, &made);
+                            made
+                        }
+                    };
+                    let (bounds, made) = self.go(begun, inside, Ends::Device, wait).await?;
+                    let mut bounds = bounds.iter();
+                    let on = match bounds.next() {
+                        Some(Bound::Tensor(key)) => host(&made, key, wait).await?,
+                        _ => return Err(ModelError::node(name, "its body gives no condition").into()),
+                    };
+                    goes_on = on.shape().count() > 0 && on.get(0).as_bool();
+                    state = (bounds.by_ref().take(*carried))
+                        .map(|it| value(it, &made))
+                        .collect::<Result<Vec<_>>>()?;
+                    for (all, bound) in all.iter_mut().zip(bounds) {
+                        match value(bound, &made)? {
+                            Value::Tensor(it) => all.push(it),
+                            _ => return Err(ModelError::node(name, "collects what is no tensor").into()),
+                        }
+                    }
+                    turn += 1;
+                }
+                let mut results = state;
+                for (all, none) in all.into_iter().zip(collected) {
+                    results.push(Value::Tensor(stacked(&name, all, none.as_ref(), wait).await?.into()));
+                }
+                results.truncate(call.results.len());
+                Ok(results)
+            }
+        }
+    }
+
+    /// Takes note of a step down from one recorded run, where there is a GPU to make one.
+    fn not_on_the_device(&self, reason: DisabledReason) -> Result<()> {
+        if !self.device.is_gpu() {
+            return Ok(());
+        }
+        if self.options.fallback == Fallback::Error {
+            let node = reason.node().unwrap_or("the whole model").to_owned();
+            return Err(ModelError::Fallback { node, reason: reason.to_string() }.into());
+        }
+        self.stepped(reason)
+    }
+}
+
+/// What the stretch asks for, if the host has it before anything ran.
+fn given_already(stretch: &Stretch, tensors: &Tensors) -> Option<Vec<Came>> {
+    let mut known = Vec::new();
+    for ask in stretch.asks.iter().filter(|it| !stretch.makes.contains(&it.key)) {
+        if let Some(AnyTensor::Host(value)) = tensors.get(&ask.key) {
+            known.push(Came::Values(ask.key.clone(), Known::Literal(value.clone())));
+        }
+    }
+    (!known.is_empty()).then_some(known)
+}
+
+fn used(all: &mut Branches, known: &[Came]) -> Option<Arc<Node>> {
+    let at = all.iter().position(|it| it.0 == known)?;
+    let found = all.remove(at);
+    let node = found.1.clone();
+    all.push(found);
+    Some(node)
+}
+
+fn missing(key: &Key) -> Error {
+    ModelError::malformed(format!("value '{key}'"), "is not there when it is read").into()
+}
+
+async fn host(tensors: &Tensors, key: &Key, wait: Wait) -> Result<Tensor> {
+    match tensors.get(key).ok_or_else(|| missing(key))?.clone().settle(None, true, wait).await? {
+        AnyTensor::Host(tensor) => Ok(tensor),
+        AnyTensor::Device(_) => Err(missing(key)),
+    }
+}
+
+/// Gives the parts of a value their keys.
+fn bind(key: &Key, value: Value, types: &mut Vec<Known>, tensors: &mut Tensors) -> Bound {
+    match value {
+        Value::Tensor(tensor) => {
+            types.push(Known::Type(tensor.ty().clone()));
+            tensors.insert(key.clone(), tensor);
+            Bound::Tensor(key.clone())
+        }
+        Value::Sequence(all) => {
+            let each = all.into_iter().enumerate();
+            Bound::Sequence(each.map(|(at, it)| bind(&part_key(key, at), it, types, tensors)).collect())
+        }
+        Value::Optional(None) => Bound::Optional(None),
+        Value::Optional(Some(one)) => {
+            Bound::Optional(Some(Box::new(bind(&part_key(key, 0), *one, types, tensors))))
+        }
+    }
+}
+
+fn value(bound: &Bound, tensors: &Tensors) -> Result<Value> {
+    Ok(match bound {
+        Bound::Tensor(key) => Value::Tensor(tensors.get(key).cloned().ok_or_else(|| missing(key))?),
+        Bound::Sequence(all) => {
+            Value::Sequence(all.iter().map(|it| value(it, tensors)).collect::<Result<_>>()?)
+        }
+        Bound::Optional(None) => Value::Optional(None),
+        Bound::Optional(Some(one)) => Value::Optional(Some(Box::new(value(one, tensors)?))),
+    })
+}
+
+fn datum<'a>(
+    bound: &'a Bound,
+    tensors: &'a Tensors,
+    wait: Wait,
+) -> Pin<Box<dyn Future<Output = Result<Datum>> + Send + 'a>> {
+    Box::pin(async move {
+        Ok(match bound {
+            Bound::Tensor(key) => Datum::Tensor(host(tensors, key, wait).await?),
+            Bound::Sequence(all) => {
+                let mut made = Vec::with_capacity(all.len());
+                for it in all {
+                    made.push(datum(it, tensors, wait).await?);
+                }
+                Datum::Sequence(made)
+            }
+            Bound::Optional(None) => Datum::Optional(None),
+            Bound::Optional(Some(one)) => Datum::Optional(Some(Box::new(datum(one, tensors, wait).await?))),
+        })
+    })
+}
+
+fn of_datum(datum: Datum) -> Value {
+    match datum {
+        Datum::Tensor(it) => Value::Tensor(it.into()),
+        Datum::Sequence(all) => Value::Sequence(all.into_iter().map(of_datum).collect()),
+        Datum::Optional(one) => Value::Optional(one.map(|it| Box::new(of_datum(*it)))),
+    }
+}
+
+/// Values of one type along a new first axis; without any, a tensor of type `none` without elements.
+async fn stacked(node: &str, all: Vec<AnyTensor>, none: Option<&Type>, wait: Wait) -> Result<Tensor> {
+    let Some(first) = all.first() else {
+        let none = none.ok_or_else(|| {
+            ModelError::node(node, "has no turn, and the type of what it collects is not stated")
+        })?;
+        return Ok(Tensor::from_scalars(none.clone(), []));
+    };
+    let ty = first.ty().clone();
+    let count = all.len();
+    let mut data = Vec::with_capacity(ty.bytes() * count);
+    for tensor in all {
+        if *tensor.ty() != ty {
+            let what = format!("collects {} after {ty}", tensor.ty());
+            return Err(ModelError::node(node, what).into());
+        }
+        if let AnyTensor::Host(tensor) = tensor.settle(None, true, wait).await? {
+            data.extend_from_slice(tensor.data());
+        }
+    }
+    let shape: Shape = std::iter::once(count).chain(ty.shape.iter().copied()).collect();
+    let made = Tensor::new(Type { dtype: ty.dtype, shape }, data.into());
+    made.ok_or_else(|| ModelError::node(node, "collects too much").into())
+}
