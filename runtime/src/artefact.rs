@@ -27,16 +27,14 @@ pub(crate) fn other_shapes(artefact: &Artefact, given: &[Shape]) -> Error {
     Error::input(name, what)
 }
 
-impl From<Unfit> for DisabledReason {
-    fn from(unfit: Unfit) -> DisabledReason {
-        match unfit {
-            Unfit::Shapes => DisabledReason::FeatureMissing("a plan for these shapes".to_owned()),
-            Unfit::Place(Place::Gpu) => DisabledReason::FeatureMissing("a plan in the artefact".to_owned()),
-            Unfit::Place(Place::Cpu) => DisabledReason::SwitchedOff,
-            Unfit::Device(Lack::Feature(what)) => DisabledReason::FeatureMissing(what.to_owned()),
-            Unfit::Device(Lack::Limit { at, need, have }) => {
-                DisabledReason::LimitExceeded { at: at.to_owned(), need, have }
-            }
+/// Why the device runs no plan of it; `None` where that is not about the device.
+pub(crate) fn reason(unfit: Unfit) -> Option<DisabledReason> {
+    Some(match unfit {
+        Unfit::Shapes | Unfit::Place(Place::Cpu) => return None,
+        Unfit::Place(Place::Gpu) => DisabledReason::FeatureMissing("a plan in the artefact".to_owned()),
+        Unfit::Device(Lack::Feature(what)) => DisabledReason::FeatureMissing(what.to_owned()),
+        Unfit::Device(Lack::Limit { at, need, have }) => {
+            DisabledReason::LimitExceeded { at: at.to_owned(), need, have }
         }
-    }
+    })
 }

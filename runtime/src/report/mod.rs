@@ -1,6 +1,8 @@
 //! What the compiler did to a model, as plain data (for `wgfuse inspect` to print and for programs to read) and as a page
 //! that needs nothing else.
 
+mod form;
+mod memory;
 mod page;
 mod picture;
 mod words;
@@ -12,20 +14,16 @@ use wgfuse_compiler::{
     error::Error,
     graph::{Graph, Op, Value, number},
     import::{Model, Signature},
-    lower::TensorId,
     options::Options,
     partition::Partition,
-    plan::{BufferRole, Plan, PlanKernel, Slice, Step},
-    schedule::{
-        self, AttentionTile, Choices, Skeleton, Team, Tile,
-        attention_coop::{Why as NotOnMatrices, why_not},
-        cooperative,
-        product::why_not_on_matrices,
-    },
+    plan::{Plan, PlanKernel},
+    schedule::Choices,
     shape::{Dim, Shape, Type},
     target::{Place, Target},
 };
 
+use form::form;
+pub use memory::{Memory, Span};
 pub use page::page;
 pub use picture::Picture;
 pub use words::{bytes, count, seconds};
@@ -109,34 +107,6 @@ pub struct Refusal {
     pub why: String,
 }
 
-/// Bytes.
-#[derive(Serialize)]
-pub struct Memory {
-    /// What the activations' buffers hold.
-    pub arena: u64,
-    /// The largest sum of activations that are live at one step.
-    pub live_peak: u64,
-    pub ratio: f64,
-    pub weights: u64,
-    pub inputs: u64,
-    pub outputs: u64,
-    pub states: u64,
-    pub tensors: Vec<Span>,
-}
-
-/// Where an activation lies, and from which step to which.
-#[derive(Serialize)]
-pub struct Span {
-    pub tensor: u32,
-    pub buffer: u32,
-    pub offset: u64,
-    pub len: u64,
-    pub first: usize,
-    pub last: usize,
-    /// The step that it is first used by.
-    pub by: String,
-}
-
 /// What a pass made of the graph.
 #[derive(Serialize)]
 pub struct PassRow {
@@ -211,7 +181,7 @@ pub(crate) fn of(observed: &Observed, plan: &Plan) -> Report {
             .collect(),
         dispatches: plan.dispatches(),
         steps: plan.steps.len(),
-        memory: memory(plan),
+        memory: memory::memory(plan),
         stages: (observed.times.iter())
             .map(|(name, seconds)| StageTime { name: name.clone(), seconds: *seconds })
             .collect(),
@@ -304,192 +274,5 @@ pub fn place(place: Place) -> &'static str {
     match place {
         Place::Gpu => "gpu",
         Place::Cpu => "cpu",
-    }
-}
-
-/// How a kernel runs, in a few words; of attention and products also why they are not on cooperative matrices, where the target has
-/// such.
-fn form(kernel: &schedule::Kernel, target: &Target) -> String {
-    match &kernel.skeleton {
-        Skeleton::Map { space, .. } => format!("each of {space}"),
-        Skeleton::Rows { outer, inner, form, .. } => match form.team {
-            Team::Invocation { .. } => format!("rows {outer} of {inner}, one an invocation"),
-            Team::Subgroup { .. } => format!("rows {outer} of {inner}, one a subgroup"),
-            Team::Workgroup { .. } => format!("rows {outer} of {inner}, one a workgroup"),
-        },
-        Skeleton::Contract { space, depth, tile, .. } => match tile {
-            Tile::Cooperative { parts, rows, cols, depth: step, .. } => {
-                let pairs = if *parts == 2 { ", numbers as pairs of f16" } else { "" };
-                format!(
-                    "product {space} over {depth}, tiles of {rows}x{cols}x{step} on cooperative matrices{pairs}"
-                )
-            }
-            Tile::Matmul { rows, cols, depth: step, .. } => {
-                let why = why_not_on_matrices(kernel, target).filter(|_| kernel.place == Place::Gpu);
-                let why = match why {
-                    None | Some(cooperative::Why::Target) => String::new(),
-                    Some(why) => format!(", not on cooperative matrices: {why}"),
-                };
-                format!("product {space} over {depth}, tiles of {rows}x{cols}x{step}{why}")
-            }
-            Tile::Few(few) => format!("product {space} over {depth}, {} columns a workgroup", few.across()),
-            Tile::Direct { .. } => format!("product {space} over {depth}, one an invocation"),
-        },
-        Skeleton::Attention { space, keys, tile, .. } => {
-            let on = match tile {
-                AttentionTile::Plain(_) if kernel.place == Place::Cpu => String::new(),
-                AttentionTile::Plain(_) => match why_not(kernel, target) {
-                    None | Some(NotOnMatrices::Target) => String::new(),
-                    Some(why) => format!(", not on cooperative matrices: {why}"),
-                },
-                AttentionTile::Row(tile) if tile.slices > 1 => format!(", {} workgroups a row", tile.slices),
-                AttentionTile::Row(_) => ", a workgroup a row".to_owned(),
-                AttentionTile::Cooperative(_) => " on cooperative matrices".to_owned(),
-            };
-            format!("attention {space} over {keys} keys, {} rows a workgroup{on}", tile.rows())
-        }
-    }
-}
-
-fn memory(plan: &Plan) -> Memory {
-    let (arena, live_peak) = (plan.bytes(BufferRole::Activations), plan.live_peak);
-    Memory {
-        arena,
-        live_peak,
-        ratio: if live_peak == 0 { 1.0 } else { arena as f64 / live_peak as f64 },
-        weights: plan.bytes(BufferRole::Weights),
-        inputs: plan.bytes(BufferRole::Inputs),
-        outputs: plan.bytes(BufferRole::Outputs),
-        states: plan.bytes(BufferRole::State),
-        tensors: spans(plan),
-    }
-}
-
-/// In the order of first use.
-fn spans(plan: &Plan) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
-    let mut at: BTreeMap<(TensorId, u32), usize> = BTreeMap::new();
-    for (step, what) in plan.steps.iter().enumerate() {
-        let (name, uses): (String, Vec<(TensorId, Slice)>) = match what {
-            Step::Dispatch { kernel, bindings, .. } => {
-                let kernel = &plan.kernels[*kernel];
-                let parts = kernel.shader.iter().flat_map(|it| &it.bindings);
-                (
-                    kernel.kernel.name.clone(),
-                    parts.map(|it| it.tensor).zip(bindings.iter().copied()).collect(),
-                )
-            }
-            Step::Host { kernel, tensors } => {
-                let kernel = &plan.kernels[*kernel].kernel;
-                (kernel.name.clone(), kernel.tensors.iter().copied().zip(tensors.iter().copied()).collect())
-            }
-            Step::Download { tensor, from, to, .. } => {
-                ("download".into(), vec![(*tensor, *from), (*tensor, *to)])
-            }
-            Step::Upload { tensor, from, to, .. } => {
-                ("upload".into(), vec![(*tensor, *from), (*tensor, *to)])
-            }
-        };
-        let inner = |it: &(TensorId, Slice)| plan.buffer(it.1.buffer).role == BufferRole::Activations;
-        for (tensor, slice) in uses.into_iter().filter(inner) {
-            let known = *at.entry((tensor, slice.buffer.0)).or_insert_with(|| {
-                spans.push(Span {
-                    tensor: number(tensor),
-                    buffer: slice.buffer.0,
-                    offset: slice.offset,
-                    len: slice.len,
-                    first: step,
-                    last: step,
-                    by: name.clone(),
-                });
-                spans.len() - 1
-            });
-            // A tensor larger than a binding is bound in parts.
-            let span = &mut spans[known];
-            let end = (span.offset + span.len).max(slice.end());
-            span.offset = span.offset.min(slice.offset);
-            span.len = end - span.offset;
-            span.last = step;
-        }
-    }
-    spans
-}
-
-#[cfg(test)]
-mod tests {
-    use wgfuse_compiler::{dtype::DType, graph::builder::GraphBuilder};
-
-    use super::*;
-
-    #[test]
-    fn attention_says_why_it_is_not_on_cooperative_matrices() {
-        let with_matrices = Target {
-            subgroup: Some((32, 32)),
-            f16: true,
-            cooperative: vec![[16, 16, 16]],
-            max_workgroup_memory: 49_152,
-            ..Target::webgpu_minimum()
-        };
-        let form = |dtype: DType, target: &Target| {
-            let mut b = GraphBuilder::new();
-            let [q, k, v] = ["q", "k", "v"].map(|it| b.input(it, dtype, [1, 2, 64, 32]).expect("an input"));
-            let y = b.attention(q, k, v, None, false).expect("attention");
-            b.output("y", y).expect("an output");
-            let model = Model::from_graph(b.finish().expect("a graph"));
-            let shapes = vec![Shape::new(&[1, 2, 64, 32]); 3];
-            let (report, _) = report(&model, &shapes, target, &Options::default()).expect("a report");
-            report.kernels[0].form.clone()
-        };
-        let text = form(DType::F32, &with_matrices);
-        assert!(
-            text.ends_with(", not on cooperative matrices: queries, keys and values are not all f16"),
-            "{text}"
-        );
-        let text = form(DType::F16, &with_matrices);
-        assert!(text.ends_with(" on cooperative matrices"), "{text}");
-        let text = form(DType::F32, &Target::webgpu_minimum());
-        assert!(!text.contains("cooperative"), "{text}");
-    }
-
-    #[test]
-    fn products_say_why_they_are_not_on_cooperative_matrices() {
-        let with_matrices = Target {
-            subgroup: Some((32, 32)),
-            f16: true,
-            cooperative: vec![[16, 16, 16]],
-            pairs: true,
-            max_workgroup_memory: 49_152,
-            max_workgroup_invocations: 1024,
-            max_workgroup_size: [1024, 1024, 64],
-            ..Target::webgpu_minimum()
-        };
-        let form = |dtype: DType, [rows, cols, depth]: [usize; 3], target: &Target| {
-            let mut b = GraphBuilder::new();
-            let x = b.input("x", dtype, [rows, depth]).expect("an input");
-            let w = b.input("w", dtype, [depth, cols]).expect("an input");
-            let y = b.matmul(x, w).expect("a product");
-            b.output("y", y).expect("an output");
-            let model = Model::from_graph(b.finish().expect("a graph"));
-            let shapes = vec![Shape::new(&[rows, depth]), Shape::new(&[depth, cols])];
-            let (report, _) = report(&model, &shapes, target, &Options::default()).expect("a report");
-            report.kernels[0].form.clone()
-        };
-        let not = |why: cooperative::Why| format!(", not on cooperative matrices: {why}");
-        for (dtype, sizes, end) in [
-            (DType::F32, [64, 256, 256], not(cooperative::Why::Few)),
-            (DType::F32, [2048, 2048, 16], not(cooperative::Why::Size)),
-            (DType::F16, [1024, 1024, 1024], " on cooperative matrices".to_owned()),
-            (DType::F32, [1024, 1024, 1024], " on cooperative matrices, numbers as pairs of f16".to_owned()),
-        ] {
-            let text = form(dtype, sizes, &with_matrices);
-            assert!(text.ends_with(&end), "{text}");
-        }
-        // In pieces, which are none of pairs.
-        let text = form(DType::F32, [128, 2304, 768], &with_matrices);
-        assert!(text.starts_with("product [3,") && !text.contains("cooperative"), "{text}");
-        let text = form(DType::F32, [1024, 1024, 1024], &Target { pairs: false, ..with_matrices });
-        assert!(text.ends_with(&not(cooperative::Why::Operands)), "{text}");
-        let text = form(DType::F32, [64, 256, 256], &Target::webgpu_minimum());
-        assert!(!text.contains("cooperative"), "{text}");
     }
 }

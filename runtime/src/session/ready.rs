@@ -18,6 +18,7 @@ use wgfuse_compiler::{
 use super::stretches::Node;
 use super::{Entry, Session, State};
 use crate::{
+    artefact::reason,
     capture::{Tape, capture},
     caught::caught,
     constants::Failure,
@@ -166,6 +167,9 @@ impl Session {
             return Ok(plan.clone());
         }
         if let Some(plan) = entry.plan.get() {
+            if self.forbidden.is_some() {
+                steps_of(plan).iter().try_for_each(|it| self.may(it))?;
+            }
             return Ok(plan.clone());
         }
         if let Some(reason) = self.device.disabled_reason() {
@@ -177,14 +181,9 @@ impl Session {
             }
             other => other?,
         };
-        for (node, why) in &plan.cpu_parts {
-            self.stepped(DisabledReason::of_node(node, why))?;
-        }
-        if let Some(tensor) = read_in_the_middle(&plan) {
-            self.stepped(DisabledReason::HostRead { tensor })?;
-        }
         let plan = entry.plan.get_or_init(|| plan).clone();
         entry.given.lock().expect("nothing panics inside").clear();
+        steps_of(&plan).into_iter().try_for_each(|it| self.stepped(it))?;
         Ok(plan)
     }
 
@@ -218,8 +217,10 @@ impl Session {
             return match artefact.choose(&entry.shapes, target) {
                 Ok(compiled) => Ok(Arc::new(artefact.plan(compiled)?)),
                 Err(Unfit::Shapes) => Err(crate::artefact::other_shapes(artefact, &entry.shapes)),
-                Err(unfit) if target.place == Place::Gpu => self.step_down(entry, unfit.into()),
-                Err(_) => Err(ModelError::malformed("the artefact", "has no plan for the processor").into()),
+                Err(unfit) => match reason(unfit) {
+                    Some(reason) if target.place == Place::Gpu => self.step_down(entry, reason),
+                    _ => Err(ModelError::malformed("the artefact", "has no plan for the processor").into()),
+                },
             };
         }
         #[cfg(feature = "compiler")]
@@ -268,6 +269,12 @@ impl Session {
         }
         error
     }
+}
+
+/// What of a plan for the GPU is not done there.
+fn steps_of(plan: &Plan) -> Vec<DisabledReason> {
+    let parts = plan.cpu_parts.iter().map(|(node, why)| DisabledReason::of_node(node, why));
+    parts.chain(read_in_the_middle(plan).map(|tensor| DisabledReason::HostRead { tensor })).collect()
 }
 
 /// The name of a tensor that the processor reads before the GPU goes on.
