@@ -38,6 +38,21 @@ fn wg_copysign_f32(magnitude: f32, sign: f32) -> f32 {
     return bitcast<f32>((bitcast<u32>(magnitude) & 0x7fffffffu) | (bitcast<u32>(sign) & 0x80000000u));
 }
 
+// ---- Floats of eight bits and fewer
+
+// The number of such a format nearest to `x`; the largest of its sign where `x` is larger. `least` is the power of two of the
+// smallest normal number. `specials`: 1: there is no negative zero, 2: nor NaN, which becomes 0; a zero may be negative.
+fn wg_small_float(x: f32, mantissa: i32, least: i32, largest: f32, specials: u32) -> f32 {
+    let size = min(bitcast<f32>(bitcast<u32>(x) & 0x7fffffffu), largest);
+    let power = max(i32(bitcast<u32>(size) >> 23u) - 127i, least) - mantissa;
+    // Products with powers of two are exact.
+    let steps = round(size * bitcast<f32>(u32(127i - power) << 23u));
+    let rounded = steps * bitcast<f32>(u32(127i + power) << 23u);
+    let none = specials == 1u && rounded == 0.0;
+    let signed = select(wg_copysign_f32(rounded, x), 0.0, none);
+    return select(signed, select(x, 0.0, specials == 2u), wg_isnan_f32(x));
+}
+
 // ---- Order: NaN if either is NaN
 
 fn wg_max_f32(a: f32, b: f32) -> f32 {

@@ -120,7 +120,8 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<Vec<Entry>> {
     Ok(all)
 }
 
-const DTYPES: [(DType, Dtype); 13] = [
+/// The other types have no form there.
+const DTYPES: [(DType, Dtype); 19] = [
     (DType::Bool, Dtype::BOOL),
     (DType::I8, Dtype::I8),
     (DType::U8, Dtype::U8),
@@ -134,6 +135,12 @@ const DTYPES: [(DType, Dtype); 13] = [
     (DType::BF16, Dtype::BF16),
     (DType::F32, Dtype::F32),
     (DType::F64, Dtype::F64),
+    (DType::F8E4M3, Dtype::F8_E4M3),
+    (DType::F8E5M2, Dtype::F8_E5M2),
+    (DType::F8E4M3Z, Dtype::F8_E4M3FNUZ),
+    (DType::F8E5M2Z, Dtype::F8_E5M2FNUZ),
+    (DType::F8E8M0, Dtype::F8_E8M0),
+    (DType::F4, Dtype::F4),
 ];
 
 /// Text and numbers of a name in turn, so that `out2` comes before `out10`.
@@ -157,7 +164,11 @@ fn tensor(dtype: DType, dims: &[usize], mut data: Vec<u8>) -> Result<Tensor> {
         data.iter_mut().for_each(|it| *it = (*it != 0) as u8);
     }
     let (bytes, ty) = (data.len(), Type::new(dtype, dims));
-    Tensor::new(ty.clone(), data.into()).ok_or_else(|| anyhow!("{ty} does not fit {bytes} bytes of data"))
+    let made = match dtype.bits() < 8 {
+        true => Tensor::unpacked(ty.clone(), &data),
+        false => Tensor::new(ty.clone(), data.into()),
+    };
+    made.ok_or_else(|| anyhow!("{ty} does not fit {bytes} bytes of data"))
 }
 
 fn from_npy(bytes: &[u8]) -> Result<Tensor> {
@@ -192,6 +203,18 @@ fn from_npy(bytes: &[u8]) -> Result<Tensor> {
         DType::U64 => read!(u64),
         DType::F16 => read!(half::f16),
         DType::BF16 => bail!("bf16 has no .npy form"),
+        DType::I4
+        | DType::U4
+        | DType::I2
+        | DType::U2
+        | DType::F8E4M3
+        | DType::F8E5M2
+        | DType::F8E4M3Z
+        | DType::F8E5M2Z
+        | DType::F8E8M0
+        | DType::F4 => {
+            bail!("{dtype} has no .npy form")
+        }
         DType::F32 => read!(f32),
         DType::F64 => read!(f64),
     };
@@ -296,10 +319,15 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn to_safetensors(outputs: &[(String, Tensor)]) -> Result<Vec<u8>> {
-    let mut views = Vec::new();
+    let mut packed = Vec::new();
     for (name, tensor) in outputs {
-        let (_, dtype) = DTYPES.iter().find(|it| it.0 == tensor.dtype()).expect("every type is listed");
-        views.push((name.as_str(), TensorView::new(*dtype, tensor.shape().to_vec(), tensor.data())?));
+        let found = DTYPES.iter().find(|it| it.0 == tensor.dtype());
+        let (_, dtype) = found.ok_or_else(|| no_form(name, tensor.dtype(), ".safetensors", ".pb"))?;
+        packed.push((name.as_str(), *dtype, tensor.shape().to_vec(), tensor.packed()));
+    }
+    let mut views = Vec::new();
+    for (name, dtype, shape, data) in &packed {
+        views.push((*name, TensorView::new(*dtype, shape.clone(), data)?));
     }
     Ok(safetensors::serialize(views, None)?)
 }
@@ -334,11 +362,25 @@ fn to_npy(name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
         DType::I64 => write!(i64),
         DType::U64 => write!(u64),
         DType::F16 => write!(half::f16),
-        DType::BF16 => bail!("output '{name}' is bf16, which .npy cannot hold: use .safetensors or .pb"),
+        it @ (DType::BF16
+        | DType::I4
+        | DType::U4
+        | DType::I2
+        | DType::U2
+        | DType::F8E4M3
+        | DType::F8E5M2
+        | DType::F8E4M3Z
+        | DType::F8E5M2Z
+        | DType::F8E8M0
+        | DType::F4) => bail!(no_form(name, it, ".npy", ".safetensors or .pb")),
         DType::F32 => write!(f32),
         DType::F64 => write!(f64),
     }
     Ok(out)
+}
+
+fn no_form(name: &str, dtype: DType, file: &str, instead: &str) -> anyhow::Error {
+    anyhow!("output '{name}' is {dtype}, which {file} cannot hold: use {instead}")
 }
 
 fn to_pb(name: &str, tensor: &Tensor) -> Vec<u8> {
@@ -346,7 +388,7 @@ fn to_pb(name: &str, tensor: &Tensor) -> Vec<u8> {
         name: name.to_string(),
         dims: tensor.shape().iter().map(|&it| it as i64).collect(),
         data_type: onnx_code(tensor.dtype()),
-        raw_data: tensor.data().clone(),
+        raw_data: tensor.packed(),
         ..TensorProto::default()
     };
     proto.encode_to_vec()
@@ -354,7 +396,7 @@ fn to_pb(name: &str, tensor: &Tensor) -> Vec<u8> {
 
 /// The number that ONNX gives `dtype`.
 fn onnx_code(dtype: DType) -> i32 {
-    (1..=16).find(|it| onnx_tensor::dtype(*it) == Ok(dtype)).expect("ONNX has every type of ours")
+    (1..=26).find(|it| onnx_tensor::dtype(*it) == Ok(dtype)).expect("ONNX has every type of ours")
 }
 
 #[cfg(test)]
@@ -376,15 +418,22 @@ mod tests {
             for dims in [&[][..], &[0, 3], &[2, 3]] {
                 let tensor = ramp(dtype, dims);
                 let named = [("x".to_string(), tensor.clone())];
-                let back = from_safetensors(&to_safetensors(&named).expect("a valid file"));
-                assert_eq!(back.expect("a valid file")[0].tensor, tensor, "safetensors {dtype}");
+                match to_safetensors(&named) {
+                    Ok(bytes) => {
+                        let back = from_safetensors(&bytes).expect("a valid file");
+                        assert_eq!(back[0].tensor, tensor, "safetensors {dtype}");
+                    }
+                    // Two elements a byte, and no half bytes.
+                    Err(_) if dtype == DType::F4 => assert_eq!(dims.len(), 0),
+                    Err(_) => assert!(dtype.is_int() && dtype.bits() < 8, "{dtype}"),
+                }
                 let (name, back) = from_pb(&to_pb("x", &tensor)).expect("a valid tensor");
                 assert_eq!((name.as_str(), back), ("x", tensor.clone()), "pb {dtype}");
                 match to_npy("x", &tensor) {
                     Ok(bytes) => {
                         assert_eq!(from_npy(&bytes).expect("a valid file"), tensor, "npy {dtype}")
                     }
-                    Err(_) => assert_eq!(dtype, DType::BF16),
+                    Err(_) => assert!(dtype == DType::BF16 || dtype.size() == 1, "{dtype}"),
                 }
             }
         }

@@ -13,6 +13,7 @@ pub mod shape;
 pub mod error;
 pub mod random;
 pub mod scalar;
+pub mod small_float;
 pub mod meaning;
 pub mod tensor;
 pub mod text;

@@ -8,6 +8,7 @@ use crate::{
     dtype::{Class, DType},
     random,
     scalar::{BinaryOp, Scalar, UnaryOp},
+    small_float,
 };
 
 impl Scalar {
@@ -43,6 +44,7 @@ fn round(to: DType, value: f64) -> f64 {
         DType::F16 => half::f16::from_f64(value).to_f64(),
         DType::BF16 => half::bf16::from_f64(value).to_f64(),
         DType::F32 => value as f32 as f64,
+        it if it.is_narrow_float() => small_float::round(it, value),
         _ => value,
     }
 }
@@ -57,7 +59,12 @@ fn wrap(to: DType, value: i64) -> i64 {
         DType::U16 => value as u16 as i64,
         DType::I32 => value as i32 as i64,
         DType::U32 => value as u32 as i64,
+        DType::I4 => value << 60 >> 60,
+        DType::U4 => value & 15,
+        DType::I2 => value << 62 >> 62,
+        DType::U2 => value & 3,
         DType::I64 | DType::U64 | DType::F16 | DType::BF16 | DType::F32 | DType::F64 => value,
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F8E8M0 | DType::F4 => value,
     }
 }
 

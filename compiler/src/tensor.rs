@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use crate::{
-    dtype::DType,
+    dtype::{Class, DType},
     scalar::Scalar,
     shape::{Shape, Type},
+    small_float,
 };
 
 /// Values with their type. Cloning shares the bytes, which may be borrowed from a mapped file and so be unaligned.
@@ -16,10 +17,49 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// `data` must hold exactly the bytes of `ty`; `None` otherwise. `Bool` bytes must be 0 or 1.
+    /// `data` must hold exactly the bytes of `ty`, and those of types of fewer than eight bits no others' values; `None`
+    /// otherwise. `Bool` bytes must be 0 or 1.
     pub fn new(ty: Type, data: Bytes) -> Option<Tensor> {
         let need = ty.shape.checked_count()?.checked_mul(ty.dtype.size())?;
-        (data.len() == need).then_some(Tensor { ty, data })
+        let inside = |it: &u8| match ty.dtype {
+            DType::I4 => (-8..8).contains(&(*it as i8)),
+            DType::I2 => (-2..2).contains(&(*it as i8)),
+            DType::U4 | DType::F4 => *it < 16,
+            DType::U2 => *it < 4,
+            _ => true,
+        };
+        (data.len() == need && (ty.dtype.bits() >= 8 || data.iter().all(inside)))
+            .then_some(Tensor { ty, data })
+    }
+
+    /// Elements of fewer than eight bits from the bytes that they are packed in, the first in the lowest bits; `None` where
+    /// there are not as many.
+    pub fn unpacked(ty: Type, packed: &[u8]) -> Option<Tensor> {
+        let (bits, count) = (ty.dtype.bits(), ty.shape.checked_count()?);
+        if packed.len() != count.checked_mul(bits)?.div_ceil(8) {
+            return None;
+        }
+        let (places, unused) = (8 / bits, 8 - bits);
+        let element = |at: usize| {
+            let high = packed[at / places] << (unused - at % places * bits);
+            match ty.dtype.class() {
+                Class::Signed => (high as i8 >> unused) as u8,
+                Class::Bool | Class::Unsigned | Class::Float => high >> unused,
+            }
+        };
+        let data = (0..count).map(element).collect();
+        Tensor::new(ty, data)
+    }
+
+    /// What `unpacked` reads: the elements as they lie in memory, if they have eight bits or more.
+    pub fn packed(&self) -> Bytes {
+        let bits = self.ty.dtype.bits();
+        if bits >= 8 {
+            return self.data.clone();
+        }
+        let mask = (1u8 << bits) - 1;
+        let byte = |several: &[u8]| several.iter().rev().fold(0, |byte, it| byte << bits | it & mask);
+        self.data.chunks(8 / bits).map(byte).collect()
     }
 
     /// Values of any plain type whose size is that of `dtype`.
@@ -126,6 +166,11 @@ fn read_scalar(dtype: DType, bytes: &[u8]) -> Scalar {
         DType::BF16 => Scalar::Float(half::bf16::from_bits(read!(u16)).to_f64()),
         DType::F32 => Scalar::Float(read!(f32) as f64),
         DType::F64 => Scalar::Float(read!(f64)),
+        DType::I4 | DType::I2 => Scalar::Int(read!(i8) as i64),
+        DType::U4 | DType::U2 => Scalar::Int(bytes[0] as i64),
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F8E8M0 | DType::F4 => {
+            Scalar::Float(small_float::value(dtype, bytes[0]))
+        }
     }
 }
 
@@ -141,5 +186,11 @@ fn write_scalar(dtype: DType, value: Scalar, out: &mut Vec<u8>) {
         DType::BF16 => out.extend(half::bf16::from_f64(value.as_f64()).to_le_bytes()),
         DType::F32 => out.extend((value.as_f64() as f32).to_le_bytes()),
         DType::F64 => out.extend(value.as_f64().to_le_bytes()),
+        DType::I4 | DType::U4 | DType::I2 | DType::U2 => {
+            out.push(Scalar::Int(value.as_i64()).cast(DType::I64, dtype).as_i64() as u8);
+        }
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F8E8M0 | DType::F4 => {
+            out.push(small_float::bits(dtype, value.as_f64()))
+        }
     }
 }

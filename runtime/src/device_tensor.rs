@@ -52,14 +52,15 @@ impl DeviceTensor {
     /// multiple of 4.
     ///
     /// Elements lie in row-major order in the form that kernels read: f32, i32 and u32 as they are; f16 and bf16 in two bytes, padded
-    /// at the end to a multiple of 4; bool (0 or 1) and all other integers as 32-bit words, with their sign. f64 has no such form.
+    /// at the end to a multiple of 4; bool (0 or 1) and all other integers as 32-bit words, with their sign; floats of eight bits and
+    /// fewer as f32. f64 and f8e8m0 have no such form.
     pub fn from_wgpu(device: &Device, ty: Type, buffer: wgpu::Buffer, offset: u64) -> Result<DeviceTensor> {
         let refused = |what: String| Err(Error::input("", format!("a buffer cannot hold {ty}: {what}")));
         let Some(gpu) = device.gpu_open() else {
             return refused("the device is the processor".into());
         };
-        if ty.dtype == DType::F64 {
-            return refused("f64 has no form on the device".into());
+        if !ty.dtype.has_device_form() {
+            return refused(format!("{} has no form on the device", ty.dtype));
         }
         if !offset.is_multiple_of(4) {
             return refused(format!("its offset {offset} is no multiple of 4"));
@@ -164,10 +165,10 @@ impl From<Tensor> for DeviceTensor {
 }
 
 impl Device {
-    /// A copy of the tensor in this device's memory; on the host where the device is the processor or the type is f64, which GPUs
-    /// have no form of. An integer that does not fit 32 bits is an error.
+    /// A copy of the tensor in this device's memory; on the host where the device is the processor or the type is f64 or f8e8m0, which
+    /// GPUs have no form of. An integer that does not fit 32 bits is an error.
     pub async fn upload_async(&self, tensor: &Tensor) -> Result<DeviceTensor> {
-        if !self.is_gpu() || tensor.dtype() == DType::F64 {
+        if !self.is_gpu() || !tensor.dtype().has_device_form() {
             return Ok(tensor.clone().into());
         }
         let gpu = self.gpu_now().await?;

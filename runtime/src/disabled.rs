@@ -21,7 +21,7 @@ pub enum DisabledReason {
     /// `at` says of what, and where.
     #[error("{at}: {need} are needed, the device allows {have}")]
     LimitExceeded { at: String, need: u64, have: u64 },
-    /// 64-bit floats, or integers that do not fit 32 bits, in a node or constant.
+    /// Elements that GPUs cannot hold, or integers that do not fit 32 bits, in a node or constant.
     #[error("'{name}': {why}")]
     DType { name: String, why: String },
     /// The node could run on the GPU, at the price of copies there and back.
@@ -82,7 +82,9 @@ impl DisabledReason {
     pub(crate) fn of_node(node: &str, why: &CpuReason) -> DisabledReason {
         let (name, said) = (node.to_owned(), why.to_string());
         match why {
-            CpuReason::Double { .. } | CpuReason::Wide { .. } => DisabledReason::DType { name, why: said },
+            CpuReason::Double { .. } | CpuReason::NoForm { .. } | CpuReason::Wide { .. } => {
+                DisabledReason::DType { name, why: said }
+            }
             CpuReason::Large { op, need, have } => {
                 let at = format!("bytes of a tensor of node '{name}' ({op})");
                 DisabledReason::LimitExceeded { at, need: *need, have: *have }

@@ -2,14 +2,16 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use wgfuse_compiler::{bug, dtype::DType};
+use wgfuse_compiler::{bug, dtype::DType, small_float};
 use wgpu::WriteOnly;
 
 /// Bytes of one element in the device form.
 pub(crate) fn device_size(dtype: DType) -> usize {
     match dtype {
         DType::F16 | DType::BF16 => 2,
-        DType::F64 => bug!("f64 has no device form"),
+        DType::F64 | DType::F8E8M0 => bug!("{dtype} has no device form"),
+        DType::I4 | DType::U4 | DType::I2 | DType::U2 => 4,
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F4 => 4,
         DType::Bool
         | DType::I8
         | DType::U8
@@ -74,12 +76,18 @@ fn encode(dtype: DType, host: &[u8], mut out: WriteOnly<'_, [u8]>) -> Result<(),
         DType::F32 | DType::I32 | DType::U32 | DType::F16 | DType::BF16 => out.copy_from_slice(host),
         DType::Bool => widen(host, out, |[it]| (it != 0) as u32),
         DType::U8 => widen(host, out, |[it]| it as u32),
-        DType::I8 => widen(host, out, |[it]| it as i8 as i32 as u32),
+        DType::U4 | DType::U2 => widen(host, out, |[it]| it as u32),
+        DType::I8 | DType::I4 | DType::I2 => widen(host, out, |[it]| it as i8 as i32 as u32),
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F4 => {
+            let words: Vec<u32> =
+                (0..=255).map(|it| (small_float::value(dtype, it) as f32).to_bits()).collect();
+            widen(host, out, |[it]| words[usize::from(it)]);
+        }
         DType::U16 => widen(host, out, |it| u16::from_le_bytes(it) as u32),
         DType::I16 => widen(host, out, |it| i16::from_le_bytes(it) as i32 as u32),
         DType::I64 => narrow(host, out, |it| i32::try_from(i64::from_le_bytes(it)).ok().map(|it| it as u32))?,
         DType::U64 => narrow(host, out, |it| u32::try_from(u64::from_le_bytes(it)).ok())?,
-        DType::F64 => bug!("f64 has no device form"),
+        DType::F64 | DType::F8E8M0 => bug!("{dtype} has no device form"),
     }
     Ok(())
 }
@@ -109,11 +117,16 @@ fn decode(dtype: DType, device: &[u8], out: &mut [u8]) {
             out.copy_from_slice(&device[..out.len()]);
         }
         DType::Bool => narrow(device, out, |it| [(it != 0) as u8]),
-        DType::U8 | DType::I8 => narrow(device, out, |it| [it as u8]),
+        DType::U8 | DType::I8 | DType::I4 | DType::U4 | DType::I2 | DType::U2 => {
+            narrow(device, out, |it| [it as u8]);
+        }
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F4 => {
+            narrow(device, out, |it| [small_float::bits(dtype, f64::from(f32::from_bits(it)))]);
+        }
         DType::U16 | DType::I16 => narrow(device, out, |it| (it as u16).to_le_bytes()),
         DType::I64 => narrow(device, out, |it| (it as i32 as i64).to_le_bytes()),
         DType::U64 => narrow(device, out, |it| (it as u64).to_le_bytes()),
-        DType::F64 => bug!("f64 has no device form"),
+        DType::F64 | DType::F8E8M0 => bug!("{dtype} has no device form"),
     }
 }
 
@@ -126,8 +139,9 @@ mod tests {
     #[test]
     fn every_type_comes_back() {
         let values = [0.0, 1.0, 100.0, 3.0, 7.0];
-        for dtype in DType::ALL.into_iter().filter(|&it| it != DType::F64) {
+        for dtype in DType::ALL.into_iter().filter(|it| it.has_device_form()) {
             let values = values.map(|it| match dtype {
+                it2 if it2.bits() < 8 => Scalar::Int(it as i64).cast(DType::I64, it2),
                 DType::I8 | DType::I16 | DType::I32 | DType::I64 => Scalar::Int(-(it as i64)),
                 DType::Bool => Scalar::Int((it != 0.0) as i64),
                 it if it.is_float() => Scalar::Float(values[4] - 0.5),

@@ -111,6 +111,7 @@ const WARM_UP: f64 = 0.02;
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F16 | DType::BF16 => 1e-2,
+        it if it.is_narrow_float() => 0.25,
         it if it.is_float() => 1e-4,
         _ => 0.0,
     }

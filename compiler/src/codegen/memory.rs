@@ -74,8 +74,8 @@ impl Memory {
         for &tensor in &kernel.tensors {
             let info = &tensors[tensor];
             let dtype = info.ty.dtype;
-            if dtype == DType::F64 {
-                return Err(Error::unsupported("f64", &*info.origin, "shaders have no 64-bit floats"));
+            if !dtype.has_device_form() {
+                return Err(Error::unsupported(dtype.name(), &*info.origin, "shaders have no such numbers"));
             }
             let bytes = device_bytes(&info.ty);
             if bytes / 4 > u32::MAX as u64 || info.ty.shape.count() as u64 > u32::MAX as u64 {

@@ -15,6 +15,7 @@ use crate::{
     bug,
     dtype::DType,
     scalar::{BinaryOp, Scalar, UnaryOp},
+    small_float::{Format, Specials},
 };
 
 pub fn constant(code: &mut Code, value: Scalar, dtype: DType) -> Handle {
@@ -52,6 +53,22 @@ pub fn narrow(code: &mut Code, dtype: DType, value: Handle) -> Handle {
         DType::I16 => extended(code, 16),
         DType::U8 => masked(code, 0xff),
         DType::U16 => masked(code, 0xffff),
+        DType::I4 => extended(code, 28),
+        DType::I2 => extended(code, 30),
+        DType::U4 => masked(code, 0xf),
+        DType::U2 => masked(code, 0x3),
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F8E8M0 | DType::F4 => {
+            let format = Format::of(dtype).unwrap_or_else(|| bug!("{dtype} on a device"));
+            let function = library::math(code.writer, "wg_small_float");
+            let mantissa = code.i32(format.mantissa as i32);
+            let (least, largest) = (code.i32(format.least), code.f32(format.largest as f32));
+            let specials = code.u32(match format.specials {
+                Specials::Ieee | Specials::AllOnes => 0,
+                Specials::NegativeZero => 1,
+                Specials::None => 2,
+            });
+            code.call(function, &[value, mantissa, least, largest, specials])
+        }
         DType::F16 | DType::BF16 => rounded(code, Storage::of(dtype), value),
         DType::Bool | DType::I32 | DType::U32 | DType::I64 | DType::U64 | DType::F32 | DType::F64 => value,
     }

@@ -80,6 +80,10 @@ impl Storage {
             | DType::U64
             | DType::F32
             | DType::F64 => Storage::Whole,
+            DType::I4 | DType::U4 | DType::I2 | DType::U2 => Storage::Whole,
+            DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F8E8M0 | DType::F4 => {
+                Storage::Whole
+            }
         }
     }
 }

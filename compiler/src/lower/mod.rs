@@ -279,6 +279,11 @@ impl Lowering<'_> {
 fn wide(dtype: DType) -> DType {
     match dtype {
         DType::F16 | DType::BF16 => DType::F32,
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F8E8M0 | DType::F4 => {
+            DType::F32
+        }
+        DType::I4 | DType::I2 => DType::I32,
+        DType::U4 | DType::U2 => DType::U32,
         DType::Bool
         | DType::I8
         | DType::U8

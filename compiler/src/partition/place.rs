@@ -21,6 +21,8 @@ const TINY: usize = 4 << 10;
 pub enum CpuReason {
     /// Arithmetic on 64-bit floats.
     Double { op: Arc<str> },
+    /// Elements that GPUs cannot hold.
+    NoForm { op: Arc<str>, dtype: DType },
     /// 64-bit integers whose values may not fit 32 bits.
     Wide { op: Arc<str>, dtype: DType },
     /// A tensor larger than one buffer, or than the few bindings that it may be split over.
@@ -31,6 +33,7 @@ pub enum CpuReason {
 
 spelled!(enum CpuReason {
     Double "double" { op };
+    NoForm "no-form" { op, dtype };
     Wide "wide" { op, dtype };
     Large "large" { op, need, have };
     Seam "seam" { op };
@@ -40,6 +43,7 @@ impl fmt::Display for CpuReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CpuReason::Double { op } => write!(f, "{op} works on 64-bit floats"),
+            CpuReason::NoForm { op, dtype } => write!(f, "{op} works on {dtype}, which GPUs cannot hold"),
             CpuReason::Wide { op, dtype } => {
                 write!(f, "{op} works on {dtype} values that may not fit 32 bits")
             }
@@ -72,7 +76,7 @@ pub fn places(
     for (value, node) in graph.nodes() {
         let on_cpu = match node.op {
             Op::Input { .. } | Op::Constant(_) => {
-                node.ty.dtype == DType::F64
+                !node.ty.dtype.has_device_form()
                     || !users[value].is_empty() && users[value].iter().all(|it| reasons.contains_key(*it))
             }
             _ => reasons.contains_key(value),
@@ -89,6 +93,9 @@ fn reason(graph: &Graph, ranges: &Ranges, target: &Target, value: Value, node: &
     let types = || touched.iter().map(|it| (*it, graph.ty(*it)));
     if types().any(|(_, ty)| ty.dtype == DType::F64) {
         return Some(CpuReason::Double { op });
+    }
+    if let Some((_, ty)) = types().find(|(_, ty)| !ty.dtype.has_device_form()) {
+        return Some(CpuReason::NoForm { op, dtype: ty.dtype });
     }
     let wide = types().find(|(it, ty)| {
         matches!(ty.dtype, DType::I64 | DType::U64) && !Range::of_device(ty.dtype).holds(ranges[*it])
@@ -108,6 +115,16 @@ fn device_size(ty: &Type) -> u64 {
     let width = match ty.dtype {
         DType::F16 | DType::BF16 => 2,
         DType::F64 => 8,
+        DType::I4
+        | DType::U4
+        | DType::I2
+        | DType::U2
+        | DType::F8E4M3
+        | DType::F8E5M2
+        | DType::F8E4M3Z
+        | DType::F8E5M2Z
+        | DType::F8E8M0
+        | DType::F4 => 4,
         DType::Bool
         | DType::I8
         | DType::U8

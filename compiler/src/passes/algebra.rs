@@ -16,6 +16,7 @@ use crate::{
         BinaryOp::{self, *},
         ReduceOp, Scalar, UnaryOp,
     },
+    small_float::Format,
     tensor::Tensor,
 };
 
@@ -265,7 +266,7 @@ fn cast_cast(site: &mut Site, value: Value) -> Better {
 
 /// Whether every value of `narrow` is a value of `wide`.
 fn holds(wide: DType, narrow: DType) -> bool {
-    let bits = |it: DType| it.size() as u32 * 8;
+    let bits = |it: DType| it.bits() as u32;
     // Significant bits of a float, or of an integer without its sign.
     let digits = |it: DType| match it {
         DType::Bool => 1,
@@ -273,6 +274,8 @@ fn holds(wide: DType, narrow: DType) -> bool {
         DType::BF16 => 8,
         DType::F32 => 24,
         DType::F64 => 53,
+        DType::F8E8M0 => 0,
+        it if it.is_float() => Format::of(it).map_or(0, |it| it.mantissa + 1),
         it if it.class() == Class::Signed => bits(it) - 1,
         it => bits(it),
     };
@@ -286,7 +289,9 @@ fn holds(wide: DType, narrow: DType) -> bool {
         (Class::Unsigned, Class::Signed) | (Class::Signed | Class::Unsigned, Class::Float) => false,
         (Class::Float, Class::Signed | Class::Unsigned) => digits(wide) >= digits(narrow),
         (Class::Float, Class::Float) => {
-            matches!((wide, narrow), (DType::F64, _) | (DType::F32, DType::F16 | DType::BF16))
+            // Casts to a small float make an infinity a number.
+            let whole = narrow != DType::F8E5M2;
+            wide == DType::F64 && whole || wide == DType::F32 && narrow.is_narrow_float() && whole
         }
     }
 }

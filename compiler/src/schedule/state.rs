@@ -112,7 +112,7 @@ fn copy(
     let place = match maker {
         Some(it) => it.place,
         // Values of 64 bits need not fit the device's 32.
-        None if matches!(ty.dtype, DType::F64 | DType::I64 | DType::U64) => Place::Cpu,
+        None if !ty.dtype.has_device_form() || matches!(ty.dtype, DType::I64 | DType::U64) => Place::Cpu,
         None => target.place,
     };
     let to = TensorInfo { ty: ty.clone(), definition: Definition::Nest(nest), origin: origin.clone() };

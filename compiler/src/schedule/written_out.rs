@@ -8,7 +8,6 @@ use slotmap::SlotMap;
 
 use super::{cost, splice::splice};
 use crate::{
-    dtype::DType,
     index::{Index, delinearise},
     lower::{Body, Expr, Loops, Nest, NestKind, TensorId, TensorInfo},
     target::Place,
@@ -33,7 +32,7 @@ fn terms(nest: &Nest, tensors: &SlotMap<TensorId, TensorInfo>) -> Option<Nest> {
     let NestKind::Reduce { depth, op, value } = &nest.kind else { return None };
     let count = depth.count();
     // Narrow floats are added up in wider ones, which a map of their type does not.
-    let narrow = matches!(tensors[nest.tensor].ty.dtype, DType::F16 | DType::BF16);
+    let narrow = tensors[nest.tensor].ty.dtype.is_narrow_float();
     let small = (2..=TERMS).contains(&count) && count * nest.body.len() <= cost::BODY / 2;
     if narrow || !small || !reads_windows_of_neighbours(nest) {
         return None;

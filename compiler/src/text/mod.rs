@@ -18,6 +18,7 @@ use crate::{
     dtype::DType,
     scalar::{ReduceOp, Scalar},
     shape::{Shape, Type},
+    small_float,
 };
 
 /// A value with a text form.
@@ -171,7 +172,12 @@ pub fn parse_scalar(dtype: DType, text: &str) -> Parsed<Scalar> {
             (None, DType::F64) => text.parse().map_err(|_| wrong())?,
             (None, _) => text.parse::<f32>().map_err(|_| wrong())? as f64,
         };
-        return Ok(Scalar::of(dtype, value));
+        // A cast would make an infinity of a small float a number.
+        let small = dtype.is_narrow_float() && dtype.size() == 1;
+        return Ok(match small {
+            true => Scalar::Float(small_float::value(dtype, small_float::bits(dtype, value))),
+            false => Scalar::of(dtype, value),
+        });
     }
     let value: i128 = text.parse().map_err(|_| wrong())?;
     let (low, high) = match dtype {

@@ -45,7 +45,7 @@ pub fn as_rows(parts: &Parts, space: &Shape, depth: &Shape, [a, b]: [ExprId; 2],
     let mut body = parts.body.clone();
     let dtype = result_type(parts, a);
     let [a, b] = [a, b].map(|it| match dtype {
-        DType::F16 | DType::BF16 => side::widened(&mut body, it),
+        float if float.is_narrow_float() => side::widened(&mut body, it),
         _ => body.cast(dtype, it),
     });
     let value = body.binary(BinaryOp::Mul, a, b);

@@ -1,6 +1,6 @@
 //! Runs the phases of a `Program` over blocks of points.
 
-use wgfuse_compiler::{dtype::DType, scalar::Scalar};
+use wgfuse_compiler::{dtype::DType, scalar::Scalar, small_float};
 
 use super::{
     Operand,
@@ -190,12 +190,55 @@ impl Stored for half::bf16 {
     }
 }
 
+/// Floats of eight bits and fewer.
+macro_rules! small {
+    ($($name:ident $dtype:ident)+) => {
+        $(#[derive(Clone, Copy)]
+        #[repr(transparent)]
+        struct $name(u8);
+        impl Stored for $name {
+            type Held = f32;
+            fn held(self) -> f32 {
+                small_float::value(DType::$dtype, self.0) as f32
+            }
+            fn stored(held: f32) -> $name {
+                $name(small_float::bits(DType::$dtype, f64::from(held)))
+            }
+        })+
+    };
+}
+small! { E4m3 F8E4M3 E5m2 F8E5M2 E4m3Z F8E4M3Z E5m2Z F8E5M2Z E8m0 F8E8M0 E2m1 F4 }
+
 /// `$body` with `$t` as the type that elements of `$dtype` are copied as.
 macro_rules! with_stored {
     ($dtype:expr, $t:ident => $body:expr) => {
         match $dtype {
-            DType::Bool | DType::I8 | DType::U8 => {
+            DType::Bool | DType::I8 | DType::U8 | DType::I4 | DType::U4 | DType::I2 | DType::U2 => {
                 type $t = u8;
+                $body
+            }
+            DType::F8E4M3 => {
+                type $t = E4m3;
+                $body
+            }
+            DType::F8E5M2 => {
+                type $t = E5m2;
+                $body
+            }
+            DType::F8E4M3Z => {
+                type $t = E4m3Z;
+                $body
+            }
+            DType::F8E5M2Z => {
+                type $t = E5m2Z;
+                $body
+            }
+            DType::F8E8M0 => {
+                type $t = E8m0;
+                $body
+            }
+            DType::F4 => {
+                type $t = E2m1;
                 $body
             }
             DType::I16 | DType::U16 => {

@@ -7,6 +7,7 @@ use wgfuse_compiler::{
     dtype::DType,
     random,
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
+    small_float,
 };
 
 use super::vector;
@@ -39,7 +40,12 @@ impl Lane {
             DType::U32 => Lane::U32,
             DType::I64 => Lane::I64,
             DType::U64 => Lane::U64,
+            DType::I4 | DType::I2 => Lane::I8,
+            DType::U4 | DType::U2 => Lane::U8,
             DType::F16 | DType::BF16 | DType::F32 => Lane::F32,
+            DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3Z | DType::F8E5M2Z | DType::F8E8M0 | DType::F4 => {
+                Lane::F32
+            }
             DType::F64 => Lane::F64,
         }
     }
@@ -342,13 +348,13 @@ macro_rules! plain_casts {
 /// # Safety
 /// Each pointer is to `count` elements in the lane of its type, `out` apart from `x`.
 pub unsafe fn cast(from: DType, to: DType, out: *mut u8, x: *const u8, count: usize) {
-    if matches!(to, DType::F16 | DType::BF16) && Lane::of(from) == Lane::F32 {
+    if to.is_narrow_float() && Lane::of(from) == Lane::F32 {
         unsafe {
             std::ptr::copy_nonoverlapping(x, out, count * 4);
             return round(to, out, count);
         }
     }
-    if !matches!(to, DType::F16 | DType::BF16) {
+    if !rounds(to) {
         plain_casts! { Lane::of(from), Lane::of(to), out, x, count;
             Bool u8: Bool u8, U8 u8, I32 i32, I64 i64, F32 f32, F64 f64;
             U8 u8: I32 i32, I64 i64, F32 f32, F64 f64;
@@ -372,21 +378,34 @@ pub unsafe fn cast(from: DType, to: DType, out: *mut u8, x: *const u8, count: us
     });
 }
 
-/// Rounds f32 to the nearest values of a 16-bit type.
+/// Whether a block holds elements of `dtype` in a wider type, to which results have to be rounded or wrapped.
+pub const fn rounds(dtype: DType) -> bool {
+    dtype.is_narrow_float() || dtype.bits() < 8
+}
+
+/// Rounds or wraps results to the values of a type that blocks hold in a wider one.
 ///
 /// # Safety
-/// `at` points to `count` f32 that nothing else uses meanwhile.
+/// `at` points to `count` elements in the lane of `to` that nothing else uses meanwhile.
 pub unsafe fn round(to: DType, at: *mut u8, count: usize) {
-    let values = unsafe { slice_mut::<f32>(at, count) };
-    match to {
-        DType::F16 => narrow(values, half::f16::from_f32, half::f16::to_f32),
-        DType::BF16 => narrow(values, half::bf16::from_f32, half::bf16::to_f32),
-        _ => {}
+    unsafe {
+        match to {
+            DType::F16 => narrow(slice_mut(at, count), |it| half::f16::from_f32(it).to_f32()),
+            DType::BF16 => narrow(slice_mut(at, count), |it| half::bf16::from_f32(it).to_f32()),
+            DType::I4 => narrow(slice_mut(at, count), |it: i8| it << 4 >> 4),
+            DType::I2 => narrow(slice_mut(at, count), |it: i8| it << 6 >> 6),
+            DType::U4 => narrow(slice_mut(at, count), |it: u8| it & 15),
+            DType::U2 => narrow(slice_mut(at, count), |it: u8| it & 3),
+            it if it.is_narrow_float() => {
+                narrow(slice_mut(at, count), |it: f32| small_float::round(to, f64::from(it)) as f32);
+            }
+            _ => {}
+        }
     }
 }
 
-fn narrow<H>(values: &mut [f32], to: impl Fn(f32) -> H, back: impl Fn(H) -> f32) {
-    values.iter_mut().for_each(|it| *it = back(to(*it)));
+fn narrow<T: Copy>(values: &mut [T], to: impl Fn(T) -> T) {
+    values.iter_mut().for_each(|it| *it = to(*it));
 }
 
 /// `x` reduced to one element, written to `out`. Partial results of 16-bit floats are f32.

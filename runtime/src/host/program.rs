@@ -19,7 +19,7 @@ use wgfuse_compiler::{
 
 use super::{
     levels::{Level, conditions, levels, position},
-    loops::Lane,
+    loops::{Lane, rounds},
     walk::{Form, Space, Walk},
 };
 
@@ -235,7 +235,7 @@ impl Builder<'_> {
         let body = self.source.body;
         let dtype = body.dtype(id);
         let size = Lane::of(dtype).size();
-        let narrow = matches!(dtype, DType::F16 | DType::BF16);
+        let narrow = rounds(dtype);
         let reg = match body.expr(id) {
             Expr::Const(_) => bug!("a constant is not computed"),
             Expr::Param(number) => return self.params[*number as usize].0,
@@ -292,7 +292,7 @@ impl Builder<'_> {
             Expr::Cast(x) => {
                 let from = body.dtype(*x);
                 let x = self.value(*x, level);
-                if dtype == DType::F32 && matches!(from, DType::F16 | DType::BF16) {
+                if dtype == DType::F32 && from.is_narrow_float() {
                     return x;
                 }
                 return self.emit(Op::Cast { from, to: dtype }, level, size, [x, NONE, NONE]);

@@ -225,7 +225,7 @@ fn strided(parts: &Parts, side: &Axis, depth: &Axis, value: ExprId, lane: Lane) 
 
 /// Whether elements in memory are what a block holds.
 pub fn is_native(dtype: DType) -> bool {
-    !matches!(dtype, DType::F16 | DType::BF16)
+    !dtype.is_narrow_float()
 }
 
 /// Sizes and strides of `dst = lhs * rhs` (scaled by `by`), all in elements; `dst` is written, not read.
@@ -288,7 +288,7 @@ impl Product {
 /// `body` with what `value` is cast to the type that products of it are summed in, and that type.
 pub fn widened(body: &mut Body, value: ExprId) -> ExprId {
     match body.dtype(value) {
-        DType::F16 | DType::BF16 => body.cast(DType::F32, value),
+        it if it.is_narrow_float() => body.cast(DType::F32, value),
         _ => value,
     }
 }

@@ -17,21 +17,7 @@ pub type External<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
 const MAX_SPARSE_BYTES: usize = 1 << 28;
 
 /// Element types of ONNX that there are none of here.
-const FOREIGN: [(i32, &str); 13] = [
-    (8, "string"),
-    (14, "complex64"),
-    (15, "complex128"),
-    (17, "float8e4m3fn"),
-    (18, "float8e4m3fnuz"),
-    (19, "float8e5m2"),
-    (20, "float8e5m2fnuz"),
-    (21, "uint4"),
-    (22, "int4"),
-    (23, "float4e2m1"),
-    (24, "float8e8m0"),
-    (25, "uint2"),
-    (26, "int2"),
-];
+const FOREIGN: [(i32, &str); 3] = [(8, "string"), (14, "complex64"), (15, "complex128")];
 
 /// The element type that ONNX numbers `code`, or what is wrong with it.
 pub fn dtype(code: i32) -> Result<DType, String> {
@@ -49,6 +35,16 @@ pub fn dtype(code: i32) -> Result<DType, String> {
         12 => DType::U32,
         13 => DType::U64,
         16 => DType::BF16,
+        17 => DType::F8E4M3,
+        18 => DType::F8E4M3Z,
+        19 => DType::F8E5M2,
+        20 => DType::F8E5M2Z,
+        21 => DType::U4,
+        22 => DType::I4,
+        23 => DType::F4,
+        24 => DType::F8E8M0,
+        25 => DType::U2,
+        26 => DType::I2,
         0 => return Err("states no element type".into()),
         _ => {
             return Err(match FOREIGN.iter().find(|it| it.0 == code) {
@@ -73,7 +69,7 @@ pub fn tensor(proto: &TensorProto, at: &str, external: External) -> Result<Tenso
     let dtype = dtype_at(proto.data_type, at)?;
     let shape = shape(&proto.dims).map_err(fail)?;
     let count = shape.checked_count().ok_or_else(|| fail(format!("its shape {shape} is too large")))?;
-    let need = (count.checked_mul(dtype.size()))
+    let need = (count.checked_mul(dtype.bits()).map(|bits| bits.div_ceil(8)))
         .ok_or_else(|| fail(format!("its shape {shape} of {dtype} is too large")))?;
     let ty = Type { dtype, shape };
     if proto.segment.is_some() {
@@ -92,7 +88,8 @@ pub fn tensor(proto: &TensorProto, at: &str, external: External) -> Result<Tenso
         DType::Bool if data.iter().any(|&it| it > 1) => data.iter().map(|&it| (it != 0) as u8).collect(),
         _ => data,
     };
-    Tensor::new(ty, data).ok_or_else(|| fail("its size does not fit its type".into()))
+    let made = if dtype.bits() < 8 { Tensor::unpacked(ty, &data) } else { Tensor::new(ty, data) };
+    made.ok_or_else(|| fail("its size does not fit its type".into()))
 }
 
 /// The dense form of a sparse tensor.
@@ -156,6 +153,17 @@ fn typed(proto: &TensorProto, dtype: DType) -> Bytes {
         }
         DType::I8 | DType::U8 => proto.int32_data.iter().map(|&it| it as u8).collect(),
         DType::Bool => proto.int32_data.iter().map(|&it| (it != 0) as u8).collect(),
+        // A byte each, of several elements where those have fewer than eight bits.
+        DType::I4
+        | DType::U4
+        | DType::I2
+        | DType::U2
+        | DType::F8E4M3
+        | DType::F8E5M2
+        | DType::F8E4M3Z
+        | DType::F8E5M2Z
+        | DType::F8E8M0
+        | DType::F4 => proto.int32_data.iter().map(|&it| it as u8).collect(),
     }
 }
 
