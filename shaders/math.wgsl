@@ -43,8 +43,11 @@ fn wg_copysign_f32(magnitude: f32, sign: f32) -> f32 {
 // The number of such a format nearest to `x`; the largest of its sign where `x` is larger. `least` is the power of two of the
 // smallest normal number. `specials`: 1: there is no negative zero, 2: nor NaN, which becomes 0; a zero may be negative.
 fn wg_small_float(x: f32, mantissa: i32, least: i32, largest: f32, specials: u32) -> f32 {
-    let size = min(bitcast<f32>(bitcast<u32>(x) & 0x7fffffffu), largest);
-    let power = max(i32(bitcast<u32>(size) >> 23u) - 127i, least) - mantissa;
+    // Bits are in the order of sizes. Of floats, llvmpipe (Mesa 22.3.6) makes the minimum 0 where `x` was selected among a constant NaN
+    // and numbers.
+    let bits = min(bitcast<u32>(x) & 0x7fffffffu, bitcast<u32>(largest));
+    let size = bitcast<f32>(bits);
+    let power = max(i32(bits >> 23u) - 127i, least) - mantissa;
     // Products with powers of two are exact.
     let steps = round(size * bitcast<f32>(u32(127i - power) << 23u));
     let rounded = steps * bitcast<f32>(u32(127i + power) << 23u);

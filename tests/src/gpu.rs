@@ -157,8 +157,8 @@ pub fn to_device(ty: &Type, values: &[Scalar]) -> Vec<u8> {
         match ty.dtype {
             DType::F16 => bytes.extend(half::f16::from_f64(value.as_f64()).to_le_bytes()),
             DType::BF16 => bytes.extend(half::bf16::from_f64(value.as_f64()).to_le_bytes()),
-            DType::F32 => bytes.extend((value.as_f64() as f32).to_le_bytes()),
-            DType::F64 => unreachable!("f64 is never on the device"),
+            it if !it.has_device_form() => unreachable!("{it} is never on the device"),
+            it if it.is_float() => bytes.extend((value.as_f64() as f32).to_le_bytes()),
             _ => bytes.extend((value.as_i64() as u32).to_le_bytes()),
         }
     }

@@ -320,6 +320,10 @@ fn arithmetic(code: &mut Code, op: BinaryOp, dtype: DType, x: Handle, y: Handle)
 }
 
 pub fn cast(code: &mut Code, from: DType, to: DType, x: Handle) -> Handle {
+    // Rounding would make an infinity of a small float a number.
+    if from == to && Format::of(to).is_some() {
+        return x;
+    }
     let value = match (Word::of(from), Word::of(to)) {
         (a, b) if a == b => x,
         (Word::F32, Word::Bool) => {

@@ -9,25 +9,6 @@ pub fn matmul(e: &mut Emit, n: &Node) -> Made {
     e.matmul(n.input(0)?, n.input(1)?)
 }
 
-/// In i32, each operand less its zero point.
-pub fn matmul_integer(e: &mut Emit, n: &Node) -> Made {
-    let (a, b) = (n.input(0)?, n.input(1)?);
-    let (mut wide_a, mut wide_b) = (e.cast(a, DType::I32)?, e.cast(b, DType::I32)?);
-    if let Some(zero) = n.opt(2) {
-        let mut zero = e.cast(zero, DType::I32)?;
-        // One a row.
-        if e.rank(zero) == 1 && e.shape(zero)[0] != 1 {
-            zero = e.reshape(zero, [e.shape(zero)[0], 1])?;
-        }
-        wide_a = e.binary(BinaryOp::Sub, wide_a, zero)?;
-    }
-    if let Some(zero) = n.opt(3) {
-        let zero = e.cast(zero, DType::I32)?;
-        wide_b = e.binary(BinaryOp::Sub, wide_b, zero)?;
-    }
-    e.matmul(wide_a, wide_b)
-}
-
 pub fn gemm(e: &mut Emit, n: &Node) -> Made {
     let mut operand = |at, flag| {
         let x = n.input(at)?;

@@ -6,7 +6,8 @@ use crate::{
     error::Error,
     graph::Value,
     import::emit::Emit,
-    scalar::{BinaryOp, ReduceOp, UnaryOp},
+    scalar::{BinaryOp, UnaryOp},
+    small_float::Format,
 };
 
 type Made = Result<Value, Error>;
@@ -57,17 +58,6 @@ pub fn mean(e: &mut Emit, n: &Node) -> Made {
     e.with(BinaryOp::Div, sum, n.inputs.len() as f64)
 }
 
-pub fn cast(e: &mut Emit, n: &Node) -> Made {
-    let code = n.opt_int("to")?.ok_or_else(|| n.error("attribute 'to' is missing"))?;
-    let code = i32::try_from(code).unwrap_or(-1);
-    let to = super::tensor::dtype(code).map_err(|what| n.unsupported(format!("the result {what}")))?;
-    e.cast(n.input(0)?, to)
-}
-
-pub fn cast_like(e: &mut Emit, n: &Node) -> Made {
-    e.cast(n.input(0)?, e.dtype(n.input(1)?))
-}
-
 /// The same bits as another type of the same width.
 pub fn bit_cast(e: &mut Emit, n: &Node) -> Made {
     let x = n.input(0)?;
@@ -75,11 +65,14 @@ pub fn bit_cast(e: &mut Emit, n: &Node) -> Made {
     let code = i32::try_from(code).unwrap_or(-1);
     let to = super::tensor::dtype(code).map_err(|what| n.unsupported(format!("the result {what}")))?;
     let from = e.dtype(x);
-    if from.size() != to.size() {
+    if from.bits() != to.bits() {
         return Err(n.error(format!("{from} and {to} differ in width")));
     }
     if from == to {
         return Ok(x);
+    }
+    if Format::of(from).or(Format::of(to)).is_some() || from == DType::F8E8M0 || to == DType::F8E8M0 {
+        return Err(n.unsupported(format!("the bits of {from} as {to}")));
     }
     let bits = if from.is_float() { e.unary(UnaryOp::ToBits, x)? } else { x };
     match to {
@@ -303,120 +296,6 @@ pub fn negate(e: &mut Emit, n: &Node) -> Made {
         Class::Signed | Class::Float => e.unary(UnaryOp::Neg, x),
         Class::Bool | Class::Unsigned => Err(n.error(format!("{} cannot be negated", e.dtype(x)))),
     }
-}
-
-/// (x - zero) * scale, the parameters for all, along an axis, or in blocks along it.
-pub fn dequantize(e: &mut Emit, n: &Node) -> Made {
-    let (x, scale) = (n.input(0)?, n.input(1)?);
-    let wide = match e.dtype(x).is_float() {
-        true => x,
-        false => e.cast(x, DType::I32)?,
-    };
-    let wide = match n.opt(2) {
-        Some(zero) => {
-            let zero = e.cast(zero, e.dtype(wide))?;
-            let zero = along(e, n, zero, x)?;
-            e.binary(BinaryOp::Sub, wide, zero)?
-        }
-        None => wide,
-    };
-    let y = e.cast(wide, e.dtype(scale))?;
-    let scale = along(e, n, scale, x)?;
-    let y = e.binary(BinaryOp::Mul, y, scale)?;
-    match n.opt_int("output_dtype")?.unwrap_or(0) {
-        0 => Ok(y),
-        code => {
-            let to = super::tensor::dtype(code as i32)
-                .map_err(|what| n.unsupported(format!("the result {what}")))?;
-            e.cast(y, to)
-        }
-    }
-}
-
-/// saturate(round(x / scale) + zero).
-pub fn quantize(e: &mut Emit, n: &Node) -> Made {
-    let (x, scale) = (n.input(0)?, n.input(1)?);
-    let to = match (n.opt(2), n.opt_int("output_dtype")?.unwrap_or(0)) {
-        (Some(zero), _) => e.dtype(zero),
-        (None, 0) => DType::U8,
-        (None, code) => {
-            super::tensor::dtype(code as i32).map_err(|what| n.unsupported(format!("the result {what}")))?
-        }
-    };
-    if !matches!(to, DType::I8 | DType::U8 | DType::I16 | DType::U16) {
-        return Err(n.unsupported(format!("quantisation to {to}")));
-    }
-    let float = e.cast(x, DType::F32)?;
-    let scale = e.cast(scale, DType::F32)?;
-    let scale = along(e, n, scale, x)?;
-    let y = e.binary(BinaryOp::Div, float, scale)?;
-    let y = e.unary(UnaryOp::Round, y)?;
-    let y = match n.opt(2) {
-        Some(zero) => {
-            let zero = e.cast(zero, DType::F32)?;
-            let zero = along(e, n, zero, x)?;
-            e.binary(BinaryOp::Add, y, zero)?
-        }
-        None => y,
-    };
-    saturate(e, y, to)
-}
-
-/// To u8 with the scale and zero point that fit the range of `x` and 0.
-pub fn dynamic_quantize(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
-    let x = n.input(0)?;
-    let axes = (0..e.rank(x)).collect();
-    let high = e.reduce(ReduceOp::Max, x, &axes, false)?;
-    let high = e.with(BinaryOp::Max, high, 0.0)?;
-    let low = e.reduce(ReduceOp::Min, x, &axes, false)?;
-    let low = e.with(BinaryOp::Min, low, 0.0)?;
-    let width = e.binary(BinaryOp::Sub, high, low)?;
-    let scale = e.with(BinaryOp::Div, width, 255.0)?;
-    let zero = e.binary(BinaryOp::Div, low, scale)?;
-    let zero = e.unary(UnaryOp::Neg, zero)?;
-    let zero = e.unary(UnaryOp::Round, zero)?;
-    let y = e.binary(BinaryOp::Div, x, scale)?;
-    let y = e.unary(UnaryOp::Round, y)?;
-    let y = e.binary(BinaryOp::Add, y, zero)?;
-    Ok(vec![saturate(e, y, DType::U8)?, scale, saturate(e, zero, DType::U8)?])
-}
-
-pub fn saturate(e: &mut Emit, x: Value, to: DType) -> Made {
-    let (low, high) = crate::scalar::int_range(to);
-    let x = e.with(BinaryOp::Max, x, low as f64)?;
-    let x = e.with(BinaryOp::Min, x, high as f64)?;
-    e.cast(x, to)
-}
-
-/// A quantisation parameter in a shape that broadcasts to that of `x`.
-fn along(e: &mut Emit, n: &Node, parameter: Value, x: Value) -> Made {
-    let (own, full) = (e.shape(parameter), e.shape(x));
-    let (block, axis) = (n.int("block_size", 0)?, n.int("axis", 1)?);
-    if own.count() == 1 {
-        return e.reshape(parameter, []);
-    }
-    let axis = n.axis(axis, full.rank())?;
-    if block == 0 && own.rank() == 1 {
-        let mut shape = vec![1; full.rank()];
-        shape[axis] = own[0];
-        return e.reshape(parameter, &shape[..]);
-    }
-    let block = n.size(block)?;
-    if block == 0
-        || own.rank() != full.rank()
-        || own[axis].checked_mul(block).is_none_or(|it| it < full[axis])
-    {
-        return Err(n.error(format!("parameters of shape {own} do not fit {full} in blocks of {block}")));
-    }
-    let mut split: Vec<usize> = own.to_vec();
-    split.insert(axis + 1, 1);
-    let y = e.reshape(parameter, &split[..])?;
-    split[axis + 1] = block;
-    let y = e.expand(y, &split[..])?;
-    let mut merged: Vec<usize> = own.to_vec();
-    merged[axis] *= block;
-    let y = e.reshape(y, &merged[..])?;
-    e.slice(y, axis, 0, full[axis], 1)
 }
 
 fn exp_minus_one(e: &mut Emit, x: Value) -> Made {

@@ -4,6 +4,7 @@
 //! is made once; opsets are known ones.
 
 mod attention;
+mod cast;
 mod contract;
 mod control;
 mod convert;
@@ -20,6 +21,7 @@ mod norm;
 mod order;
 mod patches;
 pub mod proto;
+mod quantized;
 mod random;
 mod rearranged;
 mod recurrence;
@@ -206,8 +208,8 @@ fn signature(info: &ValueInfoProto, what: &str) -> Result<Signature, Error> {
     if info.name.is_empty() {
         return Err(fail("has no name"));
     }
-    let ty = info.r#type.as_ref().and_then(|it| it.tensor_type.as_ref());
-    let ty = ty.ok_or_else(|| Error::foreign(&*at, "is not a tensor, or states no type"))?;
+    let ty = info.r#type.as_ref().ok_or_else(|| fail("states no type"))?;
+    let ty = ty.tensor_type.as_ref().ok_or_else(|| Error::foreign(&*at, "is not a tensor"))?;
     let dtype = tensor::dtype_at(ty.elem_type, &at)?;
     let shape = ty.shape.as_ref().ok_or_else(|| fail("states no rank"))?;
     Ok(Signature { name: info.name.clone(), dtype, dims: shape.dim.iter().map(dim).collect() })

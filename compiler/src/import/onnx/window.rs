@@ -98,13 +98,17 @@ fn share(auto: AutoPad, total: usize) -> (usize, usize) {
 }
 
 pub fn conv(e: &mut Emit, n: &Node) -> Made {
-    let (x, w) = (n.input(0)?, n.input(1)?);
+    conv_of(e, n, n.input(0)?, n.input(1)?, n.opt(2))
+}
+
+/// The convolution that the node's attributes describe.
+pub fn conv_of(e: &mut Emit, n: &Node, x: Value, w: Value, bias: Option<Value>) -> Made {
     let sizes = spatial(e, n, x)?;
     let kernel = kernel(e, n, w, sizes.len())?;
     let mut window = window(n, sizes.len())?;
     resolve(n, auto_pad(n)?, &mut window, &sizes, &kernel)?;
     let groups = n.size(n.int("group", 1)?)?;
-    e.add(Op::Conv { window, groups, x, w, bias: n.opt(2) })
+    e.add(Op::Conv { window, groups, x, w, bias })
 }
 
 fn kernel(e: &Emit, n: &Node, w: Value, rank: usize) -> Result<Vec<usize>, Error> {

@@ -103,9 +103,6 @@ impl Outcome {
     }
 }
 
-/// What signatures say of kinds of values, and of versions, that there are none of here.
-const FOREIGN: [&str; 3] = ["is not supported", "is not a tensor", "is the oldest supported"];
-
 /// Names of nodes are left out: the operator says enough of a model with one node, and names are long.
 impl From<Error> for Outcome {
     fn from(error: Error) -> Outcome {
@@ -115,11 +112,6 @@ impl From<Error> for Outcome {
             }
             Error::Model(ModelError::Fallback { reason, .. }) => Outcome::unsupported(reason),
             Error::Model(ModelError::Foreign { what, .. }) => Outcome::unsupported(what),
-            Error::Model(ModelError::Malformed { what, .. })
-                if FOREIGN.iter().any(|it| what.contains(it)) =>
-            {
-                Outcome::unsupported(what)
-            }
             Error::Model(ModelError::Bug { what }) => Outcome::crash("a bug", what),
             Error::Device(DeviceError::OutOfMemory(_)) => Outcome::error("the device is out of memory"),
             _ => Outcome::error(error.to_string()),

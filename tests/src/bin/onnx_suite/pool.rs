@@ -22,6 +22,8 @@ use wgfuse_tests::device;
 use crate::{Args, Place, case, outcome::Outcome};
 
 const TIME: Duration = Duration::from_secs(10);
+/// With the slow evaluators.
+const STAGES: Duration = Duration::from_secs(100);
 const START: Duration = Duration::from_secs(60);
 /// How often a child's memory is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -92,6 +94,8 @@ struct Running {
     answers: Receiver<String>,
     /// MiB that it may have.
     memory: u64,
+    /// That a case may take.
+    time: Duration,
 }
 
 impl Running {
@@ -114,7 +118,13 @@ impl Running {
                 }
             }
         });
-        let running = Running { child, requests, answers, memory: args.memory };
+        let running = Running {
+            child,
+            requests,
+            answers,
+            memory: args.memory,
+            time: if args.stages { STAGES } else { TIME },
+        };
         match running.answers.recv_timeout(START).as_deref() {
             Ok("ready") => Ok(running),
             Ok(why) => bail!("{why}"),
@@ -134,8 +144,8 @@ impl Running {
                     let how = self.child.wait().map_or_else(|it| it.to_string(), |it| it.to_string());
                     return Err(Outcome::crash("the process died", how));
                 }
-                Err(RecvTimeoutError::Timeout) if start.elapsed() > TIME => {
-                    return Err(Outcome::crash(format!("takes more than {} s", TIME.as_secs()), ""));
+                Err(RecvTimeoutError::Timeout) if start.elapsed() > self.time => {
+                    return Err(Outcome::crash(format!("takes more than {} s", self.time.as_secs()), ""));
                 }
                 Err(RecvTimeoutError::Timeout)
                     if memory(self.child.id()).is_some_and(|it| it >> 20 > self.memory) =>
