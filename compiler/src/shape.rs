@@ -38,6 +38,24 @@ pub struct Signature {
     pub dims: Vec<Dim>,
 }
 
+/// What a value of a model's signature consists of: the signature is that of its tensors.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Form {
+    Tensor,
+    Sequence(Box<Form>),
+    Optional(Box<Form>),
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Form::Tensor => f.write_str("tensor"),
+            Form::Sequence(of) => write!(f, "sequence of {of}"),
+            Form::Optional(of) => write!(f, "optional {of}"),
+        }
+    }
+}
+
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[", self.dtype)?;

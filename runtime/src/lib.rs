@@ -73,6 +73,8 @@ mod session;
 pub mod bisect;
 
 pub use wgfuse_compiler as compiler;
+#[cfg(feature = "compiler")]
+pub use wgfuse_compiler::import::host::Datum;
 pub use wgfuse_compiler::{
     dtype::DType,
     error::Error as ModelError,
@@ -82,7 +84,7 @@ pub use wgfuse_compiler::{
     plan::Plan,
     replacement::{Example, Match, Replacement, register_replacement},
     scalar::Scalar,
-    shape::{Dim, Shape, Type},
+    shape::{Dim, Form, Shape, Type},
     target::{Place, Target},
     tensor::Tensor,
 };

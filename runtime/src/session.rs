@@ -8,6 +8,8 @@ mod compiled;
 mod ready;
 #[cfg(feature = "compiler")]
 mod stretches;
+#[cfg(feature = "compiler")]
+mod values;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -71,6 +73,9 @@ pub struct Session {
     choices: Option<Choices>,
     /// The most recently used last.
     shapes: Mutex<Vec<Arc<Entry>>>,
+    /// First stretches for inputs that are not tensors alone.
+    #[cfg(feature = "compiler")]
+    begun: Mutex<stretches::Branches>,
     kept: usize,
     constants: Arc<AsyncMutex<Constants>>,
     /// What runs are given: the model's inputs but for its states.
@@ -167,6 +172,8 @@ impl Session {
             key: None,
             choices: None,
             shapes: Mutex::default(),
+            #[cfg(feature = "compiler")]
+            begun: Mutex::default(),
             kept: KEPT,
             constants: Arc::default(),
             inputs: (model.inputs.iter().enumerate())
@@ -247,6 +254,7 @@ impl Session {
             key: self.key.clone(),
             choices: self.choices.clone(),
             shapes: Mutex::default(),
+            begun: Mutex::default(),
             kept: 1,
             constants: self.constants.clone(),
             states: AsyncMutex::default(),

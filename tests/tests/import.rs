@@ -202,7 +202,7 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
 fn info(name: &str) -> ValueInfoProto {
     let dim = vec![DimensionProto { dim_value: Some(3), ..Default::default() }];
     let tensor_type = Some(TensorTypeProto { elem_type: 1, shape: Some(TensorShapeProto { dim }) });
-    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type }) }
+    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type, ..Default::default() }) }
 }
 
 /// x f32[3] to y, opset 20.

@@ -2,10 +2,11 @@
 
 use prost::Message;
 use wgfuse::{
-    Device, DisabledReason, Fallback, Model, Options, Session, Tensor,
+    Datum, Device, DisabledReason, Fallback, Model, Options, Session, Tensor,
     compiler::import::onnx::proto::{
-        AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-        TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute,
+        AttributeProto, DimensionProto, ElementTypeProto, GraphProto, ModelProto, NodeProto,
+        OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+        attribute,
     },
 };
 use wgfuse_tests::device::{opened, options};
@@ -319,4 +320,50 @@ fn what_is_summed_over_nothing_reads_nothing() {
     let (made, _) = on_both(&model, &[&given, &full]);
     assert_eq!(made[0], [vec![0.0; 3], vec![f64::NEG_INFINITY; 3], vec![0.0; 6], vec![0.0; 3]]);
     assert_eq!(made[1], [vec![5.0; 3], vec![1.0; 3], vec![5.0; 6], vec![0.0; 3]]);
+}
+
+/// last = all[-1]; more = all with x behind it
+fn appended() -> Model {
+    let sequence = |name: &str| {
+        let tensor = value("", FLOAT, &["n"]).r#type.map(Box::new);
+        let of =
+            TypeProto { sequence_type: Some(ElementTypeProto { elem_type: tensor }), ..Default::default() };
+        ValueInfoProto { name: name.into(), r#type: Some(of) }
+    };
+    model(GraphProto {
+        input: vec![sequence("all"), value("x", FLOAT, &["n"])],
+        initializer: vec![ints("place", &[], &[-1])],
+        output: vec![value("last", FLOAT, &["n"]), sequence("more")],
+        node: vec![
+            node("SequenceAt", &["all", "place"], &["end"]),
+            node("Neg", &["end"], &["last"]),
+            node("SequenceInsert", &["all", "x"], &["more"]),
+        ],
+        ..Default::default()
+    })
+}
+
+#[test]
+fn sequences_go_in_and_come_out() {
+    let tensor = |values: &[f32]| Datum::Tensor(vector(values));
+    for device in [opened(), Device::cpu()] {
+        let session = Session::with_options(&appended(), &device, options()).unwrap();
+        for _ in 0..2 {
+            let all = Datum::Sequence(vec![tensor(&[1.0]), tensor(&[2.0, 3.0])]);
+            let made = session.run_values(&[("all", all), ("x", tensor(&[4.0]))]).unwrap();
+            assert_eq!(made[0], tensor(&[-2.0, -3.0]));
+            assert_eq!(made[1], Datum::Sequence(vec![tensor(&[1.0]), tensor(&[2.0, 3.0]), tensor(&[4.0])]));
+        }
+        let fails =
+            |given: &[(&str, Datum)]| session.run_values(given).map(|_| ()).expect_err("unfit").to_string();
+        assert!(fails(&[("x", tensor(&[4.0]))]).contains("'all'"));
+        assert!(fails(&[("x", tensor(&[4.0])), ("all", tensor(&[1.0]))]).contains("sequence of tensor"));
+        let whole = Datum::Sequence(vec![Datum::Tensor(Tensor::i64([1], &[1]).unwrap())]);
+        assert!(fails(&[("x", tensor(&[4.0])), ("all", whole)]).contains("i64[1]"));
+        let none = Datum::Sequence(vec![]);
+        assert!(fails(&[("x", tensor(&[4.0])), ("all", none)]).contains("SequenceAt end"));
+        assert!(fails(&[("y", tensor(&[4.0]))]).contains("no such input"));
+        let error = session.run(&[("x", vector(&[4.0]))]).map(|_| ()).expect_err("unfit").to_string();
+        assert!(error.contains("all"), "{error}");
+    }
 }

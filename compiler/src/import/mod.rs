@@ -24,7 +24,7 @@ use crate::{
     bug,
     error::Error,
     graph::{Graph, State, Value, builder::GraphBuilder, random::KEY, verify},
-    shape::{Dim, Shape},
+    shape::{Dim, Form, Shape},
 };
 
 pub use crate::shape::Signature;
@@ -225,6 +225,12 @@ impl Model {
     pub fn begin(&self, shapes: &[Shape]) -> Result<Begin, Error> {
         let span = info_span!("import", nodes = Empty).entered();
         self.bind(shapes)?;
+        for (all, forms) in [&self.inputs, &self.outputs].into_iter().zip(self.forms()) {
+            if let Some((it, form)) = all.iter().zip(forms).find(|it| *it.1 != Form::Tensor) {
+                let what = format!("is a {form}, which `Session::run_values` takes and gives");
+                return Err(Error::foreign(format!("'{}'", it.name), what));
+            }
+        }
         let mut graph = match self.traced(shapes)? {
             Begin::Graph(graph) => graph,
             #[cfg(feature = "compile")]
@@ -245,6 +251,27 @@ impl Model {
         match verify::states(&graph).pop() {
             None => Ok(Begin::Graph(graph)),
             Some(what) => Err(Error::malformed("the model's states", what)),
+        }
+    }
+
+    /// Of what form each input is, and each output; none stands for a tensor.
+    pub fn forms(&self) -> [&[Form]; 2] {
+        match &self.source {
+            #[cfg(feature = "compile")]
+            Source::Onnx(program) => [&program.forms[0], &program.forms[1]],
+            Source::Builder(_) | Source::Graph(_) | Source::Compiled => [&[], &[]],
+        }
+    }
+
+    /// How far the model can be imported for inputs of any form. `None` for a model whose inputs and outputs are tensors alone.
+    #[cfg(feature = "compile")]
+    pub fn begin_with(
+        &self,
+        inputs: impl IntoIterator<Item = (Bound, Vec<Known>)>,
+    ) -> Result<Option<Stretch>, Error> {
+        match &self.source {
+            Source::Onnx(program) => Stretch::of(program, &Knowledge::of(program, inputs)).map(Some),
+            Source::Builder(_) | Source::Graph(_) | Source::Compiled => Ok(None),
         }
     }
 

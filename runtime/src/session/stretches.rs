@@ -43,44 +43,43 @@ pub(crate) struct Node {
     next: Mutex<Branches>,
     /// What runs in its place where the host has what it asks for.
     instead: Mutex<Branches>,
-    /// First stretches of the bodies of loops, by the call.
-    bodies: Mutex<HashMap<usize, Branches>>,
+    /// First stretches of the bodies of loops, a call each.
+    bodies: Vec<Mutex<Branches>>,
 }
 
 /// The most recently used last, each with what was known that led to it.
-type Branches = Vec<(Vec<Came>, Arc<Node>)>;
+pub(crate) type Branches = Vec<(Vec<Came>, Arc<Node>)>;
 
 /// What has become known.
 #[derive(PartialEq)]
-enum Came {
+pub(crate) enum Came {
     /// The values of this tensor.
     Values(Key, Known),
     /// What the value of this key consists of.
     Value(Key, Bound, Vec<Known>),
 }
 
+/// The most turns of a loop: one whose condition never changes would have no end.
+const MAX_TURNS: i64 = 1 << 24;
+
 /// Tensors that are there.
-type Tensors = HashMap<Key, AnyTensor>;
+pub(super) type Tensors = HashMap<Key, AnyTensor>;
 
 /// A value apart from keys.
 #[derive(Clone)]
-enum Value {
+pub(super) enum Value {
     Tensor(AnyTensor),
     Sequence(Vec<Value>),
     Optional(Option<Box<Value>>),
 }
 
-type Ran<'a> = Pin<Box<dyn Future<Output = Result<(Vec<Bound>, Tensors)>> + Send + 'a>>;
+pub(super) type Ran<'a> = Pin<Box<dyn Future<Output = Result<(Vec<Bound>, Tensors)>> + Send + 'a>>;
 
 impl Node {
     pub fn new(stretch: Stretch) -> Node {
-        Node {
-            stretch,
-            session: OnceLock::new(),
-            next: Mutex::default(),
-            instead: Mutex::default(),
-            bodies: Mutex::default(),
-        }
+        let bodies = stretch.calls.iter().map(|_| Mutex::default()).collect();
+        let (next, instead) = Default::default();
+        Node { stretch, session: OnceLock::new(), next, instead, bodies }
     }
 }
 
@@ -110,7 +109,7 @@ impl Session {
     }
 
     /// From a stretch to the end: what the outputs consist of, and their tensors.
-    fn go<'a>(&'a self, first: Arc<Node>, tensors: Tensors, ends: Ends, wait: Wait) -> Ran<'a> {
+    pub(super) fn go<'a>(&'a self, first: Arc<Node>, tensors: Tensors, ends: Ends, wait: Wait) -> Ran<'a> {
         Box::pin(async move {
             let (mut node, mut tensors) = (first, tensors);
             loop {
@@ -203,7 +202,26 @@ impl Session {
         Ok(made)
     }
 
-    fn keep(&self, all: &mut Branches, known: Vec<Came>, node: &Arc<Node>) {
+    /// The first stretch of a model whose inputs are `given`.
+    pub(super) fn begun(
+        &self,
+        all: &Mutex<Branches>,
+        given: Vec<Came>,
+        begin: impl FnOnce(Vec<(Bound, Vec<Known>)>) -> Result<Stretch>,
+    ) -> Result<Arc<Node>> {
+        if let Some(found) = used(&mut all.lock().expect("nothing panics inside"), &given) {
+            return Ok(found);
+        }
+        let inputs = given.iter().map(|it| match it {
+            Came::Values(key, known) => (Bound::Tensor(key.clone()), vec![known.clone()]),
+            Came::Value(_, bound, types) => (bound.clone(), types.clone()),
+        });
+        let made = Arc::new(Node::new(caught(|| begin(inputs.collect()))?));
+        self.keep(&mut all.lock().expect("nothing panics inside"), given, &made);
+        Ok(made)
+    }
+
+    pub(super) fn keep(&self, all: &mut Branches, known: Vec<Came>, node: &Arc<Node>) {
         if all.len() >= self.kept {
             all.remove(0);
         }
@@ -256,6 +274,10 @@ impl Session {
                 let mut all: Vec<Vec<AnyTensor>> = vec![Vec::new(); collected.len()];
                 let mut turn = 0;
                 while goes_on && turn < most {
+                    if turn == MAX_TURNS {
+                        let what = format!("has not ended after {MAX_TURNS} turns");
+                        return Err(ModelError::node(name, what).into());
+                    }
                     let number_of = Tensor::scalar(DType::I64, Scalar::Int(turn));
                     let on = Tensor::scalar(DType::Bool, Scalar::Int(1));
                     let given = [number_of, on].map(|it| Value::Tensor(it.into()));
@@ -266,25 +288,9 @@ impl Session {
                         let bound = bind(&key, value, &mut types, &mut inside);
                         known.push(Came::Value(key, bound, types));
                     }
-                    let begun = {
-                        let mut bodies = node.bodies.lock().expect("nothing panics inside");
-                        used(bodies.entry(number).or_default(), &known)
-                    };
-                    let begun = match begun {
-                        Some(found) => found,
-                        None => {
-                            let given = known.iter().map(|it| match it {
-                                Came::Values(key, known) => (Bound::Tensor(key.clone()), vec![known.clone()]),
-                                Came::Value(_, bound, types) => (bound.clone(), types.clone()),
-                            });
-                            let knowledge = Knowledge::of(body, given);
-                            let made = caught(|| Ok(Stretch::of(body, &knowledge)?))?;
-                            let made = Arc::new(Node::new(made));
-                            let mut bodies = node.bodies.lock().expect("nothing panics inside");
-                            self.keep(bodies.entry(number).or_default(), known, &made);
-                            made
-                        }
-                    };
+                    let begun = self.begun(&node.bodies[number], known, |given| {
+                        Ok(Stretch::of(body, &Knowledge::of(body, given))?)
+                    })?;
                     let (bounds, made) = self.go(begun, inside, Ends::Device, wait).await?;
                     let mut bounds = bounds.iter();
                     let on = match bounds.next() {
@@ -337,7 +343,7 @@ fn given_already(stretch: &Stretch, tensors: &Tensors) -> Option<Vec<Came>> {
     (!known.is_empty()).then_some(known)
 }
 
-fn used(all: &mut Branches, known: &[Came]) -> Option<Arc<Node>> {
+pub(super) fn used(all: &mut Branches, known: &[Came]) -> Option<Arc<Node>> {
     let at = all.iter().position(|it| it.0 == known)?;
     let found = all.remove(at);
     let node = found.1.clone();
@@ -357,7 +363,7 @@ async fn host(tensors: &Tensors, key: &Key, wait: Wait) -> Result<Tensor> {
 }
 
 /// Gives the parts of a value their keys.
-fn bind(key: &Key, value: Value, types: &mut Vec<Known>, tensors: &mut Tensors) -> Bound {
+pub(super) fn bind(key: &Key, value: Value, types: &mut Vec<Known>, tensors: &mut Tensors) -> Bound {
     match value {
         Value::Tensor(tensor) => {
             types.push(Known::Type(tensor.ty().clone()));
@@ -386,7 +392,7 @@ fn value(bound: &Bound, tensors: &Tensors) -> Result<Value> {
     })
 }
 
-fn datum<'a>(
+pub(super) fn datum<'a>(
     bound: &'a Bound,
     tensors: &'a Tensors,
     wait: Wait,
@@ -407,7 +413,7 @@ fn datum<'a>(
     })
 }
 
-fn of_datum(datum: Datum) -> Value {
+pub(super) fn of_datum(datum: Datum) -> Value {
     match datum {
         Datum::Tensor(it) => Value::Tensor(it.into()),
         Datum::Sequence(all) => Value::Sequence(all.into_iter().map(of_datum).collect()),

@@ -129,6 +129,7 @@ impl Convert<'_> {
         let program = Program {
             inputs,
             outputs: body.output.iter().map(|it: &ValueInfoProto| any(&it.name)).collect(),
+            forms: Default::default(),
             constants,
             nodes: order::sorted(body.node.clone(), n.name)?,
             opsets: scope.opsets.clone(),

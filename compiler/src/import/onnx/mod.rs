@@ -49,9 +49,16 @@ use super::{
     Signature,
     stretch::{Knowledge, Stretch},
 };
-use crate::{dtype::DType, error::Error, shape::Dim, tensor::Tensor};
+use crate::{
+    dtype::DType,
+    error::Error,
+    shape::{Dim, Form},
+    tensor::Tensor,
+};
 use node::Arguments;
-use proto::{FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+use proto::{
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto,
+};
 use tensor::External;
 
 /// A checked model.
@@ -59,6 +66,8 @@ use tensor::External;
 pub struct Program {
     pub inputs: Vec<Signature>,
     pub outputs: Vec<Signature>,
+    /// Of the inputs and of the outputs; none of what stands for a body.
+    pub forms: [Vec<Form>; 2],
     constants: Vec<(String, Tensor)>,
     nodes: Vec<NodeProto>,
     opsets: Opsets,
@@ -112,6 +121,7 @@ impl Program {
             .map(|it| signature(it, "input"))
             .collect::<Result<Vec<_>, _>>()?;
         let outputs = graph.output.iter().map(output).collect::<Result<Vec<_>, _>>()?;
+        let known_names: HashSet<String> = known.iter().map(|it| it.to_string()).collect();
         let mut names: HashSet<&str> = known;
         for input in &inputs {
             if !names.insert(&input.name) {
@@ -120,8 +130,12 @@ impl Program {
         }
         made_once(&graph.node, names)?;
         let nodes = order::sorted(graph.node, "graph")?;
+        let forms = [&graph.input, &graph.output].map(|all| {
+            let own = all.iter().filter(|it| !known_names.contains(&it.name));
+            own.map(|it| form(it.r#type.as_ref())).collect()
+        });
         let (functions, arguments) = (Arc::new(functions), Arguments::new());
-        Ok(Program { inputs, outputs, constants, nodes, opsets, functions, arguments })
+        Ok(Program { inputs, outputs, forms, constants, nodes, opsets, functions, arguments })
     }
 
     /// How far the program can be imported with what is known.
@@ -208,11 +222,33 @@ fn signature(info: &ValueInfoProto, what: &str) -> Result<Signature, Error> {
     if info.name.is_empty() {
         return Err(fail("has no name"));
     }
-    let ty = info.r#type.as_ref().ok_or_else(|| fail("states no type"))?;
+    let mut ty = info.r#type.as_ref().ok_or_else(|| fail("states no type"))?;
+    let compound = element(ty).is_some();
+    while let Some(inner) = element(ty) {
+        ty = inner;
+    }
     let ty = ty.tensor_type.as_ref().ok_or_else(|| Error::foreign(&*at, "is not a tensor"))?;
     let dtype = tensor::dtype_at(ty.elem_type, &at)?;
-    let shape = ty.shape.as_ref().ok_or_else(|| fail("states no rank"))?;
-    Ok(Signature { name: info.name.clone(), dtype, dims: shape.dim.iter().map(dim).collect() })
+    let dims = match &ty.shape {
+        Some(shape) => shape.dim.iter().map(dim).collect(),
+        None if compound => Vec::new(),
+        None => return Err(fail("states no rank")),
+    };
+    Ok(Signature { name: info.name.clone(), dtype, dims })
+}
+
+/// What a sequence, or an optional value, consists of.
+fn element(ty: &TypeProto) -> Option<&TypeProto> {
+    ty.sequence_type.as_ref().or(ty.optional_type.as_ref())?.elem_type.as_deref()
+}
+
+fn form(ty: Option<&TypeProto>) -> Form {
+    let inner = || Box::new(form(ty.and_then(element)));
+    match ty {
+        Some(it) if it.sequence_type.is_some() => Form::Sequence(inner()),
+        Some(it) if it.optional_type.is_some() => Form::Optional(inner()),
+        _ => Form::Tensor,
+    }
 }
 
 fn dim(proto: &proto::DimensionProto) -> Dim {

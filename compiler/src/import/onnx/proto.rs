@@ -128,6 +128,32 @@ pub struct TensorProto {
     pub data_location: i32,
 }
 
+/// A stored sequence; `elem_type` is 1 for tensors, 3 for sequences.
+#[derive(Clone, PartialEq, Message)]
+pub struct SequenceProto {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(int32, tag = "2")]
+    pub elem_type: i32,
+    #[prost(message, repeated, tag = "3")]
+    pub tensor_values: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "5")]
+    pub sequence_values: Vec<SequenceProto>,
+}
+
+/// A stored optional value; `elem_type` is 0 for none, 1 for a tensor, 3 for a sequence.
+#[derive(Clone, PartialEq, Message)]
+pub struct OptionalProto {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(int32, tag = "2")]
+    pub elem_type: i32,
+    #[prost(message, optional, tag = "3")]
+    pub tensor_value: Option<TensorProto>,
+    #[prost(message, optional, tag = "5")]
+    pub sequence_value: Option<SequenceProto>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct Segment {
     #[prost(int64, tag = "1")]
@@ -162,11 +188,22 @@ pub struct ValueInfoProto {
     pub r#type: Option<TypeProto>,
 }
 
-/// Only tensors are read; any other kind leaves `tensor_type` empty.
+/// One of these is there; none for maps and sparse tensors.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
+    #[prost(message, optional, tag = "4")]
+    pub sequence_type: Option<ElementTypeProto>,
+    #[prost(message, optional, tag = "9")]
+    pub optional_type: Option<ElementTypeProto>,
+}
+
+/// What a sequence, or an optional value, consists of.
+#[derive(Clone, PartialEq, Message)]
+pub struct ElementTypeProto {
+    #[prost(message, optional, boxed, tag = "1")]
+    pub elem_type: Option<Box<TypeProto>>,
 }
 
 #[derive(Clone, PartialEq, Message)]

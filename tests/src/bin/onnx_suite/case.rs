@@ -5,11 +5,11 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 use prost::Message;
 use wgfuse::{
-    DType, Device, Error, Model, Options, Session, Shape, Target, Tensor,
+    DType, Datum, Device, Error, Model, Options, Session, Shape, Target, Tensor,
     compiler::{
         graph::eval::eval,
         import::onnx::{
-            proto::{TensorProto, ValueInfoProto},
+            proto::{OptionalProto, SequenceProto, TensorProto, ValueInfoProto},
             tensor,
         },
         lower, schedule,
@@ -47,23 +47,53 @@ fn case(folder: &Path, device: &Device, options: &Options, stages: bool) -> Resu
     for set in &sets {
         let given = inputs(&case, set)?;
         let wanted = values(&case.outputs, set, "output")?;
-        let given: Vec<(&str, Tensor)> = given.iter().map(|(name, it)| (name.as_str(), it.clone())).collect();
-        let made = session.run(&given)?;
-        let pairs = wanted.iter().map(|(name, wanted)| (name.as_str(), made.get(name), wanted));
-        compared(&case, pairs)?;
-        if stages {
+        let given: Vec<(&str, Datum)> = given.iter().map(|(name, it)| (name.as_str(), it.clone())).collect();
+        let made = session.run_values(&given)?;
+        for (name, wanted) in &wanted {
+            let at = format!("output '{name}'");
+            let made = made.get(name).ok_or_else(|| Outcome::wrong(format!("{at} is missing"), ""))?;
+            compared_values(&case, &at, made, wanted)?;
+        }
+        let given: Option<Vec<(&str, Tensor)>> =
+            given.into_iter().map(|(name, it)| Some((name, tensor_of(it)?))).collect();
+        let wanted: Option<Vec<(String, Tensor)>> =
+            wanted.into_iter().map(|(name, it)| Some((name, tensor_of(it)?))).collect();
+        if let (true, Some(given), Some(wanted)) = (stages, given, wanted) {
             compare_stages(&case, &model, &given, &wanted)?;
         }
     }
     Ok(())
 }
 
+fn tensor_of(value: Datum) -> Option<Tensor> {
+    match value {
+        Datum::Tensor(it) => Some(it),
+        Datum::Sequence(_) | Datum::Optional(_) => None,
+    }
+}
+
+fn compared_values(case: &Case, at: &str, made: &Datum, wanted: &Datum) -> Result<(), Outcome> {
+    match (made, wanted) {
+        (Datum::Tensor(made), Datum::Tensor(wanted)) => {
+            compared(case, [(at, Some(made), wanted)].into_iter())
+        }
+        (Datum::Sequence(made), Datum::Sequence(wanted)) if made.len() == wanted.len() => {
+            let mut pairs = made.iter().zip(wanted).enumerate();
+            pairs.try_for_each(|(place, (a, b))| compared_values(case, &format!("{at}[{place}]"), a, b))
+        }
+        (Datum::Optional(None), Datum::Optional(None)) => Ok(()),
+        (Datum::Optional(Some(made)), Datum::Optional(Some(wanted))) => {
+            compared_values(case, at, made, wanted)
+        }
+        (_, _) => Err(Outcome::wrong(format!("{at} is of another form, or as long as another"), "")),
+    }
+}
+
 fn compared<'a>(
     case: &Case,
     outputs: impl Iterator<Item = (&'a str, Option<&'a Tensor>, &'a Tensor)>,
 ) -> Result<(), Outcome> {
-    for (name, made, wanted) in outputs {
-        let at = format!("output '{name}'");
+    for (at, made, wanted) in outputs {
         let made = made.ok_or_else(|| Outcome::wrong(format!("{at} is missing"), ""))?;
         if made.ty() != wanted.ty() {
             return Err(Outcome::wrong(format!("{at} is {}, not {}", made.ty(), wanted.ty()), ""));
@@ -96,14 +126,14 @@ fn difference(a: &Tensor, b: &Tensor, (rtol, atol): (f64, f64)) -> Option<String
 }
 
 /// What to give the session: the data's inputs but for those that the file itself gives values.
-fn inputs(case: &Case, set: &Path) -> Result<Vec<(String, Tensor)>, Outcome> {
+fn inputs(case: &Case, set: &Path) -> Result<Vec<(String, Datum)>, Outcome> {
     let mut all = values(&case.inputs, set, "input")?;
     all.retain(|it| !case.initialised.contains(&it.0));
     Ok(all)
 }
 
 /// The values of `infos`, as many as there are files of them.
-fn values(infos: &[ValueInfoProto], set: &Path, kind: &str) -> Result<Vec<(String, Tensor)>, Outcome> {
+fn values(infos: &[ValueInfoProto], set: &Path, kind: &str) -> Result<Vec<(String, Datum)>, Outcome> {
     let path = |at: usize| set.join(format!("{kind}_{at}.pb"));
     (infos.iter().enumerate())
         .take_while(|(at, _)| path(*at).is_file())
@@ -112,14 +142,37 @@ fn values(infos: &[ValueInfoProto], set: &Path, kind: &str) -> Result<Vec<(Strin
 }
 
 /// A file's message is of the kind that the model's type names.
-fn value(info: &ValueInfoProto, path: &Path, at: &str) -> Result<Tensor, Outcome> {
-    if info.r#type.as_ref().is_none_or(|it| it.tensor_type.is_none()) {
-        return Err(Outcome::unsupported("has a value that is not a tensor"));
+fn value(info: &ValueInfoProto, path: &Path, at: &str) -> Result<Datum, Outcome> {
+    let bytes = Bytes::from(fs::read(path).map_err(|it| Outcome::error(format!("{at}: {it}")))?);
+    let unread = |it: prost::DecodeError| Outcome::error(format!("{at}: {it}"));
+    match &info.r#type {
+        Some(it) if it.tensor_type.is_some() => {
+            tensor_value(&TensorProto::decode(bytes).map_err(unread)?, at)
+        }
+        Some(it) if it.sequence_type.is_some() => {
+            sequence_value(&SequenceProto::decode(bytes).map_err(unread)?, at)
+        }
+        Some(it) if it.optional_type.is_some() => {
+            let proto = OptionalProto::decode(bytes).map_err(unread)?;
+            let one = match (&proto.tensor_value, &proto.sequence_value) {
+                (Some(it), _) => Some(tensor_value(it, at)?),
+                (None, Some(it)) => Some(sequence_value(it, at)?),
+                (None, None) => None,
+            };
+            Ok(Datum::Optional(one.map(Box::new)))
+        }
+        _ => Err(Outcome::unsupported("has a value that is neither tensor, sequence nor optional")),
     }
-    let bytes = fs::read(path).map_err(|it| Outcome::error(format!("{at}: {it}")))?;
-    let proto = TensorProto::decode(Bytes::from(bytes));
-    let proto = proto.map_err(|it| Outcome::error(format!("{at}: {it}")))?;
-    tensor::tensor(&proto, at, &|_| None).map_err(|it| Error::from(it).into())
+}
+
+fn tensor_value(proto: &TensorProto, at: &str) -> Result<Datum, Outcome> {
+    tensor::tensor(proto, at, &|_| None).map(Datum::Tensor).map_err(|it| Error::from(it).into())
+}
+
+fn sequence_value(proto: &SequenceProto, at: &str) -> Result<Datum, Outcome> {
+    let tensors = proto.tensor_values.iter().map(|it| tensor_value(it, at));
+    let sequences = proto.sequence_values.iter().map(|it| sequence_value(it, at));
+    Ok(Datum::Sequence(tensors.chain(sequences).collect::<Result<_, _>>()?))
 }
 
 /// The graph, and its schedule for the least of targets, mean the same; their texts say all that they are.
