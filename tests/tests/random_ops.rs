@@ -338,7 +338,7 @@ fn ints(name: &str, ints: &[i64]) -> AttributeProto {
 fn info(name: &str, dims: &[i64]) -> ValueInfoProto {
     let dim = dims.iter().map(|&it| DimensionProto { dim_value: Some(it), ..Default::default() }).collect();
     let tensor_type = Some(TensorTypeProto { elem_type: 1, shape: Some(TensorShapeProto { dim }) });
-    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type }) }
+    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type, ..Default::default() }) }
 }
 
 /// x f32[40, 50] to the outputs, opset 22.
