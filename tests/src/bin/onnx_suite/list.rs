@@ -39,6 +39,10 @@ impl List {
             .with_context(|| path.display().to_string())
     }
 
+    pub fn status(&self, case: &str) -> Option<Status> {
+        self.0.get(case).map(|it| it.0)
+    }
+
     /// Takes these outcomes; where they are of `all` cases, nothing else stays.
     pub fn update(&mut self, outcomes: &BTreeMap<String, Outcome>, all: bool) {
         if all {

@@ -4,6 +4,7 @@
 //! Cases run in processes of their own, so that one that aborts, hangs or eats the memory is one case's fault and no more.
 
 mod case;
+mod docs;
 mod folder;
 mod list;
 mod outcome;
@@ -43,6 +44,9 @@ pub struct Args {
     /// Write the list of what cases end as; with --filter, the lines of these cases
     #[arg(long)]
     write: bool,
+    /// Run nothing: write docs/operators.md from the lists
+    #[arg(long)]
+    docs: bool,
     /// Show what the processes of the cases print
     #[arg(short, long)]
     verbose: bool,
@@ -114,6 +118,13 @@ fn suite(args: &Args) -> Result<bool> {
     let mut cases = folder::cases(&args.folder)?;
     cases.retain(|it| args.filter.as_ref().is_none_or(|text| it.contains(text)));
     ensure!(!cases.is_empty(), "no case is called that");
+    let lists = args.lists.clone().unwrap_or_else(|| wgfuse_tests::folder::tests().join("onnx"));
+    if args.docs {
+        let path = wgfuse_tests::folder::tests().join("../docs/operators.md");
+        fs::write(&path, docs::page(&args.folder, &cases, &lists)?)
+            .with_context(|| path.display().to_string())?;
+        return Ok(true);
+    }
     let start = Instant::now();
     let outcomes = pool::run(args, cases)?;
 
@@ -137,8 +148,7 @@ fn suite(args: &Args) -> Result<bool> {
         fs::write(path, all).with_context(|| path.display().to_string())?;
     }
 
-    let folder = args.lists.clone().unwrap_or_else(|| wgfuse_tests::folder::tests().join("onnx"));
-    let path = folder.join(format!("{}.txt", args.name()));
+    let path = lists.join(format!("{}.txt", args.name()));
     let mut list = List::read(&path)?;
     if args.write {
         list.update(&outcomes, args.filter.is_none());
