@@ -88,7 +88,7 @@ impl<'a> Case<'a> {
             let dim = |&size: &usize| DimensionProto { dim_value: Some(size as i64), ..Default::default() };
             let shape = it.map(|it| TensorShapeProto { dim: it.shape().iter().map(dim).collect() });
             let tensor_type = Some(TensorTypeProto { elem_type: it.map_or(1, code), shape });
-            ValueInfoProto { name, r#type: Some(TypeProto { tensor_type }) }
+            ValueInfoProto { name, r#type: Some(TypeProto { tensor_type, ..Default::default() }) }
         };
         let imports = [("", if self.domain.is_empty() { self.opset } else { 20 }), (self.domain, self.opset)];
         let graph = GraphProto {
