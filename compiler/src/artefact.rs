@@ -191,7 +191,7 @@ fn settled(plan: &Plan, values: &[Tensor], blobs: &mut Blobs) -> Result<(Plan, V
         let what = format!("{} values for {} constants", values.len(), plan.constants.len());
         return Err(Error::malformed("an artefact", what));
     }
-    let mut leaves: Vec<Leaf> = Vec::new();
+    let (mut leaves, mut tensors): (Vec<Leaf>, Vec<Tensor>) = (Vec::new(), Vec::new());
     // Constants that are one here are one after reading: they are told apart by what they are, not by where they lie.
     let mut places: HashMap<(u64, Type), usize> = HashMap::new();
     let mut numbers = Vec::new();
@@ -205,14 +205,10 @@ fn settled(plan: &Plan, values: &[Tensor], blobs: &mut Blobs) -> Result<(Plan, V
         if place == leaves.len() {
             let origin = plan.constant_graph.node(constant.value).origin.clone();
             leaves.push(Leaf { origin, ty: value.ty().clone(), at });
+            tensors.push(value.clone());
         }
         numbers.push(place);
     }
-    let tensors: Vec<Tensor> = {
-        let mut first: Vec<Option<&Tensor>> = vec![None; leaves.len()];
-        numbers.iter().zip(values).for_each(|(&at, value)| first[at] = first[at].or(Some(value)));
-        first.into_iter().flatten().cloned().collect()
-    };
     let (graph, keys) = constant_graph(&leaves, tensors)?;
     let constants = (plan.constants.iter().zip(&numbers))
         .map(|(it, &at)| Constant { key: keys[at].0, value: keys[at].1, port: it.port.clone() })

@@ -106,7 +106,7 @@ fn copy(kernel: &Kernel, number: usize, tensors: &mut SlotMap<TensorId, TensorIn
         })
         .collect();
     let moved = |it: TensorId| own.iter().find(|own| own.0 == it).map_or(it, |own| own.1);
-    let body = kernel.body.redirected(&moved);
+    let body = kernel.body.redirected(moved);
     let stores = kernel.stores.iter().map(|it| Store { tensor: moved(it.tensor), ..it.clone() }).collect();
     let tensors = kernel.tensors.iter().map(|it| moved(*it)).collect();
     Kernel { name: format!("{}_{number}", kernel.name), body, stores, tensors, ..kernel.clone() }
