@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use slotmap::SecondaryMap;
+use smallvec::SmallVec;
 
 use super::{
     cost,
@@ -41,6 +42,7 @@ pub fn fuse(loops: &Loops, target: &Target, options: &Options) -> Fused {
         group_of: SecondaryMap::new(),
         pure: SecondaryMap::new(),
         expanded: Vec::new(),
+        tensors: Vec::new(),
         users: users(loops),
         refusals: Vec::new(),
     };
@@ -57,6 +59,11 @@ pub fn fuse(loops: &Loops, target: &Target, options: &Options) -> Fused {
     Fused { groups, expanded: fusion.expanded, refusals: fusion.refusals }
 }
 
+fn distinct(expanded: &Expanded) -> SmallVec<[TensorId; 4]> {
+    let all: BTreeSet<TensorId> = loads(&expanded.body, &expanded.roots).into_iter().map(|it| it.0).collect();
+    all.into_iter().collect()
+}
+
 pub(super) struct Fusion<'a> {
     pub(super) loops: &'a Loops,
     pub(super) target: &'a Target,
@@ -65,6 +72,8 @@ pub(super) struct Fusion<'a> {
     pub(super) group_of: SecondaryMap<TensorId, usize>,
     pub(super) pure: SecondaryMap<TensorId, Pure>,
     pub(super) expanded: Vec<Expanded>,
+    /// What each of `expanded` reads, each tensor once: asked for far more often than bodies change.
+    tensors: Vec<SmallVec<[TensorId; 4]>>,
     /// Nests that read each tensor, before any fusion.
     pub(super) users: SecondaryMap<TensorId, Vec<usize>>,
     pub(super) refusals: Vec<Refusal>,
@@ -75,6 +84,7 @@ impl Fusion<'_> {
     fn add(&mut self, nest: usize, fuse: bool) {
         let it = &self.loops.nests[nest];
         let expanded = expand(self.loops, it, &self.pure);
+        self.tensors.push(distinct(&expanded));
         self.expanded.push(expanded);
         if fuse {
             if self.is_pure(nest) {
@@ -96,6 +106,12 @@ impl Fusion<'_> {
         }
         self.group_of.insert(it.tensor, self.groups.len());
         self.groups.push(Some(Group::new(self.loops, nest)));
+    }
+
+    /// Gives a nest another body.
+    pub(super) fn replace(&mut self, nest: usize, expanded: Expanded) {
+        self.tensors[nest] = distinct(&expanded);
+        self.expanded[nest] = expanded;
     }
 
     pub(super) fn refuse(&mut self, producer: usize, consumer: usize, why: Why) {
@@ -180,7 +196,7 @@ impl Fusion<'_> {
 
     /// Groups that `nest` might join, the most promising first.
     fn candidates(&self, nest: usize) -> Vec<usize> {
-        let read: BTreeSet<TensorId> = self.loads(nest).into_iter().map(|(tensor, _)| tensor).collect();
+        let read: BTreeSet<TensorId> = self.tensors[nest].iter().copied().collect();
         let mut found: BTreeSet<usize> =
             read.iter().filter_map(|&it| self.group_of.get(it).copied()).collect();
         let it = &self.loops.nests[nest];
@@ -322,7 +338,9 @@ impl Fusion<'_> {
                 return true;
             }
             if seen.insert(it) {
-                open.extend(self.reads(it).iter().filter_map(|tensor| self.group_of.get(*tensor)));
+                // A group's own tensors lead to itself, which has been seen.
+                let all = self.group(it).members.iter().flat_map(|it| &self.tensors[it.nest]);
+                open.extend(all.filter_map(|tensor| self.group_of.get(*tensor)));
             }
         }
         false
@@ -331,8 +349,20 @@ impl Fusion<'_> {
     /// What the group reads of other groups, of inputs and of constants.
     pub(super) fn reads(&self, group: usize) -> BTreeSet<TensorId> {
         let host = self.group(group);
-        let all = host.members.iter().flat_map(|it| self.loads(it.nest));
-        all.map(|(tensor, _)| tensor).filter(|&it| host.member(it).is_none()).collect()
+        let all = host.members.iter().flat_map(|it| &self.tensors[it.nest]);
+        all.copied().filter(|&it| host.member(it).is_none()).collect()
+    }
+
+    /// Groups other than `group` that read what it makes.
+    pub(super) fn readers(&self, group: usize) -> Vec<usize> {
+        let host = self.group(group);
+        let reads = |it: &Group| {
+            let mut all = it.members.iter().flat_map(|it| &self.tensors[it.nest]);
+            all.any(|&tensor| host.member(tensor).is_some())
+        };
+        (0..self.groups.len())
+            .filter(|&it| it != group && self.groups[it].as_ref().is_some_and(reads))
+            .collect()
     }
 
     /// Whether a kernel of `nests` would bind no more buffers than the target allows.
@@ -340,8 +370,7 @@ impl Fusion<'_> {
         let made: Vec<TensorId> = nests.iter().map(|&it| self.loops.nests[it].tensor).collect();
         let mut bound: BTreeSet<TensorId> = nests
             .iter()
-            .flat_map(|&it| self.loads(it))
-            .map(|(tensor, _)| tensor)
+            .flat_map(|&it| self.tensors[it].iter().copied())
             .filter(|it| !made.contains(it))
             .collect();
         bound.extend(made.iter().filter(|&&it| self.escapes(it, nests)));

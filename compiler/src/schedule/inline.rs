@@ -18,11 +18,7 @@ impl Fusion<'_> {
             if !host.is_map() || host.members.iter().any(|it| self.loops.outputs.contains(&it.tensor)) {
                 continue;
             }
-            let readers: Vec<usize> = (0..self.groups.len())
-                .filter(|&it| it != group && self.groups[it].is_some())
-                .filter(|&it| self.reads(it).iter().any(|tensor| host.member(*tensor).is_some()))
-                .collect();
-            let [reader] = readers[..] else { continue };
+            let [reader] = self.readers(group)[..] else { continue };
             match self.can_inline(group, reader) {
                 Ok(()) => self.inline(group, reader),
                 Err(why) => {
@@ -114,7 +110,7 @@ impl Fusion<'_> {
         }
         let readers: Vec<usize> = self.group(reader).members.iter().map(|it| it.nest).collect();
         for nest in readers {
-            self.expanded[nest] = expand_again(self.loops, &self.expanded[nest], &self.pure);
+            self.replace(nest, expand_again(self.loops, &self.expanded[nest], &self.pure));
         }
         // The reader's kernel computes these nodes too.
         let into = self.groups[reader].as_mut().expect("the group stands");

@@ -36,10 +36,7 @@ impl Fusion<'_> {
             {
                 continue;
             }
-            let readers: Vec<usize> = (0..self.groups.len())
-                .filter(|&it| it != rows && self.groups[it].is_some())
-                .filter(|&it| self.reads(it).iter().any(|tensor| host.member(*tensor).is_some()))
-                .collect();
+            let readers = self.readers(rows);
             let products = |it: &usize| matches!(self.group(*it).form, Form::Contract { .. });
             if readers.is_empty() || !readers.iter().all(products) {
                 continue;
@@ -52,7 +49,7 @@ impl Fusion<'_> {
                 for (&(_, nest), scaled) in products.iter().zip(all.into_iter().flatten()) {
                     let Scaled { body, operands, sums, scale } = scaled;
                     let roots = operands.into_iter().chain(sums).chain([scale]).collect();
-                    self.expanded[nest] = Expanded { body, roots, scaled: true };
+                    self.replace(nest, Expanded { body, roots, scaled: true });
                 }
                 for &reader in &readers {
                     let inlined: Vec<usize> = self.group(rows).nests();
