@@ -28,7 +28,7 @@ const UNROLLED: usize = 2048;
 type Made = Result<Vec<Slot>, Error>;
 
 impl Convert<'_> {
-    /// `None` for a node that is no control flow.
+    /// `None` for a node that is no control flow and has no subgraphs.
     pub fn control(
         &mut self,
         node: &NodeProto,
@@ -38,6 +38,7 @@ impl Convert<'_> {
         scope: &Scope,
     ) -> Result<Option<Vec<Slot>>, Error> {
         match &*node.op_type {
+            "FlexAttention" => self.flex_attention(node, n, slots, path, scope).map(Some),
             "If" => self.branch(node, n, slots, path, scope).map(Some),
             "Loop" => self.repeat(node, n, slots, path, scope).map(Some),
             "Scan" => self.scan(node, n, slots, path, scope).map(Some),

@@ -375,7 +375,7 @@ impl<'a> Convert<'a> {
             asked: Cell::new(0),
             unknown: Cell::new(None),
         };
-        if domain.is_empty()
+        if matches!(domain, "" | "ai.onnx.preview")
             && let Some(made) = self.control(node, &n, &slots, &path, scope)?
         {
             return Ok(made);

@@ -9,6 +9,7 @@ mod contract;
 mod control;
 mod convert;
 mod determinant;
+mod flex;
 mod grid;
 mod chosen;
 mod layout;

@@ -1,7 +1,8 @@
 //! Fourier transforms, and the windows and filters that go with them.
 //!
 //! A transform of a length with small factors is a matrix product for each factor, so that n elements cost n times the sum of
-//! the factors; a length that is a prime is one product with a matrix of its square.
+//! the factors; a length that is a prime is one product with a matrix of its square. Short complex
+//! signals are written out.
 
 use std::f64::consts::TAU;
 
@@ -20,6 +21,8 @@ type Made = Result<Value, Error>;
 
 /// Lengths up to here are not split, and factors up to here are preferred.
 const DIRECT: usize = 64;
+/// Complex signals up to here, with no prime factors but 2, 3 and 5, are written out.
+const SHORT: usize = 16;
 /// The longest that is one matrix.
 const MAX_MATRIX: usize = 2048;
 /// The longest window or filter.
@@ -165,6 +168,9 @@ fn mirrored(e: &mut Emit, x: Complex, length: usize) -> Result<Complex, Error> {
 fn fourier(e: &mut Emit, n: &Node, x: Complex, sign: f64) -> Result<Complex, Error> {
     let shape = e.shape(x.re);
     let (rows, length) = (shape[0], shape[1]);
+    if x.im.is_some() && length <= SHORT && length > 1 && smooth(length) {
+        return short(e, n, x, sign);
+    }
     let factor = if length <= DIRECT { length } else { factor(length) };
     if factor > MAX_MATRIX {
         return Err(n.unsupported(format!("a length of {length} with a prime factor of {factor}")));
@@ -193,6 +199,87 @@ fn fourier(e: &mut Emit, n: &Node, x: Complex, sign: f64) -> Result<Complex, Err
         let it = e.permute(it, &[0, 2, 1])?;
         e.reshape(it, [rows, length])
     })
+}
+
+fn smooth(length: usize) -> bool {
+    let rest = [2, 3, 5].into_iter().fold(length, |rest, prime| {
+        let mut rest = rest;
+        while rest.is_multiple_of(prime) {
+            rest /= prime;
+        }
+        rest
+    });
+    rest == 1
+}
+
+/// As `fourier` of a complex signal, in the steps of the usual fast transform: sums and differences, whose rounding is theirs too.
+fn short(e: &mut Emit, n: &Node, x: Complex, sign: f64) -> Result<Complex, Error> {
+    let shape = e.shape(x.re);
+    let (rows, length) = (shape[0], shape[1]);
+    let Some(factor) = [2, 3, 5].into_iter().find(|it| length.is_multiple_of(*it)) else { return Ok(x) };
+    let rest = length / factor;
+    let x = x.each(|it| e.reshape(it, [rows, factor, rest]))?;
+    let columns = (0..factor).map(|at| x.each(|it| e.slice(it, 1, at, 1, 1)));
+    let columns = columns.collect::<Result<Vec<_>, Error>>()?;
+    let made = butterfly(e, &columns, sign)?;
+    let im = made.iter().map(|it| it.im).collect::<Option<Vec<_>>>();
+    let re: Vec<Value> = made.iter().map(|it| it.re).collect();
+    let mut x = Complex { re: e.concat(1, &re)?, im: im.map(|it| e.concat(1, &it)).transpose()? };
+    if rest > 1 {
+        let (cos, sin) = roots(e, n, x, [factor, rest], length, sign)?;
+        x = turned(e, x, cos, sin)?;
+    }
+    let x = x.each(|it| e.reshape(it, [rows * factor, rest]))?;
+    let x = short(e, n, x, sign)?;
+    x.each(|it| {
+        let it = e.reshape(it, [rows, factor, rest])?;
+        let it = e.permute(it, &[0, 2, 1])?;
+        e.reshape(it, [rows, length])
+    })
+}
+
+/// A transform of as many elements as a prime: what cosines multiply comes in sums, what sines multiply in differences.
+fn butterfly(e: &mut Emit, x: &[Complex], sign: f64) -> Result<Vec<Complex>, Error> {
+    let (p, half) = (x.len(), x.len() / 2);
+    let both = |e: &mut Emit, op: BinaryOp, a: Complex, b: Complex| -> Result<Complex, Error> {
+        let im = a.im.zip(b.im).map(|(a, b)| e.binary(op, a, b)).transpose()?;
+        Ok(Complex { re: e.binary(op, a.re, b.re)?, im })
+    };
+    if p == 2 {
+        return Ok(vec![both(e, BinaryOp::Add, x[0], x[1])?, both(e, BinaryOp::Sub, x[0], x[1])?]);
+    }
+    let (mut sums, mut differences) = (vec![], vec![]);
+    for j in 1..=half {
+        sums.push(both(e, BinaryOp::Add, x[j], x[p - j])?);
+        differences.push(both(e, BinaryOp::Sub, x[j], x[p - j])?);
+    }
+    let first = sums.iter().try_fold(x[0], |sum, it| both(e, BinaryOp::Add, sum, *it))?;
+    let mut made = vec![first; p];
+    for k in 1..=half {
+        let (mut even, mut re, mut im) = (x[0], None, None);
+        for j in 1..=half {
+            let angle = TAU * (j * k % p) as f64 / p as f64;
+            let (cos, sin) = (libm::cos(angle), sign * libm::sin(angle));
+            let term = sums[j - 1].each(|it| e.with(BinaryOp::Mul, it, cos))?;
+            even = both(e, BinaryOp::Add, even, term)?;
+            let own = differences[j - 1];
+            let term = e.with(BinaryOp::Mul, own.re, sin)?;
+            im = super::grid::joined(e, BinaryOp::Add, im, Some(term))?;
+            if let Some(own) = own.im {
+                let term = e.with(BinaryOp::Mul, own, -sin)?;
+                re = super::grid::joined(e, BinaryOp::Add, re, Some(term))?;
+            }
+        }
+        for (at, op) in [(k, BinaryOp::Add), (p - k, BinaryOp::Sub)] {
+            let part = |e: &mut Emit, even: Option<Value>, odd: Option<Value>| match (even, odd) {
+                (Some(even), Some(odd)) => e.binary(op, even, odd).map(Some),
+                (even, odd) => Ok(even.or(odd)),
+            };
+            let own = part(e, Some(even.re), re)?;
+            made[at] = Complex { re: own.unwrap_or(even.re), im: part(e, even.im, im)? };
+        }
+    }
+    Ok(made)
 }
 
 /// The largest divisor up to `DIRECT`, else the smallest prime one.
