@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wgfuse::{
-    DisabledReason, Session,
-    compiler::options::Options,
+    DisabledReason, Model, Session,
+    compiler::{import::Begin, options::Options},
     report::{self, Report},
 };
 
@@ -50,7 +50,17 @@ pub fn inspect(args: Args) -> Result<()> {
         return compile::list(artefact);
     }
     let device = open::device(args.device)?;
-    let found = shapes::shapes(&model.inputs, &args.shapes)?;
+    let mut found = shapes::shapes(&model.inputs, &args.shapes)?;
+    let mut stops = Vec::new();
+    let mut model = model;
+    if let Begin::Stretch(stretch) = model.begin(&found.shapes)? {
+        for (node, stop, read) in stretch.stops() {
+            stops.push((node.to_string(), stop.to_string(), read));
+        }
+        found.shapes = stretch.graph.inputs().iter().map(|it| it.ty.shape.clone()).collect();
+        model = Model::from_graph(stretch.graph);
+    }
+    let model = model;
     let compiling = progress("compiling");
     // What a session would get the plan from, and how far it would step down.
     let session = Session::new(&model, &device)?;
@@ -71,6 +81,9 @@ pub fn inspect(args: Args) -> Result<()> {
         value["device_reason"] = json!(device.disabled_reason().map(|it| it.to_string()));
         value["plans"] = tally::json(&plans);
         value["steps_down"] = steps_down.iter().map(|it| json!(it.reason.to_string())).collect();
+        value["stops"] = (stops.iter())
+            .map(|(node, why, bytes)| json!({ "node": node, "why": why, "bytes": bytes }))
+            .collect();
         value["assumed"] = json!(found.assumed);
         print::json(&value);
         return Ok(());
@@ -87,6 +100,25 @@ pub fn inspect(args: Args) -> Result<()> {
     steps_down.iter().filter(|it| !of_node(&it.reason)).for_each(|it| say!("        {}", it.reason));
     if !found.assumed.is_empty() {
         say!("sizes   assumed: {} (set others with --shape name=1x128)", found.assumed.join(", "));
+    }
+    if !stops.is_empty() {
+        say!(
+            "\nThis is the first stretch of the model: how it goes on follows from values, which are looked at then."
+        );
+        let mut table = Table::new(&[
+            ("it ends at", Align::Left),
+            ("because", Align::Left),
+            ("read there", Align::Right),
+        ])
+        .give(1);
+        for (node, why, bytes) in stops {
+            table.row(vec![node, why, print::bytes(bytes)]);
+        }
+        table.print();
+        if report.outputs.is_empty() {
+            say!("\nNothing is computed before that.");
+            return Ok(());
+        }
     }
     print_report(&report, args.kernels);
     Ok(())

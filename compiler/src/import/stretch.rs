@@ -96,7 +96,31 @@ impl Stretch {
 
     /// The error for who needs the whole model in one.
     pub fn stopped(&self) -> Error {
-        self.stopped.clone().unwrap_or_else(|| bug!("nothing has stopped it"))
+        match self.stopped.clone() {
+            Some(Error::Unsupported { op, node, what }) => {
+                let what =
+                    format!("{what}; such a model is run stretch by stretch, and has no graph as a whole");
+                Error::Unsupported { op, node, what }
+            }
+            Some(other) => other,
+            None => bug!("nothing has stopped it"),
+        }
+    }
+
+    /// What ends it: a node's name, why, and how many bytes the host reads for that.
+    pub fn stops(&self) -> impl Iterator<Item = (&str, Stop, u64)> {
+        let asks = self.asks.iter().map(|it| {
+            let stop = if it.control { Stop::Control } else { Stop::Sizes };
+            (&*it.node, stop, it.bytes)
+        });
+        let calls = self.calls.iter().map(|it| {
+            let stop = match it.work {
+                Work::Host(_) => Stop::Host,
+                Work::Loop { .. } => Stop::Turns,
+            };
+            (&*it.node, stop, it.bytes)
+        });
+        asks.chain(calls)
     }
 
     /// The next one, once more is known than `self.after`; or another in its place, once more is known than `self.before`.
@@ -135,6 +159,30 @@ pub struct Stretch {
     pub stopped: Option<Error>,
 }
 
+/// Why a stretch ends at a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Sizes follow from values.
+    Sizes,
+    /// A branch follows from a value.
+    Control,
+    /// The host computes it.
+    Host,
+    /// It is a loop, whose body runs as a model of its own.
+    Turns,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stop::Sizes => "sizes follow from values that it reads",
+            Stop::Control => "a value that it reads says which branch is taken",
+            Stop::Host => "the processor does it, since the shape of its result follows from values",
+            Stop::Turns => "its body runs as a model of its own, turn by turn",
+        })
+    }
+}
+
 /// The values of a tensor have to be known.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -143,6 +191,7 @@ pub struct Ask {
     pub node: Arc<str>,
     /// Whether a branch, or the end of a loop, depends on it; else sizes do.
     pub control: bool,
+    pub bytes: u64,
 }
 
 /// Something that only the host does.
@@ -156,6 +205,8 @@ pub struct Call {
     /// The keys that the results are bound to; those of what a result consists of are `part_key`'s.
     pub results: Vec<Key>,
     pub work: Work,
+    /// Of operands that the program itself does not give.
+    pub bytes: u64,
 }
 
 #[derive(Clone)]

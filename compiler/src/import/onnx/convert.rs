@@ -452,7 +452,8 @@ impl<'a> Convert<'a> {
             self.carry(slot);
             let key = self.tensor_key(&slot.key, value);
             if !self.breaks.asks.iter().any(|it| it.key == key) {
-                self.breaks.asks.push(Ask { key, node: n.name.into(), control });
+                let bytes = self.bytes(slot);
+                self.breaks.asks.push(Ask { key, node: n.name.into(), control, bytes });
             }
         }
         self.breaks.first.get_or_insert(error);
@@ -520,9 +521,21 @@ impl<'a> Convert<'a> {
             operands,
             results: node.output.iter().map(|it| scope.key(it)).collect(),
             work,
+            bytes: slots.iter().map(|it| self.bytes(it)).sum(),
         });
         self.breaks.first.get_or_insert(error);
         Ok(named(node, scope, node.output.iter().map(|_| What::Pending)))
+    }
+
+    /// How large a value is that is not known now.
+    fn bytes(&self, slot: &Slot) -> u64 {
+        match &slot.what {
+            What::Tensor(value) if self.emit.literal(*value).is_some() => 0,
+            What::Tensor(value) => self.emit.graph.ty(*value).bytes() as u64,
+            What::Sequence(all) => all.iter().map(|it| self.bytes(it)).sum(),
+            What::Optional(one) => one.iter().map(|it| self.bytes(it)).sum(),
+            What::Absent | What::Pending | What::Gone => 0,
+        }
     }
 
     /// The value of an operand if it is known now.
