@@ -338,3 +338,53 @@ fn settings_that_say_nothing_are_told() {
     assert!(told("WGFUSE_TUNE", "maybe").contains("WGFUSE_TUNE: 'maybe' is not off, known or on"));
     assert!(told("RUST_LOG", "wgfuse=loud").contains("RUST_LOG is 'wgfuse=loud'"));
 }
+
+/// y = x[i] for each i of which x is not 0, as an ONNX file.
+fn chosen() -> Vec<u8> {
+    use prost::Message;
+    use wgfuse::compiler::import::onnx::proto::{
+        DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
+        TensorTypeProto, TypeProto, ValueInfoProto,
+    };
+    let value = |name: &str| {
+        let dim = DimensionProto { dim_value: None, dim_param: Some(format!("{name} size")) };
+        let tensor = TensorTypeProto { elem_type: 1, shape: Some(TensorShapeProto { dim: vec![dim] }) };
+        let ty = TypeProto { tensor_type: Some(tensor), ..Default::default() };
+        ValueInfoProto { name: name.into(), r#type: Some(ty) }
+    };
+    let node = |op: &str, input: &[&str], output: &str| NodeProto {
+        op_type: op.into(),
+        name: op.to_lowercase(),
+        input: input.iter().map(|it| it.to_string()).collect(),
+        output: vec![output.into()],
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        input: vec![value("x")],
+        output: vec![value("y")],
+        node: vec![
+            node("Exp", &["x"], "e"),
+            node("Floor", &["e"], "f"),
+            node("NonZero", &["f"], "i"),
+            node("Squeeze", &["i"], "j"),
+            node("Gather", &["e", "j"], "y"),
+        ],
+        ..Default::default()
+    };
+    let opset = OperatorSetIdProto { domain: String::new(), version: 18 };
+    let file = ModelProto { ir_version: 9, opset_import: vec![opset], graph: Some(graph), functions: vec![] };
+    file.encode_to_vec()
+}
+
+#[test]
+fn inspect_shows_where_values_decide_how_a_model_goes_on() {
+    let file = folder("stretches").join("chosen.onnx").display().to_string();
+    fs::write(&file, chosen()).expect("a file");
+    let (text, _) = expect(&wgfuse(&["inspect", &file, "--device", "cpu", "--shape", "x=6"]), 0);
+    assert!(text.contains("first stretch") && text.contains("nonzero") && text.contains("24 B"), "{text}");
+    let report = json(&["inspect", &file, "--device", "cpu", "--shape", "x=6", "--json"]);
+    assert_eq!((&report["stops"][0]["node"], &report["stops"][0]["bytes"]), (&"nonzero".into(), &24.into()));
+    // What needs the model as a whole says why there is none.
+    let (_, error) = expect(&wgfuse(&["compile", &file, "-o", &format!("{file}.wgf"), "--shape", "x=6"]), 1);
+    assert!(error.contains("nonzero") && error.contains("stretch by stretch"), "{error}");
+}
