@@ -30,10 +30,6 @@ import onnx
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-# Cases whose expected values are rounding errors where the exact ones are 0: they are up to 1.5e-6 from an inverse transform of
-# the same numbers in f64, and so further than the runner's tolerance allows anyone to be from them.
-INEXACT = {"test_dft_inverse": 2e-6, "test_dft_inverse_opset19": 2e-6}
-
 KINDS = ["node", "simple", "pytorch-converted", "pytorch-operator"]
 
 
@@ -71,7 +67,7 @@ def case(folder, it):
             ]:
                 for at, (value, info) in enumerate(zip(values, infos, strict=True)):
                     write(f"{data}/{name}_{at}.pb", proto(value, info))
-    tolerance = (it.rtol, max(it.atol, INEXACT.get(it.name, 0)))
+    tolerance = (it.rtol, it.atol)
     if tolerance != (1e-3, 1e-7):
         with open(f"{folder}/tolerance.txt", "w") as file:
             file.write(f"{tolerance[0]} {tolerance[1]}\n")

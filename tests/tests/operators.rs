@@ -513,7 +513,7 @@ fn images_of_windows() {
     let mut want = [0.0; 6];
     for tap in 0..2 {
         for window in 0..3 {
-            if let Some(element) = want.get_mut((2 * window + 3 * tap as usize).wrapping_sub(1)) {
+            if let Some(element) = want.get_mut((2 * window + 3 * tap).wrapping_sub(1)) {
                 *element += x[tap * 3 + window] as f64;
             }
         }

@@ -137,7 +137,8 @@ fn what_artefacts_need_and_the_device_lacks() {
             Session::new(&Model::from_bytes(more.clone()).unwrap(), &gpu()).unwrap()
         });
     }
-    let lacks: [(fn(&mut Target), Wanted); 6] = [
+    type Change = fn(&mut Target);
+    let lacks: [(Change, Wanted); 6] = [
         (|it| it.max_storage_buffers -= 1, |it| limit(it, "storage buffers of a kernel")),
         (|it| it.max_binding_size -= 4, |it| limit(it, "bytes of a binding")),
         (|it| it.max_buffer_size -= 4, |it| limit(it, "bytes of a buffer")),

@@ -200,8 +200,8 @@ impl Graph {
             }
         }
         let kept: Vec<u32> = (0..self.inputs.len() as u32).filter(|it| read[*it as usize]).collect();
-        let mut to = Graph::default();
-        to.inputs = kept.iter().map(|it| self.inputs[*it as usize].clone()).collect();
+        let inputs = kept.iter().map(|it| self.inputs[*it as usize].clone()).collect();
+        let mut to = Graph { inputs, ..Graph::default() };
         let mut moved = slotmap::SecondaryMap::new();
         for (value, node) in self.nodes() {
             to.origin = Some(node.origin.clone());

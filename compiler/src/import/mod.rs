@@ -309,6 +309,7 @@ impl Model {
 
 /// What a model is for the shapes of its inputs.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every model is a graph, and none is kept in this form")]
 pub enum Begin {
     Graph(Graph),
     /// Its first stretch: what follows depends on values.

@@ -25,10 +25,12 @@ pub enum Rule {
     /// A value an output, of which trailing ones may be left out.
     Many(fn(&mut Emit, &Node) -> Result<Vec<Value>, Error>),
     /// Of values that need not be tensors.
-    Whole(fn(&mut Emit, &Node, &[Slot]) -> Result<Vec<What>, Error>),
+    Whole(WholeRule),
     /// What the shape of the result is follows from values, or the values are none that a graph has.
     Host(HostRule),
 }
+
+pub type WholeRule = fn(&mut Emit, &Node, &[Slot]) -> Result<Vec<What>, Error>;
 
 /// A function of values, which may have to wait for them.
 pub type HostRule = fn(&Node, &[Option<Datum>]) -> Result<Vec<Datum>, Error>;

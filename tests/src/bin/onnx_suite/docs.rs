@@ -59,8 +59,8 @@ pub fn page(folder: &Path, cases: &[String], lists: &Path) -> Result<String> {
             let row = rows.entry((domain, op)).or_default();
             row.opsets.extend(opset);
             row.cases += 1;
-            for at in 0..3 {
-                row.passed[at] += usize::from(passed[at]);
+            for (all, passed) in row.passed.iter_mut().zip(passed) {
+                *all += usize::from(passed);
             }
             for (to, from) in [(0, 0), (1, 2)] {
                 if passed[from] {
