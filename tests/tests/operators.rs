@@ -511,7 +511,7 @@ fn images_of_windows() {
     // 2 elements in a reach of 4 over 6 elements padded to 9: windows start at -1, 1 and 3.
     let x: Vec<f32> = (1..=6).map(|it| it as f32).collect();
     let mut want = [0.0; 6];
-    for tap in 0..2 {
+    for tap in 0..2usize {
         for window in 0..3 {
             if let Some(element) = want.get_mut((2 * window + 3 * tap).wrapping_sub(1)) {
                 *element += x[tap * 3 + window] as f64;

@@ -222,6 +222,10 @@ impl Model {
     }
 
     /// The graph for one shape an input, or how far the model can be imported without values.
+    #[cfg_attr(
+        not(feature = "compile"),
+        allow(clippy::infallible_destructuring_match, reason = "without an importer there are graphs alone")
+    )]
     pub fn begin(&self, shapes: &[Shape]) -> Result<Begin, Error> {
         let span = info_span!("import", nodes = Empty).entered();
         self.bind(shapes)?;
