@@ -73,7 +73,11 @@ pub(super) enum Value {
     Optional(Option<Box<Value>>),
 }
 
-pub(super) type Ran<'a> = Pin<Box<dyn Future<Output = Result<(Vec<Bound>, Tensors)>> + Send + 'a>>;
+/// A future that calls itself. In a browser nothing crosses threads.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+#[cfg(target_arch = "wasm32")]
+pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
 
 impl Node {
     pub fn new(stretch: Stretch) -> Node {
@@ -109,7 +113,13 @@ impl Session {
     }
 
     /// From a stretch to the end: what the outputs consist of, and their tensors.
-    pub(super) fn go<'a>(&'a self, first: Arc<Node>, tensors: Tensors, ends: Ends, wait: Wait) -> Ran<'a> {
+    pub(super) fn go<'a>(
+        &'a self,
+        first: Arc<Node>,
+        tensors: Tensors,
+        ends: Ends,
+        wait: Wait,
+    ) -> Later<'a, (Vec<Bound>, Tensors)> {
         Box::pin(async move {
             let (mut node, mut tensors) = (first, tensors);
             loop {
@@ -392,11 +402,7 @@ fn value(bound: &Bound, tensors: &Tensors) -> Result<Value> {
     })
 }
 
-pub(super) fn datum<'a>(
-    bound: &'a Bound,
-    tensors: &'a Tensors,
-    wait: Wait,
-) -> Pin<Box<dyn Future<Output = Result<Datum>> + Send + 'a>> {
+pub(super) fn datum<'a>(bound: &'a Bound, tensors: &'a Tensors, wait: Wait) -> Later<'a, Datum> {
     Box::pin(async move {
         Ok(match bound {
             Bound::Tensor(key) => Datum::Tensor(host(tensors, key, wait).await?),

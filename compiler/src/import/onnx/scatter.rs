@@ -17,7 +17,7 @@ use crate::{
 type Made = Result<Value, Error>;
 
 /// The most comparisons, a few seconds on one processor.
-const MAX_WORK: usize = 1 << 34;
+const MAX_WORK: u64 = 1 << 34;
 
 /// What becomes of an element and the updates that name it; without a reduction the last of them takes its place.
 fn reduction(n: &Node) -> Result<Option<ReduceOp>, Error> {
@@ -44,7 +44,9 @@ fn from_start(e: &mut Emit, indices: Value, size: usize) -> Made {
 fn check_work(n: &Node, factors: &[usize]) -> Result<(), Error> {
     let work = factors.iter().try_fold(1usize, |all, it| all.checked_mul(*it));
     match work {
-        Some(work) if work <= MAX_WORK && factors.iter().all(|&it| i32::try_from(it).is_ok()) => Ok(()),
+        Some(work) if work as u64 <= MAX_WORK && factors.iter().all(|&it| i32::try_from(it).is_ok()) => {
+            Ok(())
+        }
         _ => {
             Err(n
                 .unsupported(format!("{factors:?} places and updates to compare, at most {MAX_WORK} in all")))
