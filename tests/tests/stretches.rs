@@ -367,3 +367,36 @@ fn sequences_go_in_and_come_out() {
         assert!(error.contains("all"), "{error}");
     }
 }
+
+#[test]
+fn parts_of_values_are_told_apart_by_more_than_the_names_of_nodes() {
+    let named = |mut node: NodeProto| {
+        node.name = "split".into();
+        int(node, "keepdims", 0)
+    };
+    // What is chosen comes from the host, so that both sequences are read in a later stretch.
+    let model = model(GraphProto {
+        input: vec![value("x", FLOAT, &["2"]), value("y", FLOAT, &["2"])],
+        initializer: vec![ints("flat", &[1], &[-1])],
+        output: vec![value("a", FLOAT, &["k"]), value("b", FLOAT, &["k"])],
+        node: vec![
+            node("Exp", &["x"], &["ex"]),
+            node("Neg", &["y"], &["ny"]),
+            named(node("SplitToSequence", &["ex"], &["s"])),
+            named(node("SplitToSequence", &["ny"], &["t"])),
+            node("NonZero", &["ex"], &["at"]),
+            node("Reshape", &["at", "flat"], &["places"]),
+            int(node("ReduceMin", &["places"], &["at0"]), "keepdims", 0),
+            int(node("Cast", &["places"], &["shifts"]), "to", FLOAT.into()),
+            // The sequences wait too: they are carried, not the elements.
+            int(node("Cast", &["at0"], &["place"]), "to", INT.into()),
+            node("SequenceAt", &["s", "place"], &["s0"]),
+            node("SequenceAt", &["t", "place"], &["t0"]),
+            node("Add", &["shifts", "s0"], &["a"]),
+            node("Add", &["shifts", "t0"], &["b"]),
+        ],
+        ..Default::default()
+    });
+    let (made, _) = on_both(&model, &[&[("x", vector(&[0.0, 1.0])), ("y", vector(&[7.0, 8.0]))]]);
+    assert_eq!(made[0], [vec![1.0, 2.0], vec![-7.0, -6.0]]);
+}

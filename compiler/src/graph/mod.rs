@@ -201,15 +201,18 @@ impl Graph {
         }
         let kept: Vec<u32> = (0..self.inputs.len() as u32).filter(|it| read[*it as usize]).collect();
         let inputs = kept.iter().map(|it| self.inputs[*it as usize].clone()).collect();
+        let to = self.with_inputs(inputs, |slot| kept.partition_point(|it| *it < slot) as u32)?;
+        Ok((to, kept))
+    }
+
+    /// The same nodes over `inputs`: what was input number `slot` is number `place(slot)`. States are not kept.
+    fn with_inputs(&self, inputs: Vec<Input>, place: impl Fn(u32) -> u32) -> Result<Graph, Error> {
         let mut to = Graph { inputs, ..Graph::default() };
         let mut moved = slotmap::SecondaryMap::new();
         for (value, node) in self.nodes() {
             to.origin = Some(node.origin.clone());
             let new = match &node.op {
-                Op::Input { slot } => {
-                    let slot = kept.partition_point(|it| it < slot) as u32;
-                    to.add(Op::Input { slot })?
-                }
+                Op::Input { slot } => to.add(Op::Input { slot: place(*slot) })?,
                 Op::Constant(id) => to.add_constant(self.constants[*id].clone()),
                 op => to.add(op.clone().map_operands(|it| moved[it]))?,
             };
@@ -217,7 +220,7 @@ impl Graph {
         }
         to.outputs = self.outputs.clone();
         to.outputs.iter_mut().for_each(|it| it.value = moved[it.value]);
-        Ok((to, kept))
+        Ok(to)
     }
 
     /// The nodes that the outputs need, rebuilt front to back through `add`, which sees each op with its operands

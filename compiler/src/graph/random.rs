@@ -48,19 +48,7 @@ impl Graph {
         let mut inputs = self.inputs.clone();
         let key = inputs.remove(slot as usize);
         inputs.push(key);
-        let mut to = Graph { inputs, ..Graph::default() };
-        let mut moved = slotmap::SecondaryMap::new();
-        for (value, node) in self.nodes() {
-            to.set_origin(node.origin.clone());
-            let new = match &node.op {
-                Op::Input { slot } => to.add(Op::Input { slot: place(*slot) })?,
-                Op::Constant(id) => to.add_constant(self.constant(*id).clone()),
-                op => to.add(op.clone().map_operands(|it| moved[it]))?,
-            };
-            moved.insert(value, new);
-        }
-        to.outputs = self.outputs.clone();
-        to.outputs.iter_mut().for_each(|it| it.value = moved[it.value]);
+        let mut to = self.with_inputs(inputs, place)?;
         to.states = self.states.clone();
         to.states.iter_mut().for_each(|it| it.input = place(it.input));
         Ok(to)

@@ -49,7 +49,6 @@ impl Convert<'_> {
 
     /// The branch that the condition takes, once that is known.
     fn branch(&mut self, node: &NodeProto, n: &Node, slots: &[Slot], path: &str, scope: &Scope) -> Made {
-        let mut read = slots.to_vec();
         if let Some(made) = self.waiting(node, slots, scope) {
             self.carry_surroundings(node, scope)?;
             return Ok(made);
@@ -66,8 +65,7 @@ impl Convert<'_> {
         let name = if condition.get(0).as_bool() { "then_branch" } else { "else_branch" };
         let made = self.inner(graph(node, n, name)?, Vec::new(), n.name, path, scope)?;
         if made.iter().any(|it| matches!(it.what, What::Pending)) {
-            read.extend(made.iter().cloned());
-            read.iter().for_each(|it| self.carry(it));
+            slots.iter().chain(&made).for_each(|it| self.carry(it));
         }
         Ok(made)
     }
@@ -259,7 +257,8 @@ impl Convert<'_> {
     /// A loop whose turns read slices, and whose results are turned as they are wanted.
     fn scan(&mut self, node: &NodeProto, n: &Node, slots: &[Slot], path: &str, scope: &Scope) -> Made {
         if n.opset < 9 {
-            return self.scan_batches(node, n, slots, path, scope);
+            // The first axis is a batch there, each element of which is scanned by itself.
+            return Err(n.unsupported("batches of scans, as before opset 9"));
         }
         let body = graph(node, n, "body")?;
         let sliced = n.size(n.int("num_scan_inputs", 0)?)?;
@@ -355,11 +354,6 @@ impl Convert<'_> {
         }
         whats.truncate(node.output.len());
         Ok(named(node, scope, whats))
-    }
-
-    /// Before opset 9 the first axis is a batch, each element of which is scanned by itself.
-    fn scan_batches(&mut self, _: &NodeProto, n: &Node, _: &[Slot], _: &str, _: &Scope) -> Made {
-        Err(n.unsupported("batches of scans, as before opset 9"))
     }
 
     /// A graph for each element of a sequence.

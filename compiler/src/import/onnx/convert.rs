@@ -656,7 +656,11 @@ impl<'a> Convert<'a> {
 /// The results of a node, each with the key of its name.
 pub fn named(node: &NodeProto, scope: &Scope, made: impl IntoIterator<Item = What>) -> Vec<Slot> {
     let key = |at: usize| scope.key(node.output.get(at).map_or("", String::as_str));
-    made.into_iter().enumerate().map(|(at, what)| Slot { key: key(at), what }).collect()
+    let slot = |(at, what): (usize, What)| {
+        let key = key(at);
+        Slot { what: what.keyed(&key), key }
+    };
+    made.into_iter().enumerate().map(slot).collect()
 }
 
 fn deeper(scope: &Scope, name: &str) -> Result<usize, Error> {

@@ -11,6 +11,7 @@ use crate::{
 /// A value while its model is imported.
 #[derive(Clone, Debug)]
 pub struct Slot {
+    /// Empty for a part that was just made, until the whole gets its own.
     pub key: Key,
     pub what: What,
 }
@@ -29,10 +30,13 @@ pub enum What {
 }
 
 impl What {
-    /// Tensors as a sequence of key `key`.
-    pub fn sequence(key: &Key, all: impl IntoIterator<Item = What>) -> What {
-        let slot = |(at, what)| Slot { key: part_key(key, at), what };
-        What::Sequence(all.into_iter().enumerate().map(slot).collect())
+    /// The value as what the key `key` stands for: parts that were just made get keys of their own.
+    pub fn keyed(self, key: &Key) -> What {
+        let What::Sequence(mut all) = self else { return self };
+        for (at, slot) in all.iter_mut().enumerate().filter(|it| it.1.key.is_empty()) {
+            slot.key = part_key(key, at);
+        }
+        What::Sequence(all)
     }
 }
 

@@ -4,12 +4,7 @@ use super::{
     node::Node,
     scope::{Slot, What},
 };
-use crate::{
-    dtype::DType,
-    error::Error,
-    graph::Value,
-    import::{emit::Emit, stretch::Key},
-};
+use crate::{dtype::DType, error::Error, graph::Value, import::emit::Emit};
 
 type Made = Result<Vec<What>, Error>;
 
@@ -29,11 +24,6 @@ fn items<'a>(n: &Node, slots: &'a [Slot], at: usize) -> Result<&'a [Slot], Error
         Some(What::Optional(Some(one))) => items(n, std::slice::from_ref(&**one), 0),
         _ => Err(n.error(format!("operand {at} is no sequence"))),
     }
-}
-
-/// The key of a result, of which those of its parts follow.
-fn key(n: &Node) -> Key {
-    format!("{}\t", n.name).into()
 }
 
 /// The place that operand `at` names in a sequence of `len`, or one more; `None` without such an operand.
@@ -119,7 +109,7 @@ pub fn concat(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
     Ok(vec![What::Tensor(e.concat(axis, &all)?)])
 }
 
-pub fn split(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
+pub fn split(e: &mut Emit, n: &Node, _: &[Slot]) -> Made {
     let x = n.input(0)?;
     let shape = e.shape(x);
     let axis = n.axis(n.int("axis", 0)?, shape.rank())?;
@@ -139,7 +129,6 @@ pub fn split(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
     if sizes.iter().try_fold(0usize, |sum, it| sum.checked_add(*it)) != Some(shape[axis]) {
         return Err(n.error(format!("pieces of {sizes:?} of axis {axis} of {shape}")));
     }
-    let _ = slots;
     let (mut from, mut made) = (0, Vec::with_capacity(sizes.len()));
     for size in sizes {
         let mut piece = e.slice(x, axis, from, size, 1)?;
@@ -148,10 +137,10 @@ pub fn split(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
             dims.remove(axis);
             piece = e.reshape(piece, &dims[..])?;
         }
-        made.push(What::Tensor(piece));
+        made.push(Slot { key: "".into(), what: What::Tensor(piece) });
         from += size;
     }
-    Ok(vec![What::sequence(&key(n), made)])
+    Ok(vec![What::Sequence(made)])
 }
 
 pub fn optional(_: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
