@@ -25,14 +25,14 @@ use crate::{list::List, outcome::Status};
 #[derive(Parser, Clone)]
 #[command(name = "onnx-suite")]
 pub struct Args {
-    /// The folder with <kind>/<case>/model.onnx
+    /// The folder with `<kind>/<case>/model.onnx`
     folder: PathBuf,
     #[arg(long, default_value = "gpu")]
     device: Place,
     /// What becomes of what the GPU cannot run
     #[arg(long, default_value = "cpu")]
     fallback: OrError,
-    /// Only cases in whose <kind>/<case> this text is
+    /// Only cases in whose `<kind>/<case>` this text is
     #[arg(long)]
     filter: Option<String>,
     /// Hold the graph's and the schedule's slow evaluators to the expected outputs too, and read every stage's text again
@@ -62,7 +62,7 @@ pub struct Args {
     /// Runs the cases that standard input names
     #[arg(long, hide = true)]
     child: bool,
-    /// <kind>/<case>=abort|overflow|hang|memory|panic: how a case ends, to be found
+    /// `<kind>/<case>=abort|overflow|hang|memory|panic`: how a case ends, to be found
     #[arg(long, hide = true)]
     plant: Option<String>,
 }
