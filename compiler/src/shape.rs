@@ -42,14 +42,32 @@ pub struct Signature {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Form {
     Tensor,
+    /// A tensor of strings.
+    Strings,
     Sequence(Box<Form>),
     Optional(Box<Form>),
+}
+
+impl Form {
+    /// What a value of this form and this signature is, in words.
+    pub fn of(&self, signature: &Signature) -> String {
+        match self {
+            Form::Tensor => signature.to_string(),
+            Form::Strings => {
+                let dims: Vec<String> = signature.dims.iter().map(Dim::to_string).collect();
+                format!("string[{}]", dims.join(","))
+            }
+            Form::Sequence(of) => format!("sequence of {}", of.of(signature)),
+            Form::Optional(of) => format!("optional {}", of.of(signature)),
+        }
+    }
 }
 
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Form::Tensor => f.write_str("tensor"),
+            Form::Strings => f.write_str("tensor of strings"),
             Form::Sequence(of) => write!(f, "sequence of {of}"),
             Form::Optional(of) => write!(f, "optional {of}"),
         }

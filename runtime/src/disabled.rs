@@ -32,6 +32,11 @@ pub enum DisabledReason {
         "sizes follow from the values that node '{node}' reads: the processor looks at them in the middle of every run"
     )]
     DataDependent { node: String },
+    /// The GPU waits for what the processor makes of strings.
+    #[error(
+        "node '{node}' computes strings, which GPUs do not know: the processor does it in the middle of every run"
+    )]
+    Strings { node: String },
     /// The GPU waits until the processor knows which way it goes.
     #[error(
         "the values that node '{node}' reads decide what is done next: the processor looks at them in the middle of every run"
@@ -64,6 +69,7 @@ impl DisabledReason {
             DisabledReason::DType { name: node, .. }
             | DisabledReason::Neighbours { node, .. }
             | DisabledReason::DataDependent { node }
+            | DisabledReason::Strings { node }
             | DisabledReason::ControlFlow { node } => Some(node),
             DisabledReason::NoAdapter(_)
             | DisabledReason::FeatureMissing(_)

@@ -74,7 +74,7 @@ pub mod bisect;
 
 pub use wgfuse_compiler as compiler;
 #[cfg(feature = "compiler")]
-pub use wgfuse_compiler::import::host::Datum;
+pub use wgfuse_compiler::import::{host::Datum, strings::Strings};
 pub use wgfuse_compiler::{
     dtype::DType,
     error::Error as ModelError,

@@ -357,7 +357,7 @@ fn sequences_go_in_and_come_out() {
         let fails =
             |given: &[(&str, Datum)]| session.run_values(given).map(|_| ()).expect_err("unfit").to_string();
         assert!(fails(&[("x", tensor(&[4.0]))]).contains("'all'"));
-        assert!(fails(&[("x", tensor(&[4.0])), ("all", tensor(&[1.0]))]).contains("sequence of tensor"));
+        assert!(fails(&[("x", tensor(&[4.0])), ("all", tensor(&[1.0]))]).contains("sequence of f32[n]"));
         let whole = Datum::Sequence(vec![Datum::Tensor(Tensor::i64([1], &[1]).unwrap())]);
         assert!(fails(&[("x", tensor(&[4.0])), ("all", whole)]).contains("i64[1]"));
         let none = Datum::Sequence(vec![]);
@@ -399,4 +399,63 @@ fn parts_of_values_are_told_apart_by_more_than_the_names_of_nodes() {
     });
     let (made, _) = on_both(&model, &[&[("x", vector(&[0.0, 1.0])), ("y", vector(&[7.0, 8.0]))]]);
     assert_eq!(made[0], [vec![1.0, 2.0], vec![-7.0, -6.0]]);
+}
+
+/// Before opset 9: x [batch, length, 1] summed backwards, each as far as its own length says.
+fn summed_in_batches() -> GraphProto {
+    let body = GraphProto {
+        input: vec![value("sum", FLOAT, &["1"]), value("next", FLOAT, &["1"])],
+        node: vec![node("Add", &["sum", "next"], &["sum_out"]), node("Identity", &["sum_out"], &["each"])],
+        output: vec![value("sum_out", FLOAT, &["1"]), value("each", FLOAT, &["1"])],
+        ..Default::default()
+    };
+    let mut scan = with(node("Scan", &["lengths", "start", "x"], &["y", "z"]), "body", body);
+    scan = int(scan, "num_scan_inputs", 1);
+    scan.attribute.push(AttributeProto {
+        name: "directions".into(),
+        r#type: attribute::INTS,
+        ints: vec![1],
+        ..Default::default()
+    });
+    GraphProto {
+        input: vec![
+            value("x", FLOAT, &["b", "n", "1"]),
+            value("start", FLOAT, &["b", "1"]),
+            value("lengths", INT, &["b"]),
+        ],
+        output: vec![value("y", FLOAT, &["b", "1"]), value("z", FLOAT, &["b", "n", "1"])],
+        node: vec![scan],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn scans_of_batches_go_as_far_as_each_is_long() {
+    let file = |graph: GraphProto| {
+        let opset = OperatorSetIdProto { domain: String::new(), version: 8 };
+        let file =
+            ModelProto { ir_version: 3, opset_import: vec![opset], graph: Some(graph), functions: vec![] };
+        Model::from_bytes(file.encode_to_vec()).expect("a model")
+    };
+    let x = Tensor::f32([2, 3, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    let start = Tensor::f32([2, 1], &[0.0, 10.0]).unwrap();
+    let given = |lengths: [i64; 2]| {
+        [("x", x.clone()), ("start", start.clone()), ("lengths", Tensor::i64([2], &lengths).unwrap())]
+    };
+    let model = file(summed_in_batches());
+    let (made, _) = on_both(&model, &[&given([3, 2]), &given([1, 0])]);
+    assert_eq!(made[0][0], [6.0, 19.0]);
+    assert_eq!(made[0][1], [3.0, 5.0, 6.0, 15.0, 19.0, 0.0]);
+    assert_eq!(made[1][0], [1.0, 10.0]);
+    assert_eq!(made[1][1], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    let session = Session::new(&model, &Device::cpu()).unwrap();
+    let error = session.run(&given([4, 1])).map(|_| ()).expect_err("too long").to_string();
+    assert!(error.contains("Scan") && error.contains("lengths"), "{error}");
+    // Without lengths all are whole.
+    let mut graph = summed_in_batches();
+    graph.input.pop();
+    graph.node[0].input[0].clear();
+    let (made, _) = on_both(&file(graph), &[&given([0, 0])[..2]]);
+    assert_eq!(made[0][0], [6.0, 25.0]);
+    assert_eq!(made[0][1], [3.0, 5.0, 6.0, 16.0, 21.0, 25.0]);
 }

@@ -14,6 +14,8 @@ pub mod host;
 pub mod onnx;
 #[cfg(feature = "compile")]
 pub mod stretch;
+#[cfg(feature = "compile")]
+pub mod strings;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -231,7 +233,7 @@ impl Model {
         self.bind(shapes)?;
         for (all, forms) in [&self.inputs, &self.outputs].into_iter().zip(self.forms()) {
             if let Some((it, form)) = all.iter().zip(forms).find(|it| *it.1 != Form::Tensor) {
-                let what = format!("is a {form}, which `Session::run_values` takes and gives");
+                let what = format!("is {}, which `Session::run_values` takes and gives", form.of(it));
                 return Err(Error::foreign(format!("'{}'", it.name), what));
             }
         }
@@ -267,6 +269,15 @@ impl Model {
         }
     }
 
+    /// The strings that the model has.
+    #[cfg(feature = "compile")]
+    pub fn strings(&self) -> Arc<strings::Pool> {
+        match &self.source {
+            Source::Onnx(program) => program.strings().clone(),
+            Source::Builder(_) | Source::Graph(_) | Source::Compiled => Arc::default(),
+        }
+    }
+
     /// How far the model can be imported for inputs of any form. `None` for a model whose inputs and outputs are tensors alone.
     #[cfg(feature = "compile")]
     pub fn begin_with(
@@ -288,6 +299,11 @@ impl Model {
                     (Bound::Tensor(stretch::input_key(&input.name)), vec![Known::Type(ty)])
                 });
                 let stretch = Stretch::of(program, &Knowledge::of(program, inputs))?;
+                let bounds = stretch.outputs.iter().flatten().zip(&self.outputs);
+                if let Some((_, it)) = bounds.into_iter().find(|it| matches!(it.0, Bound::Strings(_))) {
+                    let what = "is of strings, which the model does not state";
+                    return Err(Error::malformed(format!("output '{}'", it.name), what));
+                }
                 Ok(match stretch.stopped {
                     None => Begin::Graph(stretch.graph),
                     Some(_) => Begin::Stretch(Box::new(stretch)),

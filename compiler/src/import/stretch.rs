@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use super::{host::Datum, onnx::Program};
+use super::{host::Datum, onnx::Program, strings::Pool};
 use crate::{bug, error::Error, graph::Graph, shape::Type, tensor::Tensor};
 
 /// Names a value in all of a model, those in branches, functions and turns of loops included.
@@ -17,6 +17,8 @@ pub type Key = Arc<str>;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Bound {
     Tensor(Key),
+    /// The tensor has the numbers of strings.
+    Strings(Key),
     Sequence(Vec<Bound>),
     Optional(Option<Box<Bound>>),
 }
@@ -25,7 +27,7 @@ impl Bound {
     /// The tensors, in order.
     pub fn leaves(&self) -> Vec<&Key> {
         match self {
-            Bound::Tensor(key) => vec![key],
+            Bound::Tensor(key) | Bound::Strings(key) => vec![key],
             Bound::Sequence(all) => all.iter().flat_map(Bound::leaves).collect(),
             Bound::Optional(one) => one.iter().flat_map(|it| it.leaves()).collect(),
         }
@@ -94,6 +96,11 @@ impl Stretch {
         program.stretch(known)
     }
 
+    /// The strings of the model.
+    pub fn strings(&self) -> &Arc<Pool> {
+        self.program.strings()
+    }
+
     /// The error for who needs the whole model in one.
     pub fn stopped(&self) -> Error {
         match self.stopped.clone() {
@@ -115,6 +122,7 @@ impl Stretch {
         });
         let calls = self.calls.iter().map(|it| {
             let stop = match it.work {
+                Work::Host(_) if it.strings => Stop::Strings,
                 Work::Host(_) => Stop::Host,
                 Work::Loop { .. } => Stop::Turns,
             };
@@ -168,6 +176,8 @@ pub enum Stop {
     Control,
     /// The host computes it.
     Host,
+    /// The host computes it, since it is about strings.
+    Strings,
     /// It is a loop, whose body runs as a model of its own.
     Turns,
 }
@@ -178,6 +188,7 @@ impl fmt::Display for Stop {
             Stop::Sizes => "sizes follow from values that it reads",
             Stop::Control => "a value that it reads says which branch is taken",
             Stop::Host => "the processor does it, since the shape of its result follows from values",
+            Stop::Strings => "the processor does it, since GPUs know no strings",
             Stop::Turns => "its body runs as a model of its own, turn by turn",
         })
     }
@@ -205,21 +216,31 @@ pub struct Call {
     /// The keys that the results are bound to; those of what a result consists of are `part_key`'s.
     pub results: Vec<Key>,
     pub work: Work,
+    /// Whether it is left to the host for being about strings.
+    pub strings: bool,
     /// Of operands that the program itself does not give.
     pub bytes: u64,
 }
 
 #[derive(Clone)]
 pub enum Work {
-    /// A function of values, whose results' shapes follow from them. Results go by `Call::results`.
+    /// A function of values, and of how many bytes its results may take. Results go by `Call::results`.
     Host(Arc<HostWork>),
     /// Turns of a body, which is a model of its own. Operands: the number of turns, whether to begin, what is carried from turn to
     /// turn, and what the body reads of its surroundings. The body's inputs: the number of the turn, the condition, the rest alike. Its
-    /// outputs: whether to go on, what is carried, and what is collected of each turn, with the type that this is of after no turn.
-    Loop { body: Arc<Program>, carried: usize, collected: Vec<Option<Type>> },
+    /// outputs: whether to go on, what is carried, and what is collected of each turn, with what this is after no turn.
+    Loop { body: Arc<Program>, carried: usize, collected: Vec<Option<Nothing>> },
 }
 
-type HostWork = dyn Fn(&[Option<Datum>]) -> Result<Vec<Datum>, Error> + Send + Sync;
+/// What is collected in no turn.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Nothing {
+    pub ty: Type,
+    /// Whether it is of the numbers of strings.
+    pub strings: bool,
+}
+
+type HostWork = dyn Fn(&[Option<Datum>], u64) -> Result<Vec<Datum>, Error> + Send + Sync;
 
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

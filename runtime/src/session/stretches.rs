@@ -17,7 +17,8 @@ use wgfuse_compiler::{
     error::Error as ModelError,
     import::{
         host::Datum,
-        stretch::{Bound, Call, Key, Knowledge, Known, Stretch, Work, input_key, part_key},
+        stretch::{Bound, Call, Key, Knowledge, Known, Nothing, Stretch, Work, input_key, part_key},
+        strings::{Pool, Strings},
     },
     options::Fallback,
     scalar::Scalar,
@@ -65,10 +66,38 @@ const MAX_TURNS: i64 = 1 << 24;
 /// Tensors that are there.
 pub(super) type Tensors = HashMap<Key, AnyTensor>;
 
+/// The strings of a run, those of its model included.
+#[derive(Clone)]
+pub(super) struct Words(Arc<Mutex<Pool>>);
+
+impl Words {
+    pub fn new(own: Arc<Pool>, most: u64) -> Words {
+        Words(Arc::new(Mutex::new(Pool::of_run(own, most))))
+    }
+
+    fn enter(&self, strings: &Strings) -> Result<Tensor> {
+        Ok(self.0.lock().expect("nothing panics inside").enter(strings)?)
+    }
+
+    fn strings(&self, numbers: &Tensor) -> Result<Strings> {
+        let found = self.0.lock().expect("nothing panics inside").strings(numbers);
+        found.ok_or_else(|| ModelError::malformed("strings", "one of them has no such number").into())
+    }
+}
+
+/// How a run waits, and its strings.
+#[derive(Clone)]
+pub(super) struct Run {
+    pub wait: Wait,
+    pub words: Words,
+}
+
 /// A value apart from keys.
 #[derive(Clone)]
 pub(super) enum Value {
     Tensor(AnyTensor),
+    /// Numbers of strings.
+    Strings(AnyTensor),
     Sequence(Vec<Value>),
     Optional(Option<Box<Value>>),
 }
@@ -97,12 +126,14 @@ impl Session {
         wait: Wait,
     ) -> Result<Vec<(String, AnyTensor)>> {
         let keys = self.inputs.iter().map(|it| input_key(&it.name));
-        let (bounds, mut made) = self.go(first, keys.zip(given).collect(), ends, wait).await?;
+        let words = Words::new(first.stretch.strings().clone(), self.options.memory_limit);
+        let run = Run { wait, words };
+        let (bounds, mut made) = self.go(first, keys.zip(given).collect(), ends, &run).await?;
         self.tallies.count(|it| &it.runs);
         let mut outputs = Vec::with_capacity(bounds.len());
         for (output, bound) in self.model.outputs.iter().zip(&bounds) {
             let Bound::Tensor(key) = bound else {
-                let what = "is a sequence or an optional value, which a run does not give";
+                let what = "is of strings, a sequence or an optional value, which a run does not give";
                 return Err(ModelError::malformed(format!("output '{}'", output.name), what).into());
             };
             // An output that is two of the model's has one key each.
@@ -118,7 +149,7 @@ impl Session {
         first: Arc<Node>,
         tensors: Tensors,
         ends: Ends,
-        wait: Wait,
+        run: &'a Run,
     ) -> Later<'a, (Vec<Bound>, Tensors)> {
         Box::pin(async move {
             let (mut node, mut tensors) = (first, tensors);
@@ -128,7 +159,7 @@ impl Session {
                     node = self.learnt(&node, &node.instead, &stretch.before, known)?;
                     continue;
                 }
-                self.compute(&node, &mut tensors, ends, wait).await?;
+                self.compute(&node, &mut tensors, ends, run.wait).await?;
                 if let Some(outputs) = &stretch.outputs {
                     return Ok((outputs.clone(), tensors));
                 }
@@ -139,7 +170,7 @@ impl Session {
                         true => DisabledReason::ControlFlow { node },
                         false => DisabledReason::DataDependent { node },
                     })?;
-                    let value = host(&tensors, &ask.key, wait).await?;
+                    let value = host(&tensors, &ask.key, run.wait).await?;
                     known.push(Came::Values(ask.key.clone(), Known::Literal(value)));
                 }
                 let operands = stretch.calls.iter().flat_map(|it| it.operands.iter().flatten());
@@ -149,7 +180,7 @@ impl Session {
                     }
                 }
                 for (number, call) in stretch.calls.iter().enumerate() {
-                    let made = self.call(&node, number, call, &tensors, wait).await?;
+                    let made = self.call(&node, number, call, &tensors, run).await?;
                     for (key, value) in call.results.iter().zip(made) {
                         let mut types = Vec::new();
                         let bound = bind(key, value, &mut types, &mut tensors);
@@ -245,21 +276,25 @@ impl Session {
         number: usize,
         call: &Call,
         tensors: &Tensors,
-        wait: Wait,
+        run: &Run,
     ) -> Result<Vec<Value>> {
+        let wait = run.wait;
         let name = call.node.to_string();
         match &call.work {
             Work::Host(work) => {
-                self.not_on_the_device(DisabledReason::DataDependent { node: name })?;
+                self.not_on_the_device(match call.strings {
+                    true => DisabledReason::Strings { node: name },
+                    false => DisabledReason::DataDependent { node: name },
+                })?;
                 let mut operands = Vec::with_capacity(call.operands.len());
                 for operand in &call.operands {
                     operands.push(match operand {
-                        Some(bound) => Some(datum(bound, tensors, wait).await?),
+                        Some(bound) => Some(datum(bound, tensors, run).await?),
                         None => None,
                     });
                 }
-                let made = caught(|| Ok(work(&operands)?))?;
-                Ok(made.into_iter().map(of_datum).collect())
+                let made = caught(|| Ok(work(&operands, self.options.memory_limit)?))?;
+                made.into_iter().map(|it| of_datum(it, &run.words)).collect()
             }
             Work::Loop { body, carried, collected } => {
                 self.not_on_the_device(DisabledReason::ControlFlow { node: name.clone() })?;
@@ -281,7 +316,7 @@ impl Session {
                 });
                 let mut state = rest.collect::<Result<Vec<_>>>()?;
                 let around = state.split_off((*carried).min(state.len()));
-                let mut all: Vec<Vec<AnyTensor>> = vec![Vec::new(); collected.len()];
+                let mut all: Vec<Vec<Value>> = vec![Vec::new(); collected.len()];
                 let mut turn = 0;
                 while goes_on && turn < most {
                     if turn == MAX_TURNS {
@@ -301,7 +336,7 @@ impl Session {
                     let begun = self.begun(&node.bodies[number], known, |given| {
                         Ok(Stretch::of(body, &Knowledge::of(body, given))?)
                     })?;
-                    let (bounds, made) = self.go(begun, inside, Ends::Device, wait).await?;
+                    let (bounds, made) = self.go(begun, inside, Ends::Device, run).await?;
                     let mut bounds = bounds.iter();
                     let on = match bounds.next() {
                         Some(Bound::Tensor(key)) => host(&made, key, wait).await?,
@@ -312,16 +347,13 @@ impl Session {
                         .map(|it| value(it, &made))
                         .collect::<Result<Vec<_>>>()?;
                     for (all, bound) in all.iter_mut().zip(bounds) {
-                        match value(bound, &made)? {
-                            Value::Tensor(it) => all.push(it),
-                            _ => return Err(ModelError::node(name, "collects what is no tensor").into()),
-                        }
+                        all.push(value(bound, &made)?);
                     }
                     turn += 1;
                 }
                 let mut results = state;
                 for (all, none) in all.into_iter().zip(collected) {
-                    results.push(Value::Tensor(stacked(&name, all, none.as_ref(), wait).await?.into()));
+                    results.push(stacked(&name, all, none.as_ref(), wait).await?);
                 }
                 results.truncate(call.results.len());
                 Ok(results)
@@ -380,6 +412,11 @@ pub(super) fn bind(key: &Key, value: Value, types: &mut Vec<Known>, tensors: &mu
             tensors.insert(key.clone(), tensor);
             Bound::Tensor(key.clone())
         }
+        Value::Strings(numbers) => {
+            types.push(Known::Type(numbers.ty().clone()));
+            tensors.insert(key.clone(), numbers);
+            Bound::Strings(key.clone())
+        }
         Value::Sequence(all) => {
             let each = all.into_iter().enumerate();
             Bound::Sequence(each.map(|(at, it)| bind(&part_key(key, at), it, types, tensors)).collect())
@@ -394,6 +431,7 @@ pub(super) fn bind(key: &Key, value: Value, types: &mut Vec<Known>, tensors: &mu
 fn value(bound: &Bound, tensors: &Tensors) -> Result<Value> {
     Ok(match bound {
         Bound::Tensor(key) => Value::Tensor(tensors.get(key).cloned().ok_or_else(|| missing(key))?),
+        Bound::Strings(key) => Value::Strings(tensors.get(key).cloned().ok_or_else(|| missing(key))?),
         Bound::Sequence(all) => {
             Value::Sequence(all.iter().map(|it| value(it, tensors)).collect::<Result<_>>()?)
         }
@@ -402,43 +440,63 @@ fn value(bound: &Bound, tensors: &Tensors) -> Result<Value> {
     })
 }
 
-pub(super) fn datum<'a>(bound: &'a Bound, tensors: &'a Tensors, wait: Wait) -> Later<'a, Datum> {
+pub(super) fn datum<'a>(bound: &'a Bound, tensors: &'a Tensors, run: &'a Run) -> Later<'a, Datum> {
     Box::pin(async move {
         Ok(match bound {
-            Bound::Tensor(key) => Datum::Tensor(host(tensors, key, wait).await?),
+            Bound::Tensor(key) => Datum::Tensor(host(tensors, key, run.wait).await?),
+            Bound::Strings(key) => Datum::Strings(run.words.strings(&host(tensors, key, run.wait).await?)?),
             Bound::Sequence(all) => {
                 let mut made = Vec::with_capacity(all.len());
                 for it in all {
-                    made.push(datum(it, tensors, wait).await?);
+                    made.push(datum(it, tensors, run).await?);
                 }
                 Datum::Sequence(made)
             }
             Bound::Optional(None) => Datum::Optional(None),
-            Bound::Optional(Some(one)) => Datum::Optional(Some(Box::new(datum(one, tensors, wait).await?))),
+            Bound::Optional(Some(one)) => Datum::Optional(Some(Box::new(datum(one, tensors, run).await?))),
         })
     })
 }
 
-pub(super) fn of_datum(datum: Datum) -> Value {
-    match datum {
+pub(super) fn of_datum(datum: Datum, words: &Words) -> Result<Value> {
+    Ok(match datum {
         Datum::Tensor(it) => Value::Tensor(it.into()),
-        Datum::Sequence(all) => Value::Sequence(all.into_iter().map(of_datum).collect()),
-        Datum::Optional(one) => Value::Optional(one.map(|it| Box::new(of_datum(*it)))),
-    }
+        Datum::Strings(it) => Value::Strings(words.enter(&it)?.into()),
+        Datum::Sequence(all) => {
+            Value::Sequence(all.into_iter().map(|it| of_datum(it, words)).collect::<Result<_>>()?)
+        }
+        Datum::Optional(None) => Value::Optional(None),
+        Datum::Optional(Some(one)) => Value::Optional(Some(Box::new(of_datum(*one, words)?))),
+    })
 }
 
-/// Values of one type along a new first axis; without any, a tensor of type `none` without elements.
-async fn stacked(node: &str, all: Vec<AnyTensor>, none: Option<&Type>, wait: Wait) -> Result<Tensor> {
-    let Some(first) = all.first() else {
+/// Tensors of one type along a new first axis; without any, what `none` says.
+async fn stacked(node: &str, all: Vec<Value>, none: Option<&Nothing>, wait: Wait) -> Result<Value> {
+    let (mut tensors, mut texts) = (Vec::with_capacity(all.len()), false);
+    for one in all {
+        let (tensor, strings) = match one {
+            Value::Tensor(it) => (it, false),
+            Value::Strings(it) => (it, true),
+            Value::Sequence(_) | Value::Optional(_) => {
+                return Err(ModelError::node(node, "collects what is no tensor").into());
+            }
+        };
+        if !tensors.is_empty() && strings != texts {
+            return Err(ModelError::node(node, "collects strings and numbers").into());
+        }
+        texts = strings;
+        tensors.push(tensor);
+    }
+    let Some(first) = tensors.first() else {
         let none = none.ok_or_else(|| {
             ModelError::node(node, "has no turn, and the type of what it collects is not stated")
         })?;
-        return Ok(Tensor::from_scalars(none.clone(), []));
+        return Ok(collected(Tensor::from_scalars(none.ty.clone(), []), none.strings));
     };
     let ty = first.ty().clone();
-    let count = all.len();
+    let count = tensors.len();
     let mut data = Vec::with_capacity(ty.bytes() * count);
-    for tensor in all {
+    for tensor in tensors {
         if *tensor.ty() != ty {
             let what = format!("collects {} after {ty}", tensor.ty());
             return Err(ModelError::node(node, what).into());
@@ -449,5 +507,9 @@ async fn stacked(node: &str, all: Vec<AnyTensor>, none: Option<&Type>, wait: Wai
     }
     let shape: Shape = std::iter::once(count).chain(ty.shape.iter().copied()).collect();
     let made = Tensor::new(Type { dtype: ty.dtype, shape }, data.into());
-    made.ok_or_else(|| ModelError::node(node, "collects too much").into())
+    Ok(collected(made.ok_or_else(|| ModelError::node(node, "collects too much"))?, texts))
+}
+
+fn collected(tensor: Tensor, strings: bool) -> Value {
+    if strings { Value::Strings(tensor.into()) } else { Value::Tensor(tensor.into()) }
 }

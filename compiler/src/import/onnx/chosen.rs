@@ -1,10 +1,13 @@
 //! Operators that choose elements by their values, so that the shape of the result follows from those: functions on the host.
 
-use super::node::Node;
+use std::sync::Arc;
+
+use super::{node::Node, table::HostRule};
 use crate::{
+    bug,
     dtype::DType,
     error::Error,
-    import::host::Datum,
+    import::{host::Datum, strings::Strings},
     scalar::Scalar,
     shape::{Shape, Type},
     tensor::Tensor,
@@ -34,7 +37,31 @@ pub fn non_zero(n: &Node, given: &[Option<Datum>]) -> Made {
     Ok(vec![Datum::Tensor(Tensor::from_scalars(ty, places))])
 }
 
+/// What a function makes of operand 0 if that is of strings, which it chooses among by their order: of numbers in the order of the strings,
+/// of which the first result consists.
+fn ranked(n: &Node, given: &[Option<Datum>], function: HostRule) -> Option<Made> {
+    let Some(Some(Datum::Strings(x))) = given.first() else { return None };
+    let mut sorted: Vec<&Arc<str>> = x.values().iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let rank = |it: &Arc<str>| Scalar::Int(sorted.partition_point(|other| **other < *it) as i64);
+    let ty = Type { dtype: DType::I64, shape: x.shape().clone() };
+    let mut operands = given.to_vec();
+    operands[0] = Some(Datum::Tensor(Tensor::from_scalars(ty, x.values().iter().map(rank))));
+    let made = function(n, &operands).and_then(|mut made| {
+        let Some(Datum::Tensor(ranks)) = made.first() else { bug!("what is chosen is no tensor") };
+        let texts = ranks.scalars().map(|it| sorted[it.as_i64() as usize].clone());
+        let strings = Strings::new(ranks.shape().clone(), texts);
+        made[0] = Datum::Strings(strings.ok_or_else(|| n.error("the result is too large"))?);
+        Ok(made)
+    });
+    Some(made)
+}
+
 pub fn compress(n: &Node, given: &[Option<Datum>]) -> Made {
+    if let Some(made) = ranked(n, given, compress) {
+        return made;
+    }
     let (x, hold) = (tensor(n, given, 0)?, tensor(n, given, 1)?);
     let places: Vec<usize> =
         hold.scalars().enumerate().filter(|(_, it)| it.as_bool()).map(|it| it.0).collect();
@@ -59,6 +86,9 @@ pub fn compress(n: &Node, given: &[Option<Datum>]) -> Made {
 
 /// What differs, in order or as it first comes; where each stands first, which one each element is, and how many there are.
 pub fn unique(n: &Node, given: &[Option<Datum>]) -> Made {
+    if let Some(made) = ranked(n, given, unique) {
+        return made;
+    }
     let x = tensor(n, given, 0)?;
     let (shape, axis) = match n.opt_int("axis")? {
         Some(axis) => (x.shape().clone(), n.axis(axis, x.shape().rank())?),

@@ -4,28 +4,31 @@
 use std::sync::Arc;
 
 use super::{
-    Program,
+    Constant, Program,
     convert::{Convert, named},
     node::Node,
     order,
-    proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute},
+    proto::{GraphProto, NodeProto, ValueInfoProto},
     scope::{Scope, Slot, What},
-    sequence, tensor,
+    sequence,
 };
 use crate::{
     dtype::DType,
     error::Error,
     graph::Value,
-    import::{Signature, stretch::Work},
+    import::{
+        Signature,
+        stretch::{Nothing, Work},
+    },
     scalar::Scalar,
-    shape::{Dim, Shape, Type},
+    shape::{Dim, Form, Shape, Type},
     tensor::Tensor,
 };
 
 /// The most nodes that a loop may become in place: more are run turn by turn, which costs a launch of a plan for each.
 const UNROLLED: usize = 2048;
 
-type Made = Result<Vec<Slot>, Error>;
+pub type Made = Result<Vec<Slot>, Error>;
 
 impl Convert<'_> {
     /// `None` for a node that is no control flow and has no subgraphs.
@@ -37,6 +40,15 @@ impl Convert<'_> {
         path: &str,
         scope: &Scope,
     ) -> Result<Option<Vec<Slot>>, Error> {
+        let decides = match &*node.op_type {
+            "FlexAttention" => slots.len(),
+            "If" => 1,
+            "Loop" => 2,
+            _ => 0,
+        };
+        if let Some(at) = (0..decides).find(|at| n.is_strings(*at)) {
+            return Err(n.error(format!("operand {at} is of strings")));
+        }
         match &*node.op_type {
             "FlexAttention" => self.flex_attention(node, n, slots, path, scope).map(Some),
             "If" => self.branch(node, n, slots, path, scope).map(Some),
@@ -97,8 +109,9 @@ impl Convert<'_> {
         names.dedup();
         let mut constants = Vec::new();
         for proto in &body.initializer {
-            let tensor = tensor::tensor(proto, &format!("initialiser '{}'", proto.name), &|_| None)?;
-            constants.push((proto.name.clone(), tensor));
+            let at = format!("initialiser '{}'", proto.name);
+            constants
+                .push((proto.name.clone(), super::constant(proto, &at, &|_| None, &self.program.strings)?));
         }
         let own = |name: &str| {
             body.input.iter().any(|it| it.name == name)
@@ -115,11 +128,14 @@ impl Convert<'_> {
                     self.carry_surroundings(node, scope)?;
                     return Ok(self.pending(node, slots, scope));
                 }
-                What::Tensor(value) if self.emit.graph.as_constant(value).is_some() => {
+                What::Tensor(value) | What::Strings(value)
+                    if self.emit.graph.as_constant(value).is_some() =>
+                {
                     let tensor = self.emit.graph.as_constant(value).cloned().expect("just seen");
-                    constants.push((name.to_string(), tensor));
+                    let strings = matches!(slot.what, What::Strings(_));
+                    constants.push((name.to_string(), Constant { tensor, strings }));
                 }
-                What::Tensor(_) | What::Sequence(_) | What::Optional(_) => {
+                What::Tensor(_) | What::Strings(_) | What::Sequence(_) | What::Optional(_) => {
                     inputs.push(any(name));
                     all.push(slot);
                 }
@@ -134,10 +150,11 @@ impl Convert<'_> {
             opsets: scope.opsets.clone(),
             functions: self.program.functions.clone(),
             arguments: scope.arguments.clone(),
+            strings: self.program.strings.clone(),
         };
         let collected = body.output[1 + carried..].iter().map(nothing).collect();
         let work = Work::Loop { body: Arc::new(program), carried, collected };
-        self.later(node, n, &all, work, error, scope)
+        self.later(node, n, &all, (work, false), error, scope)
     }
 
     /// The loop in place, if its turns are known and few.
@@ -227,7 +244,8 @@ impl Convert<'_> {
                     let ty = nothing(info).ok_or_else(|| {
                         n.unsupported(format!("no turn, and '{}' states no type", info.name))
                     })?;
-                    What::Tensor(self.emit.constant(Tensor::from_scalars(ty, [])))
+                    let value = self.emit.constant(Tensor::from_scalars(ty.ty, []));
+                    if ty.strings { What::Strings(value) } else { What::Tensor(value) }
                 }
                 false => self.stacked(&all, n)?,
             });
@@ -237,7 +255,7 @@ impl Convert<'_> {
     }
 
     /// Values of one type along a new first axis.
-    fn stacked(&mut self, all: &[Slot], n: &Node) -> Result<What, Error> {
+    pub fn stacked(&mut self, all: &[Slot], n: &Node) -> Result<What, Error> {
         if all.iter().any(|it| matches!(it.what, What::Gone)) {
             return Ok(What::Gone);
         }
@@ -245,115 +263,16 @@ impl Convert<'_> {
             return Ok(What::Pending);
         }
         let mut rows = Vec::with_capacity(all.len());
+        let strings = all.iter().filter(|it| matches!(it.what, What::Strings(_))).count();
         for slot in all {
-            let What::Tensor(value) = slot.what else {
-                return Err(n.error("collects something that is no tensor"));
-            };
-            rows.push(row(self, value)?);
-        }
-        Ok(What::Tensor(self.emit.concat(0, &rows)?))
-    }
-
-    /// A loop whose turns read slices, and whose results are turned as they are wanted.
-    fn scan(&mut self, node: &NodeProto, n: &Node, slots: &[Slot], path: &str, scope: &Scope) -> Made {
-        if n.opset < 9 {
-            // The first axis is a batch there, each element of which is scanned by itself.
-            return Err(n.unsupported("batches of scans, as before opset 9"));
-        }
-        let body = graph(node, n, "body")?;
-        let sliced = n.size(n.int("num_scan_inputs", 0)?)?;
-        let states = slots.len().checked_sub(sliced).filter(|_| sliced > 0);
-        let states =
-            states.ok_or_else(|| n.error("attribute 'num_scan_inputs' does not fit its operands"))?;
-        let made = body.output.len().checked_sub(states);
-        let made = made.ok_or_else(|| n.error("its body gives less than the states that it is given"))?;
-        if body.input.len() != slots.len() {
-            return Err(n.error(format!("its body takes {} inputs of {}", body.input.len(), slots.len())));
-        }
-        let list = |name: &str, len: usize| -> Result<Vec<i64>, Error> {
-            let list = n.ints(name)?.map_or_else(|| vec![0; len], <[i64]>::to_vec);
-            match list.len() == len {
-                true => Ok(list),
-                false => Err(n.error(format!("attribute '{name}' has {} numbers, not {len}", list.len()))),
+            match slot.what {
+                What::Tensor(value) if strings == 0 => rows.push(row(self, value)?),
+                What::Strings(value) if strings == all.len() => rows.push(row(self, value)?),
+                _ => return Err(n.error("collects something that is no tensor, or of several types")),
             }
-        };
-        let (axes, backwards) = (list("scan_input_axes", sliced)?, list("scan_input_directions", sliced)?);
-        let (out_axes, out_backwards) =
-            (list("scan_output_axes", made)?, list("scan_output_directions", made)?);
-        if let Some(made) = self.waiting(node, slots, scope) {
-            self.carry_surroundings(node, scope)?;
-            return Ok(made);
         }
-        let mut turns = None;
-        for (slot, &axis) in slots[states..].iter().zip(&axes) {
-            let What::Tensor(value) = slot.what else {
-                return Err(n.error("scans something that is no tensor"));
-            };
-            let shape = self.emit.shape(value);
-            let size = shape[n.axis(axis, shape.rank())?];
-            if turns.is_some_and(|it| it != size) {
-                return Err(n.error(format!("scans {} and {size} slices", turns.unwrap_or(0))));
-            }
-            turns = Some(size);
-        }
-        let turns = turns.unwrap_or(0) as i64;
-        // A node's own names hold no tabs but by malice, which `made_once` finds.
-        let own = |what: &str, at: usize| format!("\t{what} {at}");
-        let mut inner = GraphProto { initializer: body.initializer.clone(), ..Default::default() };
-        inner.input = vec![value_info("\tturn"), value_info("\ton")];
-        inner.input.extend(body.input[..states].iter().cloned());
-        let ints = |name: String, values: &[i64], dims: &[i64]| super::proto::TensorProto {
-            name,
-            dims: dims.to_vec(),
-            data_type: 7,
-            int64_data: values.to_vec(),
-            ..Default::default()
-        };
-        inner.initializer.push(ints("\tlast".into(), &[turns - 1], &[]));
-        inner.node.push(plain("Sub", &["\tlast", "\tturn"], "\tback", &[]));
-        for at in 0..sliced {
-            let from = own("sliced", at);
-            let index = if backwards[at] == 0 { "\tturn" } else { "\tback" };
-            let to = &body.input[states + at].name;
-            inner.node.push(plain("Gather", &[&from, index], to, &[("axis", axes[at])]));
-        }
-        inner.node.extend(body.node.iter().cloned());
-        inner.node.push(plain("Identity", &["\ton"], "\tgoes on", &[]));
-        inner.output = vec![value_info("\tgoes on")];
-        inner.output.extend(body.output.iter().cloned());
-        let mut repeat = plain("Loop", &["\tturns", ""], "", &[]);
-        repeat.input.extend(node.input[..states].iter().cloned());
-        repeat.output = (0..states + made).map(|at| own("made", at)).collect();
-        repeat.attribute.push(AttributeProto {
-            name: "body".into(),
-            r#type: attribute::GRAPH,
-            g: Some(Box::new(inner)),
-            ..Default::default()
-        });
-        let mut whole = GraphProto { node: vec![repeat], ..Default::default() };
-        whole.initializer.push(ints("\tturns".into(), &[turns], &[]));
-        whole.output = (0..states + made).map(|at| value_info(&own("made", at))).collect();
-        let sliced: Vec<String> = (0..sliced).map(|at| own("sliced", at)).collect();
-        let inputs = sliced.iter().map(String::as_str).zip(slots[states..].iter().cloned()).collect();
-        let results = self.inner(&whole, inputs, n.name, path, scope)?;
-        if results.iter().any(|it| matches!(it.what, What::Pending)) {
-            let read: Vec<Slot> = slots.iter().chain(&results).cloned().collect();
-            read.iter().for_each(|it| self.carry(it));
-        }
-        let mut whats: Vec<What> = results.into_iter().map(|it| it.what).collect();
-        for (at, what) in whats[states..].iter_mut().enumerate() {
-            let What::Tensor(value) = what else { continue };
-            let shape = self.emit.shape(*value);
-            if out_backwards[at] != 0 && shape[0] > 0 {
-                *value = self.emit.slice(*value, 0, shape[0] - 1, shape[0], -1)?;
-            }
-            let axis = n.axis(out_axes[at], shape.rank())?;
-            let mut order: Vec<usize> = (1..shape.rank()).collect();
-            order.insert(axis, 0);
-            *value = self.emit.permute(*value, &order)?;
-        }
-        whats.truncate(node.output.len());
-        Ok(named(node, scope, whats))
+        let made = self.emit.concat(0, &rows)?;
+        Ok(if strings > 0 { What::Strings(made) } else { What::Tensor(made) })
     }
 
     /// A graph for each element of a sequence.
@@ -395,7 +314,7 @@ impl Convert<'_> {
     }
 
     /// What the graphs inside of a node read of the graphs around it, for later stretches.
-    fn carry_surroundings(&mut self, node: &NodeProto, scope: &Scope) -> Result<(), Error> {
+    pub fn carry_surroundings(&mut self, node: &NodeProto, scope: &Scope) -> Result<(), Error> {
         let mut names = Vec::new();
         order::reads(node, &mut names);
         for name in names {
@@ -412,7 +331,7 @@ impl Convert<'_> {
     }
 }
 
-fn graph<'b>(node: &'b NodeProto, n: &Node, name: &str) -> Result<&'b GraphProto, Error> {
+pub fn graph<'b>(node: &'b NodeProto, n: &Node, name: &str) -> Result<&'b GraphProto, Error> {
     let graph = node.attribute.iter().find(|it| it.name == name).and_then(|it| it.g.as_deref());
     graph.ok_or_else(|| n.error(format!("attribute '{name}' is missing")))
 }
@@ -425,35 +344,16 @@ fn nodes_in(graph: &GraphProto) -> usize {
 }
 
 /// The type of what a loop without turns collects, if the body states it.
-fn nothing(info: &ValueInfoProto) -> Option<Type> {
+fn nothing(info: &ValueInfoProto) -> Option<Nothing> {
     let signature = super::signature(info, "output").ok()?;
     let inner = signature.dims.iter().map(|it| if let Dim::Fixed(size) = it { *size } else { 0 });
-    Some(Type { dtype: signature.dtype, shape: std::iter::once(0).chain(inner).collect() })
+    let ty = Type { dtype: signature.dtype, shape: std::iter::once(0).chain(inner).collect() };
+    Some(Nothing { ty, strings: super::form(info.r#type.as_ref()) == Form::Strings })
 }
 
 /// The name of a value of which nothing else is stated.
 fn any(name: &str) -> Signature {
     Signature { name: name.to_string(), dtype: DType::F32, dims: Vec::new() }
-}
-
-fn value_info(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.to_string(), ..Default::default() }
-}
-
-fn plain(op: &str, input: &[&str], output: &str, ints: &[(&str, i64)]) -> NodeProto {
-    let attribute = |(name, i): &(&str, i64)| AttributeProto {
-        name: name.to_string(),
-        i: *i,
-        r#type: attribute::INT,
-        ..Default::default()
-    };
-    NodeProto {
-        op_type: op.to_string(),
-        input: input.iter().map(|it| it.to_string()).collect(),
-        output: vec![output.to_string()],
-        attribute: ints.iter().map(attribute).collect(),
-        ..Default::default()
-    }
 }
 
 fn row(to: &mut Convert, value: Value) -> Result<Value, Error> {

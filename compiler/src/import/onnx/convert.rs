@@ -10,13 +10,12 @@ use std::{
 };
 
 use super::{
-    Function, Program, domain,
+    Constant, Function, Program, domain, moved,
     node::{Arguments, Node},
     node_name, order,
     proto::{GraphProto, NodeProto},
     scope::{Scope, Slot, What},
     table::{HostRule, Rule},
-    tensor,
 };
 use crate::{
     bug,
@@ -26,12 +25,15 @@ use crate::{
         emit::Emit,
         host::Datum,
         stretch::{Ask, Bound, Call, Key, Knowledge, Known, Stretch, Work, part_key},
+        strings::Pool,
     },
     tensor::Tensor,
 };
 
 /// Functions in functions, branches in branches.
 const MAX_DEPTH: usize = 32;
+/// How many bytes what the host computes may take that is computed while importing.
+const MAX_COMPUTED: u64 = 64 << 20;
 /// Nodes after inlining: functions that call each other twice grow without bound.
 const MAX_NODES: usize = 1 << 20;
 
@@ -91,10 +93,9 @@ pub fn convert(program: &Arc<Program>, known: &Knowledge) -> Result<Stretch, Err
         to.read.insert(key.clone(), value);
         to.keys.insert(value, key.clone());
     }
-    for (name, tensor) in &program.constants {
+    for (name, constant) in &program.constants {
         to.emit.graph.set_origin(&**name);
-        let value = to.emit.constant(tensor.clone());
-        let slot = Slot { key: scope.key(name), what: What::Tensor(value) };
+        let slot = Slot { key: scope.key(name), what: to.constant(constant) };
         scope.values.insert(name, slot);
     }
     let wanted: Vec<&str> = program.outputs.iter().map(|it| it.name.as_str()).collect();
@@ -103,6 +104,11 @@ pub fn convert(program: &Arc<Program>, known: &Knowledge) -> Result<Stretch, Err
 }
 
 impl<'a> Convert<'a> {
+    fn constant(&mut self, constant: &Constant) -> What {
+        let value = self.emit.constant(constant.tensor.clone());
+        if constant.strings { What::Strings(value) } else { What::Tensor(value) }
+    }
+
     fn finish(mut self, wanted: &[&str], slots: Vec<Slot>) -> Result<Stretch, Error> {
         let whole = self.breaks.first.is_none();
         let mut outputs = None;
@@ -166,10 +172,10 @@ impl<'a> Convert<'a> {
     /// An output of the model as outputs of the graph.
     fn output(&self, name: &str, slot: &Slot, all: &mut Vec<(Key, Output)>) -> Result<Bound, Error> {
         Ok(match &slot.what {
-            What::Tensor(value) => {
+            What::Tensor(value) | What::Strings(value) => {
                 let key: Key = format!("output {}", all.len()).into();
                 all.push((key.clone(), Output { name: name.to_string(), value: *value }));
-                Bound::Tensor(key)
+                if matches!(slot.what, What::Tensor(_)) { Bound::Tensor(key) } else { Bound::Strings(key) }
             }
             What::Sequence(slots) => {
                 let each = slots.iter().enumerate();
@@ -189,6 +195,7 @@ impl<'a> Convert<'a> {
         Some(match &slot.what {
             What::Absent | What::Pending | What::Gone => return None,
             What::Tensor(value) => Bound::Tensor(self.tensor_key(&slot.key, *value)),
+            What::Strings(value) => Bound::Strings(self.tensor_key(&slot.key, *value)),
             What::Sequence(all) => {
                 Bound::Sequence(all.iter().map(|it| self.bound(it)).collect::<Option<_>>()?)
             }
@@ -241,10 +248,8 @@ impl<'a> Convert<'a> {
 
     fn what(&mut self, bound: &Bound) -> Result<What, Error> {
         Ok(match bound {
-            Bound::Tensor(key) => match self.tensor(key)? {
-                Some(value) => What::Tensor(value),
-                None => What::Gone,
-            },
+            Bound::Tensor(key) => self.tensor(key)?.map_or(What::Gone, What::Tensor),
+            Bound::Strings(key) => self.tensor(key)?.map_or(What::Gone, What::Strings),
             Bound::Sequence(all) => {
                 let slot = |it: &Bound| Ok(Slot { key: self.slot_key(it), what: self.what(it)? });
                 What::Sequence(all.iter().map(slot).collect::<Result<_, Error>>()?)
@@ -260,7 +265,7 @@ impl<'a> Convert<'a> {
     /// A key of its own for a part of a value.
     fn slot_key(&self, bound: &Bound) -> Key {
         match bound {
-            Bound::Tensor(key) => key.clone(),
+            Bound::Tensor(key) | Bound::Strings(key) => key.clone(),
             other => format!("{other:?}").into(),
         }
     }
@@ -360,7 +365,7 @@ impl<'a> Convert<'a> {
             return Err(Error::unsupported(&*node.op_type, name, what));
         };
         let value = |slot: &Slot| match slot.what {
-            What::Tensor(value) => Some(value),
+            What::Tensor(value) | What::Strings(value) => Some(value),
             _ => None,
         };
         let n = Node {
@@ -369,6 +374,10 @@ impl<'a> Convert<'a> {
             domain,
             opset,
             inputs: slots.iter().map(value).collect(),
+            strings: slots.iter().map(|it| matches!(it.what, What::Strings(_))).collect(),
+            makes_strings: Cell::new(false),
+            pool: &self.program.strings,
+            most: MAX_COMPUTED,
             outputs: &node.output,
             attributes: &node.attribute,
             arguments: scope.arguments,
@@ -382,20 +391,27 @@ impl<'a> Convert<'a> {
         }
         let rule = Rule::find(domain, &node.op_type);
         let rule = rule.ok_or_else(|| n.unsupported("wgfuse does not know this operator"))?;
+        let rule = rule.of_strings(&n);
         if let Some(made) = self.waiting(node, &slots, scope) {
             return Ok(made);
         }
+        let moves = moved::moves(&n, rule)?;
         let made = match rule {
-            Rule::Host(host) => return self.host(host, node, &n, &slots, scope),
+            Rule::Host(host) | Rule::Text(host) => {
+                let strings = matches!(rule, Rule::Text(_));
+                return self.host(host, strings, node, &n, &slots, scope);
+            }
             Rule::Whole(convert) => convert(&mut self.emit, &n, &slots),
             rule => {
                 match slots.iter().position(|it| matches!(it.what, What::Sequence(_) | What::Optional(_))) {
                     Some(at) => {
                         Err(n.error(format!("operand {at} is a sequence or an optional value, not a tensor")))
                     }
-                    None => rule
-                        .convert(&mut self.emit, &n)
-                        .map(|made| made.into_iter().map(What::Tensor).collect()),
+                    None => rule.convert(&mut self.emit, &n).map(|made| {
+                        let strings = moves || n.makes_strings.get();
+                        let what = if strings { What::Strings } else { What::Tensor };
+                        made.into_iter().map(what).collect()
+                    }),
                 }
             }
         };
@@ -439,6 +455,9 @@ impl<'a> Convert<'a> {
         control: bool,
         scope: &Scope,
     ) -> Result<Vec<Slot>, Error> {
+        if n.is_strings(at) {
+            return Err(error);
+        }
         for (number, slot) in slots.iter().enumerate().skip(at) {
             let What::Tensor(value) = slot.what else { continue };
             let (ty, first) = (self.emit.graph.ty(value), n.inputs[at].map(|it| self.emit.dtype(it)));
@@ -464,33 +483,46 @@ impl<'a> Convert<'a> {
     fn host(
         &mut self,
         host: HostRule,
+        strings: bool,
         node: &NodeProto,
         n: &Node,
         slots: &[Slot],
         scope: &Scope,
     ) -> Result<Vec<Slot>, Error> {
         let known = slots.iter().map(|it| self.datum(it)).collect::<Option<Vec<_>>>();
-        if let Some(operands) = known {
-            let made = host(n, &operands)?;
+        let known = known.map(|it| host(n, &it)).transpose();
+        let made = match known {
+            // What is too large for now may not be for a run.
+            Err(Error::MemoryLimit { .. }) => None,
+            other => other?,
+        };
+        if let Some(made) = made {
             n.all_asked()?;
-            let whats: Vec<What> = (made.into_iter().enumerate())
-                .map(|(at, it)| {
-                    let key = scope.key(node.output.get(at).map_or("", String::as_str));
-                    self.of_datum(&key, it)
-                })
-                .collect();
-            return Ok(named(node, scope, whats));
+            // Strings that the file has not are a run's.
+            let key = |at: usize| scope.key(node.output.get(at).map_or("", String::as_str));
+            let whats = made.into_iter().enumerate().map(|(at, it)| self.of_datum(&key(at), it));
+            if let Some(whats) = whats.collect::<Option<Vec<What>>>() {
+                return Ok(named(node, scope, whats));
+            }
         }
-        let error = n.unsupported("the shape of its result follows from values, not from shapes");
+        let error = match strings {
+            true => n.unsupported("graphs know no strings"),
+            false => n.unsupported("the shape of its result follows from values, not from shapes"),
+        };
         let (node_, name, opset) = (node.clone(), n.name.to_string(), n.opset);
         let arguments: Arguments = scope.arguments.clone();
-        let work = move |operands: &[Option<Datum>]| {
+        let pool: Arc<Pool> = self.program.strings.clone();
+        let work = move |operands: &[Option<Datum>], most: u64| {
             let n = Node {
                 name: &name,
                 op: &node_.op_type,
                 domain: domain(&node_.domain),
                 opset,
                 inputs: Vec::new(),
+                strings: Vec::new(),
+                makes_strings: Cell::new(false),
+                pool: &pool,
+                most,
                 outputs: &node_.output,
                 attributes: &node_.attribute,
                 arguments: &arguments,
@@ -501,7 +533,7 @@ impl<'a> Convert<'a> {
             n.all_asked()?;
             Ok(made)
         };
-        self.later(node, n, slots, Work::Host(Arc::new(work)), error, scope)
+        self.later(node, n, slots, (Work::Host(Arc::new(work)), strings), error, scope)
     }
 
     /// Ends the stretch for what depends on something that is done on the host after it.
@@ -510,7 +542,7 @@ impl<'a> Convert<'a> {
         node: &NodeProto,
         n: &Node,
         slots: &[Slot],
-        work: Work,
+        (work, strings): (Work, bool),
         error: Error,
         scope: &Scope,
     ) -> Result<Vec<Slot>, Error> {
@@ -521,6 +553,7 @@ impl<'a> Convert<'a> {
             operands,
             results: node.output.iter().map(|it| scope.key(it)).collect(),
             work,
+            strings,
             bytes: slots.iter().map(|it| self.bytes(it)).sum(),
         });
         self.breaks.first.get_or_insert(error);
@@ -530,8 +563,8 @@ impl<'a> Convert<'a> {
     /// How large a value is that is not known now.
     fn bytes(&self, slot: &Slot) -> u64 {
         match &slot.what {
-            What::Tensor(value) if self.emit.literal(*value).is_some() => 0,
-            What::Tensor(value) => self.emit.graph.ty(*value).bytes() as u64,
+            What::Tensor(value) | What::Strings(value) if self.emit.literal(*value).is_some() => 0,
+            What::Tensor(value) | What::Strings(value) => self.emit.graph.ty(*value).bytes() as u64,
             What::Sequence(all) => all.iter().map(|it| self.bytes(it)).sum(),
             What::Optional(one) => one.iter().map(|it| self.bytes(it)).sum(),
             What::Absent | What::Pending | What::Gone => 0,
@@ -544,6 +577,9 @@ impl<'a> Convert<'a> {
             What::Absent => return Some(None),
             What::Pending | What::Gone => return None,
             What::Tensor(value) => Datum::Tensor(self.emit.literal(*value)?),
+            What::Strings(value) => {
+                Datum::Strings(self.program.strings.strings(&self.emit.literal(*value)?)?)
+            }
             What::Sequence(all) => {
                 Datum::Sequence(all.iter().map(|it| self.datum(it)?).collect::<Option<_>>()?)
             }
@@ -552,22 +588,27 @@ impl<'a> Convert<'a> {
         }))
     }
 
-    fn of_datum(&mut self, key: &Key, datum: Datum) -> What {
-        match datum {
+    /// `None` of strings that the file has not.
+    fn of_datum(&mut self, key: &Key, datum: Datum) -> Option<What> {
+        Some(match datum {
             Datum::Tensor(tensor) => What::Tensor(self.emit.constant(tensor)),
+            Datum::Strings(strings) => {
+                let numbers = self.program.strings.numbers(&strings)?;
+                What::Strings(self.emit.constant(numbers))
+            }
             Datum::Sequence(all) => {
                 let slot = |(at, it)| {
                     let key = part_key(key, at);
-                    Slot { what: self.of_datum(&key, it), key }
+                    Some(Slot { what: self.of_datum(&key, it)?, key })
                 };
-                What::Sequence(all.into_iter().enumerate().map(slot).collect())
+                What::Sequence(all.into_iter().enumerate().map(slot).collect::<Option<_>>()?)
             }
             Datum::Optional(None) => What::Optional(None),
             Datum::Optional(Some(one)) => {
-                let slot = Slot { what: self.of_datum(key, *one), key: key.clone() };
+                let slot = Slot { what: self.of_datum(key, *one)?, key: key.clone() };
                 What::Optional(Some(Box::new(slot)))
             }
-        }
+        })
     }
 
     /// The values of a graph inside of a node, with `inputs` by name.
@@ -593,8 +634,9 @@ impl<'a> Convert<'a> {
         };
         let mut names: HashSet<&str> = HashSet::new();
         for proto in &graph.initializer {
-            let tensor = tensor::tensor(proto, &format!("initialiser '{}'", proto.name), &|_| None)?;
-            let slot = Slot { key: inner.key(&proto.name), what: What::Tensor(self.emit.constant(tensor)) };
+            let at = format!("initialiser '{}'", proto.name);
+            let constant = super::constant(proto, &at, &|_| None, &self.program.strings)?;
+            let slot = Slot { key: inner.key(&proto.name), what: self.constant(&constant) };
             inner.values.insert(&proto.name, slot);
             names.insert(&proto.name);
         }

@@ -349,9 +349,11 @@ pub fn range(e: &mut Emit, n: &Node) -> Made {
 
 pub fn constant_of_shape(e: &mut Emit, n: &Node) -> Made {
     let shape = n.literal_shape(e, 0)?.ok_or_else(|| n.error("the shape is missing"))?;
-    let value = match n.tensor("value")? {
+    let value = match n.either("value")? {
         Some(value) if value.shape().count() == 1 => Tensor::scalar(value.dtype(), value.get(0)),
-        Some(value) => return Err(n.error(format!("the value is {}, not one element", value.ty()))),
+        Some(value) => {
+            return Err(n.error(format!("the value has the shape {}, not one element", value.shape())));
+        }
         None => Tensor::scalar(DType::F32, Scalar::Float(0.0)),
     };
     let value = e.constant(value);
@@ -359,8 +361,15 @@ pub fn constant_of_shape(e: &mut Emit, n: &Node) -> Made {
 }
 
 pub fn constant(e: &mut Emit, n: &Node) -> Made {
-    if let Some(tensor) = n.tensor("value")? {
+    if let Some(tensor) = n.either("value")? {
         return Ok(e.constant(tensor));
+    }
+    if n.has("value_string") {
+        let text = n.text("value_string", "")?;
+        return Ok(e.constant(n.entered(Shape::scalar(), &[text])?));
+    }
+    if let Some(all) = n.texts("value_strings")? {
+        return Ok(e.constant(n.entered([all.len()], &all)?));
     }
     if let Some(value) = n.opt_int("value_int")? {
         return Ok(e.constant(Tensor::scalar(DType::I64, Scalar::Int(value))));

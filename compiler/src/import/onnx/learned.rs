@@ -5,7 +5,7 @@ use crate::{
     dtype::DType,
     error::Error,
     graph::{Op, Value},
-    import::emit::Emit,
+    import::{emit::Emit, strings::Strings},
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
     shape::Type,
     tensor::Tensor,
@@ -236,7 +236,16 @@ pub fn tf_idf(e: &mut Emit, n: &Node) -> Made {
     let stated = |name: &str| -> Result<usize, Error> {
         n.size(n.opt_int(name)?.ok_or_else(|| n.error(format!("attribute '{name}' is missing")))?)
     };
-    let (pool, starts, columns) = (ints("pool_int64s")?, ints("ngram_counts")?, ints("ngram_indexes")?);
+    let pool: Vec<i64> = match n.is_strings(0) {
+        true => {
+            let words = n.texts("pool_strings")?;
+            let words = words.ok_or_else(|| n.error("attribute 'pool_strings' is missing"))?;
+            let strings = Strings::new([words.len()], words);
+            n.numbers(&strings.ok_or_else(|| n.error("the pool is too large"))?)?.to_i64()
+        }
+        false => ints("pool_int64s")?.to_vec(),
+    };
+    let (starts, columns) = (ints("ngram_counts")?, ints("ngram_indexes")?);
     let (shortest, longest) = (stated("min_gram_length")?, stated("max_gram_length")?);
     let skips = stated("max_skip_count")?;
     if pool.len() > MAX_GRAMS || skips > length.max(1) + pool.len() || longest > starts.len() {

@@ -9,6 +9,7 @@ mod contract;
 mod control;
 mod convert;
 mod determinant;
+mod encoded;
 mod flex;
 mod grid;
 mod chosen;
@@ -17,6 +18,7 @@ mod learned;
 mod loss;
 mod made;
 mod math;
+mod moved;
 mod node;
 mod norm;
 mod order;
@@ -26,17 +28,22 @@ mod quantized;
 mod random;
 mod rearranged;
 mod recurrence;
+mod re2;
 mod recurrent;
 mod reduce;
 mod resize;
+mod scan;
 mod scatter;
 mod signal;
+mod spelled;
 mod scope;
 mod sequence;
 mod table;
 pub mod tensor;
+mod text;
 mod training;
 mod window;
+mod words;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -49,8 +56,10 @@ use prost::Message;
 use super::{
     Signature,
     stretch::{Knowledge, Stretch},
+    strings::{NUMBER, Pool},
 };
 use crate::{
+    bug,
     dtype::DType,
     error::Error,
     shape::{Dim, Form},
@@ -58,7 +67,8 @@ use crate::{
 };
 use node::Arguments;
 use proto::{
-    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto,
+    ValueInfoProto,
 };
 use tensor::External;
 
@@ -69,12 +79,21 @@ pub struct Program {
     pub outputs: Vec<Signature>,
     /// Of the inputs and of the outputs; none of what stands for a body.
     pub forms: [Vec<Form>; 2],
-    constants: Vec<(String, Tensor)>,
+    constants: Vec<(String, Constant)>,
     nodes: Vec<NodeProto>,
     opsets: Opsets,
     functions: Arc<HashMap<FunctionKey, Function>>,
     /// Of the call that the nodes are in, if they are a part of a function.
     arguments: Arguments,
+    strings: Arc<Pool>,
+}
+
+/// What an initialiser is.
+#[derive(Clone, Debug)]
+struct Constant {
+    tensor: Tensor,
+    /// Whether it has the numbers of strings.
+    strings: bool,
 }
 
 /// Domain to version; the standard domain is "".
@@ -101,6 +120,7 @@ impl Program {
         }
         let graph = model.graph.ok_or_else(|| Error::malformed("model", "holds no graph"))?;
         let opsets = opsets(&model.opset_import, "model")?;
+        let strings = words::words(&graph, &model.functions)?;
         let mut functions = HashMap::new();
         for mut proto in model.functions {
             let at = format!("function '{}'", proto.name);
@@ -114,7 +134,7 @@ impl Program {
                 return Err(Error::malformed(at, "is defined twice"));
             }
         }
-        let constants = constants(&graph, external)?;
+        let constants = constants(&graph, external, &strings)?;
         let known: HashSet<&str> = constants.iter().map(|it| it.0.as_str()).collect();
         // Files of IR version 3 list initialisers as inputs too; they are defaults, and so constants here.
         let inputs = (graph.input.iter())
@@ -135,8 +155,13 @@ impl Program {
             let own = all.iter().filter(|it| !known_names.contains(&it.name));
             own.map(|it| form(it.r#type.as_ref())).collect()
         });
-        let (functions, arguments) = (Arc::new(functions), Arguments::new());
-        Ok(Program { inputs, outputs, forms, constants, nodes, opsets, functions, arguments })
+        let (functions, arguments, strings) = (Arc::new(functions), Arguments::new(), Arc::new(strings));
+        Ok(Program { inputs, outputs, forms, constants, nodes, opsets, functions, arguments, strings })
+    }
+
+    /// The strings that the file has.
+    pub fn strings(&self) -> &Arc<Pool> {
+        &self.strings
     }
 
     /// How far the program can be imported with what is known.
@@ -176,17 +201,22 @@ fn opsets_of_function(proto: &FunctionProto, at: &str) -> Result<Opsets, Error> 
     }
 }
 
-fn constants(graph: &GraphProto, external: External) -> Result<Vec<(String, Tensor)>, Error> {
+fn constants(
+    graph: &GraphProto,
+    external: External,
+    strings: &Pool,
+) -> Result<Vec<(String, Constant)>, Error> {
     let mut all = Vec::with_capacity(graph.initializer.len());
     let mut names = HashSet::new();
     for proto in &graph.initializer {
         let at = format!("initialiser '{}'", proto.name);
-        all.push((proto.name.clone(), tensor::tensor(proto, &at, external)?));
+        all.push((proto.name.clone(), constant(proto, &at, external, strings)?));
     }
     for proto in &graph.sparse_initializer {
         let name = proto.values.as_ref().map_or("", |it| &it.name);
         let at = format!("sparse initialiser '{name}'");
-        all.push((name.to_string(), tensor::sparse(proto, &at, external)?));
+        let tensor = tensor::sparse(proto, &at, external)?;
+        all.push((name.to_string(), Constant { tensor, strings: false }));
     }
     for (name, _) in &all {
         if name.is_empty() || !names.insert(name) {
@@ -194,6 +224,17 @@ fn constants(graph: &GraphProto, external: External) -> Result<Vec<(String, Tens
         }
     }
     Ok(all)
+}
+
+fn constant(proto: &TensorProto, at: &str, external: External, strings: &Pool) -> Result<Constant, Error> {
+    match proto.data_type {
+        tensor::STRING => {
+            let numbers = strings.numbers(&tensor::strings(proto, at)?);
+            let tensor = numbers.unwrap_or_else(|| bug!("{at} has strings that are not the model's"));
+            Ok(Constant { tensor, strings: true })
+        }
+        _ => Ok(Constant { tensor: tensor::tensor(proto, at, external)?, strings: false }),
+    }
 }
 
 /// No node's output has a name that is in `names` or that another node's output has.
@@ -229,7 +270,10 @@ fn signature(info: &ValueInfoProto, what: &str) -> Result<Signature, Error> {
         ty = inner;
     }
     let ty = ty.tensor_type.as_ref().ok_or_else(|| Error::foreign(&*at, "is not a tensor"))?;
-    let dtype = tensor::dtype_at(ty.elem_type, &at)?;
+    let dtype = match ty.elem_type {
+        tensor::STRING => NUMBER,
+        code => tensor::dtype_at(code, &at)?,
+    };
     let dims = match &ty.shape {
         Some(shape) => shape.dim.iter().map(dim).collect(),
         None if compound => Vec::new(),
@@ -248,6 +292,7 @@ fn form(ty: Option<&TypeProto>) -> Form {
     match ty {
         Some(it) if it.sequence_type.is_some() => Form::Sequence(inner()),
         Some(it) if it.optional_type.is_some() => Form::Optional(inner()),
+        Some(it) if it.tensor_type.as_ref().is_some_and(|it| it.elem_type == tensor::STRING) => Form::Strings,
         _ => Form::Tensor,
     }
 }

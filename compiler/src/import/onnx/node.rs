@@ -7,9 +7,14 @@ use super::{
     tensor,
 };
 use crate::{
+    bug,
     error::Error,
     graph::Value,
-    import::emit::Emit,
+    import::{
+        emit::Emit,
+        host::Datum,
+        strings::{Pool, Strings},
+    },
     shape::{Axes, Shape},
     tensor::Tensor,
 };
@@ -30,6 +35,14 @@ pub struct Node<'a> {
     pub arguments: &'a Arguments,
     /// Which of `attributes`, of the first 64, have been asked for.
     pub asked: Cell<u64>,
+    /// Which of `inputs` are strings.
+    pub strings: Vec<bool>,
+    /// Whether the results are strings; where operands of operators that only move them are, they are in any case.
+    pub makes_strings: Cell<bool>,
+    /// The model's.
+    pub pool: &'a Pool,
+    /// How many bytes what the host computes may take.
+    pub most: u64,
     /// The operand whose values the conversion has to know and does not.
     pub unknown: Cell<Option<usize>>,
 }
@@ -51,6 +64,18 @@ const WITHOUT_EFFECT: [&str; 12] = [
 ];
 
 impl<'a> Node<'a> {
+    /// The node without operands, its attributes not asked for.
+    pub fn again(&self) -> Node<'a> {
+        Node {
+            inputs: Vec::new(),
+            strings: Vec::new(),
+            makes_strings: Cell::new(false),
+            asked: Cell::new(0),
+            unknown: Cell::new(None),
+            ..*self
+        }
+    }
+
     pub fn error(&self, what: impl std::fmt::Display) -> Error {
         Error::node(self.name, format!("{}: {what}", self.op))
     }
@@ -165,6 +190,56 @@ impl<'a> Node<'a> {
             found.t.as_deref().ok_or_else(|| self.error(format!("attribute '{name}' holds no tensor")))?;
         let at = format!("attribute '{name}' of node '{}'", self.name);
         tensor::tensor(proto, &at, &|_| None).map(Some)
+    }
+
+    /// Strings of an attribute.
+    pub fn texts(&self, name: &str) -> Result<Option<Vec<&'a str>>, Error> {
+        let Some(found) = self.typed(name, attribute::STRINGS)? else { return Ok(None) };
+        let all = found.strings.iter().map(|it| std::str::from_utf8(it)).collect::<Result<_, _>>();
+        all.map(Some).map_err(|_| self.error(format!("attribute '{name}' is not text in UTF-8")))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.attribute(name).is_some()
+    }
+
+    /// A tensor of numbers, those of strings included: the node's results are strings then.
+    pub fn either(&self, name: &str) -> Result<Option<Tensor>, Error> {
+        Ok(match self.value(name)? {
+            None => None,
+            Some(Datum::Tensor(tensor)) => Some(tensor),
+            Some(Datum::Strings(strings)) => {
+                self.makes_strings.set(true);
+                Some(self.numbers(&strings)?)
+            }
+            Some(Datum::Sequence(_) | Datum::Optional(_)) => bug!("an attribute's tensor is none"),
+        })
+    }
+
+    /// The numbers of strings that the model has, which are the node's results then.
+    pub fn entered(&self, shape: impl Into<Shape>, all: &[&str]) -> Result<Tensor, Error> {
+        let strings = Strings::new(shape, all.iter().copied());
+        self.makes_strings.set(true);
+        self.numbers(&strings.ok_or_else(|| self.error("has strings of another number"))?)
+    }
+
+    /// A tensor of any type.
+    pub fn value(&self, name: &str) -> Result<Option<Datum>, Error> {
+        let Some(found) = self.typed(name, attribute::TENSOR)? else { return Ok(None) };
+        let proto: &TensorProto =
+            found.t.as_deref().ok_or_else(|| self.error(format!("attribute '{name}' holds no tensor")))?;
+        let at = format!("attribute '{name}' of node '{}'", self.name);
+        tensor::value(proto, &at, &|_| None).map(Some)
+    }
+
+    /// The numbers of strings that the model has.
+    pub fn numbers(&self, strings: &Strings) -> Result<Tensor, Error> {
+        self.pool.numbers(strings).ok_or_else(|| self.error("has strings that the model has not"))
+    }
+
+    /// Whether operand `at` is of strings.
+    pub fn is_strings(&self, at: usize) -> bool {
+        self.strings.get(at).is_some_and(|it| *it)
     }
 
     pub fn size(&self, value: i64) -> Result<usize, Error> {

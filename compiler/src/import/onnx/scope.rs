@@ -21,6 +21,8 @@ pub enum What {
     /// An operand that a call leaves out.
     Absent,
     Tensor(Value),
+    /// A tensor of strings: their numbers.
+    Strings(Value),
     Sequence(Vec<Slot>),
     Optional(Option<Box<Slot>>),
     /// It depends on what is not known yet.
@@ -30,6 +32,11 @@ pub enum What {
 }
 
 impl What {
+    /// A tensor of strings if this is one, else of numbers.
+    pub fn of_kind(&self, value: Value) -> What {
+        if matches!(self, What::Strings(_)) { What::Strings(value) } else { What::Tensor(value) }
+    }
+
     /// The value as what the key `key` stands for: parts that were just made get keys of their own.
     pub fn keyed(self, key: &Key) -> What {
         let What::Sequence(mut all) = self else { return self };

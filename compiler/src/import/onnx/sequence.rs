@@ -84,16 +84,25 @@ pub fn length(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
     Ok(vec![What::Tensor(e.scalar(DType::I64, count as f64))])
 }
 
-fn tensors(n: &Node, slots: &[Slot], at: usize) -> Result<Vec<Value>, Error> {
-    let value = |it: &Slot| match it.what {
-        What::Tensor(value) => Ok(value),
-        _ => Err(n.error("the sequence holds something that is no tensor")),
-    };
-    items(n, slots, at)?.iter().map(value).collect()
+/// Tensors, and what one that is made of them is: of numbers or of strings.
+fn tensors(n: &Node, slots: &[Slot], at: usize) -> Result<(Vec<Value>, fn(Value) -> What), Error> {
+    let (mut all, mut strings) = (Vec::new(), None);
+    for slot in items(n, slots, at)? {
+        let (value, is_strings) = match slot.what {
+            What::Tensor(value) => (value, false),
+            What::Strings(value) => (value, true),
+            _ => return Err(n.error("the sequence holds something that is no tensor")),
+        };
+        if strings.replace(is_strings).is_some_and(|it| it != is_strings) {
+            return Err(n.error("the sequence holds strings and numbers"));
+        }
+        all.push(value);
+    }
+    Ok((all, if strings == Some(true) { What::Strings } else { What::Tensor }))
 }
 
 pub fn concat(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
-    let mut all = tensors(n, slots, 0)?;
+    let (mut all, what) = tensors(n, slots, 0)?;
     let first = *all.first().ok_or_else(|| n.error("the sequence is empty"))?;
     let axis = n.opt_int("axis")?.ok_or_else(|| n.error("attribute 'axis' is missing"))?;
     let rank = e.rank(first);
@@ -106,11 +115,12 @@ pub fn concat(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
             *value = e.reshape(*value, &dims[..])?;
         }
     }
-    Ok(vec![What::Tensor(e.concat(axis, &all)?)])
+    Ok(vec![what(e.concat(axis, &all)?)])
 }
 
 pub fn split(e: &mut Emit, n: &Node, _: &[Slot]) -> Made {
     let x = n.input(0)?;
+    let what = if n.is_strings(0) { What::Strings } else { What::Tensor };
     let shape = e.shape(x);
     let axis = n.axis(n.int("axis", 0)?, shape.rank())?;
     let keep = n.flag("keepdims", true)?;
@@ -137,7 +147,7 @@ pub fn split(e: &mut Emit, n: &Node, _: &[Slot]) -> Made {
             dims.remove(axis);
             piece = e.reshape(piece, &dims[..])?;
         }
-        made.push(Slot { key: "".into(), what: What::Tensor(piece) });
+        made.push(Slot { key: "".into(), what: what(piece) });
         from += size;
     }
     Ok(vec![What::Sequence(made)])

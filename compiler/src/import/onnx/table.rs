@@ -1,11 +1,11 @@
 //! Which function converts which operator. Nodes of a model's own functions are inlined by `convert`, control flow by `control`.
 
 use super::{
-    attention, cast, chosen, contract, determinant, grid, layout, learned, loss, made, math,
+    attention, cast, chosen, contract, determinant, encoded, grid, layout, learned, loss, made, math,
     node::Node,
     norm, patches, quantized, random, rearranged, recurrence, recurrent, reduce, resize, scatter,
     scope::{Slot, What},
-    sequence, signal, training, window,
+    sequence, signal, spelled, text, training, window,
 };
 use crate::{
     bug,
@@ -28,6 +28,8 @@ pub enum Rule {
     Whole(WholeRule),
     /// What the shape of the result is follows from values, or the values are none that a graph has.
     Host(HostRule),
+    /// Of strings, which no graph has.
+    Text(HostRule),
 }
 
 pub type WholeRule = fn(&mut Emit, &Node, &[Slot]) -> Result<Vec<What>, Error>;
@@ -47,6 +49,14 @@ impl Rule {
         rows.iter().find(|row| row.0 == op).map(|row| row.1)
     }
 
+    /// The rule for the node's operands and result, strings among them or not.
+    pub fn of_strings(self, n: &Node) -> Rule {
+        match n.op {
+            "Cast" | "CastLike" if spelled::is_of_strings(n) => Text(spelled::cast),
+            _ => self,
+        }
+    }
+
     pub fn convert(self, e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
         let one = match self {
             Rule::Unary(op) => math::unary(op, e, n)?,
@@ -55,13 +65,13 @@ impl Rule {
             Rule::Reduce(kind) => reduce::reduce(kind, e, n)?,
             Rule::One(f) => f(e, n)?,
             Rule::Many(f) => return f(e, n),
-            Rule::Whole(_) | Rule::Host(_) => bug!("{} is converted elsewhere", n.op),
+            Rule::Whole(_) | Rule::Host(_) | Rule::Text(_) => bug!("{} is converted elsewhere", n.op),
         };
         Ok(vec![one])
     }
 }
 
-use Rule::{Binary, Host, Many, One, Reduce, Unary, Variadic, Whole};
+use Rule::{Binary, Host, Many, One, Reduce, Text, Unary, Variadic, Whole};
 
 #[rustfmt::skip]
 const STANDARD: &[(&str, Rule)] = &[
@@ -206,6 +216,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("ReduceProd", Reduce(reduce::Kind::Prod)),
     ("ReduceSum", Reduce(reduce::Kind::Sum)),
     ("ReduceSumSquare", Reduce(reduce::Kind::SumSquare)),
+    ("RegexFullMatch", Text(text::full_match)),
     ("Relu", Unary(UnaryOp::Relu)),
     ("Reshape", One(layout::reshape)),
     ("Resize", One(resize::resize)),
@@ -246,6 +257,9 @@ const STANDARD: &[(&str, Rule)] = &[
     ("SplitToSequence", Whole(sequence::split)),
     ("Sqrt", Unary(UnaryOp::Sqrt)),
     ("Squeeze", One(layout::squeeze)),
+    ("StringConcat", Text(text::concat)),
+    ("StringNormalizer", Text(text::normalise)),
+    ("StringSplit", Text(text::split)),
     ("Sub", Binary(BinaryOp::Sub)),
     ("Sum", Variadic(BinaryOp::Add)),
     ("SwiGLU", One(math::swiglu)),
@@ -281,6 +295,8 @@ const MICROSOFT: &[(&str, Rule)] = &[
 const LEARNED: &[(&str, Rule)] = &[
     ("ArrayFeatureExtractor", One(rearranged::array_feature_extractor)),
     ("Binarizer", One(math::binarizer)),
+    ("CategoryMapper", One(encoded::category_mapper)),
+    ("LabelEncoder", One(encoded::label_encoder)),
     ("TreeEnsemble", One(learned::tree_ensemble)),
 ];
 

@@ -6,6 +6,7 @@ use super::proto::{SparseTensorProto, TensorProto};
 use crate::{
     dtype::DType,
     error::Error,
+    import::{host::Datum, strings::Strings},
     shape::{Shape, Type},
     tensor::Tensor,
 };
@@ -16,8 +17,11 @@ pub type External<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
 /// A sparse tensor may claim any size in a few bytes; larger dense forms are refused.
 const MAX_SPARSE_BYTES: usize = 1 << 28;
 
+/// What ONNX numbers tensors of strings.
+pub const STRING: i32 = 8;
+
 /// Element types of ONNX that there are none of here.
-const FOREIGN: [(i32, &str); 3] = [(8, "string"), (14, "complex64"), (15, "complex128")];
+const FOREIGN: [(i32, &str); 3] = [(STRING, "string"), (14, "complex64"), (15, "complex128")];
 
 /// The element type that ONNX numbers `code`, or what is wrong with it.
 pub fn dtype(code: i32) -> Result<DType, String> {
@@ -90,6 +94,33 @@ pub fn tensor(proto: &TensorProto, at: &str, external: External) -> Result<Tenso
     };
     let made = if dtype.bits() < 8 { Tensor::unpacked(ty, &data) } else { Tensor::new(ty, data) };
     made.ok_or_else(|| fail("its size does not fit its type".into()))
+}
+
+/// A tensor of any type.
+pub fn value(proto: &TensorProto, at: &str, external: External) -> Result<Datum, Error> {
+    match proto.data_type {
+        STRING => strings(proto, at).map(Datum::Strings),
+        _ => tensor(proto, at, external).map(Datum::Tensor),
+    }
+}
+
+/// A tensor of strings, which have to be UTF-8.
+pub fn strings(proto: &TensorProto, at: &str) -> Result<Strings, Error> {
+    let fail = |what: String| Error::malformed(at, what);
+    let shape = shape(&proto.dims).map_err(fail)?;
+    if proto.data_location != 0 || proto.segment.is_some() || !proto.raw_data.is_empty() {
+        return Err(fail("strings are stored in a form that they have not".into()));
+    }
+    let count = proto.string_data.len();
+    if shape.checked_count() != Some(count) {
+        return Err(fail(format!("holds {count} strings, which do not fit its shape {shape}")));
+    }
+    let mut all: Vec<&str> = Vec::with_capacity(count);
+    for (place, it) in proto.string_data.iter().enumerate() {
+        let text = std::str::from_utf8(it);
+        all.push(text.map_err(|_| fail(format!("its element {place} is not text in UTF-8")))?);
+    }
+    Strings::new(shape, all).ok_or_else(|| fail("its size does not fit its shape".into()))
 }
 
 /// The dense form of a sparse tensor.

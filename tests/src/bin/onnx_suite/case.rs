@@ -68,7 +68,7 @@ fn case(folder: &Path, device: &Device, options: &Options, stages: bool) -> Resu
 fn tensor_of(value: Datum) -> Option<Tensor> {
     match value {
         Datum::Tensor(it) => Some(it),
-        Datum::Sequence(_) | Datum::Optional(_) => None,
+        Datum::Strings(_) | Datum::Sequence(_) | Datum::Optional(_) => None,
     }
 }
 
@@ -76,6 +76,10 @@ fn compared_values(case: &Case, at: &str, made: &Datum, wanted: &Datum) -> Resul
     match (made, wanted) {
         (Datum::Tensor(made), Datum::Tensor(wanted)) => {
             compared(case, [(at, Some(made), wanted)].into_iter())
+        }
+        (Datum::Strings(made), Datum::Strings(wanted)) if made == wanted => Ok(()),
+        (Datum::Strings(made), Datum::Strings(wanted)) => {
+            Err(Outcome::wrong(format!("{at} has other strings"), format!("{made:?}, not {wanted:?}")))
         }
         (Datum::Sequence(made), Datum::Sequence(wanted)) if made.len() == wanted.len() => {
             let mut pairs = made.iter().zip(wanted).enumerate();
@@ -166,7 +170,7 @@ fn value(info: &ValueInfoProto, path: &Path, at: &str) -> Result<Datum, Outcome>
 }
 
 fn tensor_value(proto: &TensorProto, at: &str) -> Result<Datum, Outcome> {
-    tensor::tensor(proto, at, &|_| None).map(Datum::Tensor).map_err(|it| Error::from(it).into())
+    tensor::value(proto, at, &|_| None).map_err(|it| Error::from(it).into())
 }
 
 fn sequence_value(proto: &SequenceProto, at: &str) -> Result<Datum, Outcome> {

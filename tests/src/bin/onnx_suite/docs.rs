@@ -49,8 +49,10 @@ pub fn page(folder: &Path, cases: &[String], lists: &Path) -> Result<String> {
         }
         let types: BTreeSet<&'static str> = (graph.input.iter())
             .filter_map(|it| it.r#type.as_ref()?.tensor_type.as_ref())
-            .filter_map(|it| tensor::dtype(it.elem_type).ok())
-            .map(|it| it.name())
+            .filter_map(|it| match it.elem_type {
+                tensor::STRING => Some("string"),
+                code => tensor::dtype(code).ok().map(|it| it.name()),
+            })
             .collect();
         let mut used = BTreeSet::new();
         graph.node.iter().for_each(|it| operators(it, &mut used));
