@@ -5,8 +5,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wgfuse::{
-    DisabledReason, Model, Session,
-    compiler::{import::Begin, options::Options},
+    DisabledReason, Model, Session, Shape, Signature,
+    compiler::{
+        import::{
+            Begin,
+            stretch::{Bound, Known, input_key},
+        },
+        options::Options,
+        shape::{Form, Type},
+    },
     report::{self, Report},
 };
 
@@ -53,7 +60,19 @@ pub fn inspect(args: Args) -> Result<()> {
     let mut found = shapes::shapes(&model.inputs, &args.shapes)?;
     let mut stops = Vec::new();
     let mut model = model;
-    if let Begin::Stretch(stretch) = model.begin(&found.shapes)? {
+    let named = |it: &(&Signature, &Form)| format!("{} is {}", it.0.name, it.1.of(it.0));
+    let [inputs, outputs] = model.forms();
+    let ports = model.inputs.iter().zip(inputs).chain(model.outputs.iter().zip(outputs));
+    let strings: Vec<String> = ports.filter(|it| *it.1 == Form::Strings).map(|it| named(&it)).collect();
+    let begun = match strings.is_empty() {
+        true => model.begin(&found.shapes)?,
+        false => begin_with_strings(&model, &found.shapes)?,
+    };
+    if let Begin::Graph(graph) = begun {
+        if !strings.is_empty() {
+            model = Model::from_graph(graph);
+        }
+    } else if let Begin::Stretch(stretch) = begun {
         for (node, stop, read) in stretch.stops() {
             stops.push((node.to_string(), stop.to_string(), read));
         }
@@ -85,6 +104,7 @@ pub fn inspect(args: Args) -> Result<()> {
             .map(|(node, why, bytes)| json!({ "node": node, "why": why, "bytes": bytes }))
             .collect();
         value["assumed"] = json!(found.assumed);
+        value["strings"] = json!(strings);
         print::json(&value);
         return Ok(());
     }
@@ -92,6 +112,9 @@ pub fn inspect(args: Args) -> Result<()> {
     say!("device  {}", device.name());
     if let Some(reason) = device.disabled_reason() {
         say!("        because {reason}");
+    }
+    if !strings.is_empty() {
+        say!("strings {} (numbers stand for them below)", strings.join(", "));
     }
     say!("plan    {}", tally::text(&plans));
     // Those of nodes stand in a table of their own.
@@ -122,6 +145,20 @@ pub fn inspect(args: Args) -> Result<()> {
     }
     print_report(&report, args.kernels);
     Ok(())
+}
+
+/// As far as the model can be imported where strings stand as their numbers.
+fn begin_with_strings(model: &Model, shapes: &[Shape]) -> Result<Begin> {
+    let inputs = model.inputs.iter().zip(model.forms()[0]).zip(shapes).map(|((input, form), shape)| {
+        let (key, ty) = (input_key(&input.name), Type { dtype: input.dtype, shape: shape.clone() });
+        let bound = if *form == Form::Strings { Bound::Strings(key) } else { Bound::Tensor(key) };
+        (bound, vec![Known::Type(ty)])
+    });
+    let stretch = model.begin_with(inputs)?.context("the model has no strings")?;
+    Ok(match stretch.stopped {
+        None => Begin::Graph(stretch.graph),
+        Some(_) => Begin::Stretch(Box::new(stretch)),
+    })
 }
 
 fn print_report(report: &Report, full: bool) {

@@ -339,41 +339,61 @@ fn settings_that_say_nothing_are_told() {
     assert!(told("RUST_LOG", "wgfuse=loud").contains("RUST_LOG is 'wgfuse=loud'"));
 }
 
-/// y = x[i] for each i of which x is not 0, as an ONNX file.
-fn chosen() -> Vec<u8> {
+/// An ONNX file of these nodes, each an operator with its operands and its result; inputs and outputs have a name and a type each.
+fn onnx_file(inputs: &[(&str, i32)], outputs: &[(&str, i32)], nodes: &[(&str, &[&str], &str)]) -> Vec<u8> {
     use prost::Message;
     use wgfuse::compiler::import::onnx::proto::{
         DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
         TensorTypeProto, TypeProto, ValueInfoProto,
     };
-    let value = |name: &str| {
+    let value = |(name, of): &(&str, i32)| {
         let dim = DimensionProto { dim_value: None, dim_param: Some(format!("{name} size")) };
-        let tensor = TensorTypeProto { elem_type: 1, shape: Some(TensorShapeProto { dim: vec![dim] }) };
+        let tensor = TensorTypeProto { elem_type: *of, shape: Some(TensorShapeProto { dim: vec![dim] }) };
         let ty = TypeProto { tensor_type: Some(tensor), ..Default::default() };
-        ValueInfoProto { name: name.into(), r#type: Some(ty) }
+        ValueInfoProto { name: name.to_string(), r#type: Some(ty) }
     };
-    let node = |op: &str, input: &[&str], output: &str| NodeProto {
-        op_type: op.into(),
+    let node = |(op, input, output): &(&str, &[&str], &str)| NodeProto {
+        op_type: op.to_string(),
         name: op.to_lowercase(),
         input: input.iter().map(|it| it.to_string()).collect(),
-        output: vec![output.into()],
+        output: vec![output.to_string()],
         ..Default::default()
     };
     let graph = GraphProto {
-        input: vec![value("x")],
-        output: vec![value("y")],
-        node: vec![
-            node("Exp", &["x"], "e"),
-            node("Floor", &["e"], "f"),
-            node("NonZero", &["f"], "i"),
-            node("Squeeze", &["i"], "j"),
-            node("Gather", &["e", "j"], "y"),
-        ],
+        input: inputs.iter().map(value).collect(),
+        output: outputs.iter().map(value).collect(),
+        node: nodes.iter().map(node).collect(),
         ..Default::default()
     };
-    let opset = OperatorSetIdProto { domain: String::new(), version: 18 };
+    let opset = OperatorSetIdProto { domain: String::new(), version: 20 };
     let file = ModelProto { ir_version: 9, opset_import: vec![opset], graph: Some(graph), functions: vec![] };
     file.encode_to_vec()
+}
+
+/// y = x[i] for each i of which x is not 0.
+fn chosen() -> Vec<u8> {
+    let nodes: [(&str, &[&str], &str); 5] = [
+        ("Exp", &["x"], "e"),
+        ("Floor", &["e"], "f"),
+        ("NonZero", &["f"], "i"),
+        ("Squeeze", &["i"], "j"),
+        ("Gather", &["e", "j"], "y"),
+    ];
+    onnx_file(&[("x", 1)], &[("y", 1)], &nodes)
+}
+
+#[test]
+fn inspect_names_strings() {
+    let show = |name: &str, outputs: &[(&str, i32)], nodes: &[(&str, &[&str], &str)]| {
+        let file = folder("strings").join(name).display().to_string();
+        fs::write(&file, onnx_file(&[("x", 8)], outputs, nodes)).expect("a file");
+        expect(&wgfuse(&["inspect", &file, "--device", "cpu", "--shape", "x=6"]), 0).0
+    };
+    let text = show("whole.onnx", &[("same", 9)], &[("Equal", &["x", "x"], "same")]);
+    assert!(text.contains("x is string[x size]"), "{text}");
+    let text = show("joined.onnx", &[("z", 8)], &[("StringConcat", &["x", "x"], "z")]);
+    assert!(text.contains("x is string[x size], z is string[z size]"), "{text}");
+    assert!(text.contains("stringconcat") && text.contains("GPUs know no strings"), "{text}");
 }
 
 #[test]

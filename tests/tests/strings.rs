@@ -220,6 +220,9 @@ fn a_session_meets_other_strings_in_every_run() {
     }
 }
 
+/// A node, initialisers, and what it is given.
+type Case<'a> = (NodeProto, Vec<TensorProto>, Vec<(&'a str, Datum)>);
+
 /// 0 is the empty string.
 fn named(numbers: &Datum) -> Datum {
     let Datum::Tensor(it) = numbers else { panic!("{numbers:?}") };
@@ -246,7 +249,7 @@ fn what_moves_strings_does_to_them_what_it_does_to_numbers() {
     let image = ("x", numbers(&[1, 4, 2, 2]));
     let init = |values: &[i64]| vec![ints("p", &[values.len() as i64], values)];
     let int = |name: &'static str, it| vec![(name, Is::Int(it))];
-    let cases: Vec<(NodeProto, Vec<TensorProto>, Vec<(&str, Datum)>)> = vec![
+    let cases: Vec<Case> = vec![
         (node("Identity", &["x"], &["z"]), vec![], vec![x.clone()]),
         (node("Reshape", &["x", "p"], &["z"]), init(&[2, -1]), vec![x.clone()]),
         (node("Flatten", &["x"], &["z"]), vec![], vec![x.clone()]),

@@ -12,6 +12,7 @@ mod determinant;
 mod encoded;
 mod flex;
 mod grid;
+mod images;
 mod chosen;
 mod layout;
 mod learned;

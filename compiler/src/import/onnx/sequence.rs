@@ -84,8 +84,11 @@ pub fn length(e: &mut Emit, n: &Node, slots: &[Slot]) -> Made {
     Ok(vec![What::Tensor(e.scalar(DType::I64, count as f64))])
 }
 
+/// What a tensor is: of numbers or of strings.
+type Kind = fn(Value) -> What;
+
 /// Tensors, and what one that is made of them is: of numbers or of strings.
-fn tensors(n: &Node, slots: &[Slot], at: usize) -> Result<(Vec<Value>, fn(Value) -> What), Error> {
+fn tensors(n: &Node, slots: &[Slot], at: usize) -> Result<(Vec<Value>, Kind), Error> {
     let (mut all, mut strings) = (Vec::new(), None);
     for slot in items(n, slots, at)? {
         let (value, is_strings) = match slot.what {

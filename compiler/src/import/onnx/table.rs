@@ -1,7 +1,7 @@
 //! Which function converts which operator. Nodes of a model's own functions are inlined by `convert`, control flow by `control`.
 
 use super::{
-    attention, cast, chosen, contract, determinant, encoded, grid, layout, learned, loss, made, math,
+    attention, cast, chosen, contract, determinant, encoded, grid, images, layout, learned, loss, made, math,
     node::Node,
     norm, patches, quantized, random, rearranged, recurrence, recurrent, reduce, resize, scatter,
     scope::{Slot, What},
@@ -153,6 +153,7 @@ const STANDARD: &[(&str, Rule)] = &[
     ("HardSigmoid", One(math::hard_sigmoid)),
     ("HardSwish", Unary(UnaryOp::HardSwish)),
     ("Hardmax", One(reduce::hardmax)),
+    ("ImageDecoder", Host(images::image_decoder)),
     ("Identity", Whole(sequence::identity)),
     ("InstanceNormalization", One(norm::instance)),
     ("IsInf", One(math::is_inf)),
