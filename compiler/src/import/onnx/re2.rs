@@ -1,7 +1,7 @@
 //! Patterns in RE2's syntax as those of the crate `regex`, which differ little: here `\d`, `\s`, `\w` and `\b` know Unicode, brackets and
 //! doubled signs in a class mean sets of classes, a brace has to be a count, and `\Q` and `\C` are unknown.
 //!
-//! https://github.com/google/re2/wiki/Syntax
+//! <https://github.com/google/re2/wiki/Syntax>
 
 use std::iter::Peekable;
 
