@@ -430,6 +430,28 @@ fn wg_pow_i32(x: i32, y: i32) -> i32 {
 
 // ---- Division
 
+// The quotient, which WGSL leaves 2.5 units in the last place to, corrected by what it leaves over: the nearest float, but where the
+// three are next to the ends of the range. What is left over is exact whether or not products and sums are contracted: halves
+// have 12 bits, so that products have 24, and each difference cancels (Dekker, "A Floating-Point Technique for Extending the
+// Available Precision", 1971). Not `fma`, which some drivers round twice.
+fn wg_div_f32(x: f32, y: f32) -> f32 {
+    let quotient = x / y;
+    let quotient_high = bitcast<f32>(bitcast<u32>(quotient) & 0xfffff000u);
+    let quotient_low = quotient - quotient_high;
+    let y_high = bitcast<f32>(bitcast<u32>(y) & 0xfffff000u);
+    let y_low = y - y_high;
+    let rest = (((x - quotient_high * y_high) - quotient_high * y_low) - quotient_low * y_high) - quotient_low * y_low;
+    let nearest = quotient + rest * (1.0 / y);
+    // Up to half of the way to the next float the quotient is the nearest; the sum, which rounds twice, could leave it at a tie.
+    let size = bitcast<u32>(quotient) & 0x7fffffffu;
+    let gap = bitcast<f32>(size) - bitcast<f32>(size - 1u);
+    let is_nearest = 2.0 * abs(rest) <= gap * abs(y);
+    // Below 2^-80 products may lose what is subnormal; infinities, and what is next to them, leave nothing over that is a number.
+    let least = min(min(bitcast<u32>(x) & 0x7fffffffu, bitcast<u32>(y) & 0x7fffffffu), size);
+    let kept = is_nearest || least < 0x17800000u || (bitcast<u32>(nearest) & 0x7f800000u) == 0x7f800000u;
+    return select(nearest, quotient, kept);
+}
+
 // Exact remainder with the sign of `x`, by long division of the significands, eight bits a step.
 fn wg_rem_f32(x: f32, y: f32) -> f32 {
     let x_bits = bitcast<u32>(x) & 0x7fffffffu;

@@ -22,8 +22,9 @@ use crate::{
     open::{self, DeviceChoice},
     print::{self, Align, Table, say},
     progress::progress,
+    run,
     shapes::{self, ShapeArg},
-    tally,
+    tally, tensor_file, way,
 };
 
 #[derive(clap::Args)]
@@ -33,6 +34,9 @@ pub struct Args {
     /// Shape of an input, as name=1x128; may be repeated
     #[arg(long = "shape", value_name = "NAME=DIMS")]
     shapes: Vec<ShapeArg>,
+    /// Inputs, as for `run`: their shapes are taken, and a model in stretches is run to show all that it comes to
+    #[arg(long, value_name = "FILE", conflicts_with = "shapes")]
+    inputs: Vec<String>,
     /// Write a page with the graph, the kernels and the memory plan
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -57,8 +61,15 @@ pub fn inspect(args: Args) -> Result<()> {
         return compile::list(artefact);
     }
     let device = open::device(args.device)?;
-    let mut found = shapes::shapes(&model.inputs, &args.shapes)?;
-    let mut stops = Vec::new();
+    let given = match args.inputs.is_empty() {
+        true => None,
+        false => Some(run::inputs(&model, tensor_file::load(&args.inputs)?)?),
+    };
+    let of_inputs = given.iter().flatten();
+    let of_inputs = of_inputs.map(|(name, it)| ShapeArg { name: name.clone(), shape: it.shape().clone() });
+    let asked: Vec<ShapeArg> = args.shapes.iter().cloned().chain(of_inputs).collect();
+    let mut found = shapes::shapes(&model.inputs, &asked)?;
+    let (mut stops, mut runs) = (Vec::new(), Vec::new());
     let mut model = model;
     let named = |it: &(&Signature, &Form)| format!("{} is {}", it.0.name, it.1.of(it.0));
     let [inputs, outputs] = model.forms();
@@ -75,6 +86,13 @@ pub fn inspect(args: Args) -> Result<()> {
     } else if let Begin::Stretch(stretch) = begun {
         for (node, stop, read) in stretch.stops() {
             stops.push((node.to_string(), stop.to_string(), read));
+        }
+        if let Some(given) = &given {
+            let _progress = progress("running");
+            let given: Vec<_> = given.iter().map(|(name, it)| (name.as_str(), it.clone())).collect();
+            let session = Session::new(&model, &device)?;
+            session.run(&given)?;
+            runs = session.stretches();
         }
         found.shapes = stretch.graph.inputs().iter().map(|it| it.ty.shape.clone()).collect();
         model = Model::from_graph(stretch.graph);
@@ -103,6 +121,7 @@ pub fn inspect(args: Args) -> Result<()> {
         value["stops"] = (stops.iter())
             .map(|(node, why, bytes)| json!({ "node": node, "why": why, "bytes": bytes }))
             .collect();
+        value["stretches"] = way::json(&runs).into();
         value["assumed"] = json!(found.assumed);
         value["strings"] = json!(strings);
         print::json(&value);
@@ -124,7 +143,11 @@ pub fn inspect(args: Args) -> Result<()> {
     if !found.assumed.is_empty() {
         say!("sizes   assumed: {} (set others with --shape name=1x128)", found.assumed.join(", "));
     }
-    if !stops.is_empty() {
+    if !runs.is_empty() {
+        say!("\nThe model runs in stretches, since how it goes on follows from values. A run came to these:");
+        way::table(&runs).print();
+        say!("\nThe first of them:");
+    } else if !stops.is_empty() {
         say!(
             "\nThis is the first stretch of the model: how it goes on follows from values, which are looked at then."
         );
@@ -134,14 +157,15 @@ pub fn inspect(args: Args) -> Result<()> {
             ("read there", Align::Right),
         ])
         .give(1);
-        for (node, why, bytes) in stops {
-            table.row(vec![node, why, print::bytes(bytes)]);
+        for (node, why, bytes) in &stops {
+            table.row(vec![node.clone(), why.clone(), print::bytes(*bytes)]);
         }
         table.print();
-        if report.outputs.is_empty() {
-            say!("\nNothing is computed before that.");
-            return Ok(());
-        }
+        say!("\nWith --inputs the model is run and all stretches are shown.");
+    }
+    if !stops.is_empty() && report.outputs.is_empty() {
+        say!("\nNothing is computed in it.");
+        return Ok(());
     }
     print_report(&report, args.kernels);
     Ok(())
@@ -195,6 +219,16 @@ fn print_report(report: &Report, full: bool) {
     report.cpu_parts.iter().for_each(|it| parts.row(vec![it.node.clone(), it.reason.clone()]));
     if !parts.is_empty() {
         parts.print();
+    }
+    if !report.crossings.is_empty() {
+        let total = report.crossings.iter().map(|it| it.bytes).sum();
+        say!("\nMoved in every run, beside inputs and outputs: {}", print::bytes(total));
+        let mut moved =
+            Table::new(&[("made by", Align::Left), ("to the", Align::Left), ("bytes", Align::Right)]);
+        for it in &report.crossings {
+            moved.row(vec![it.node.clone(), it.to.to_uppercase(), print::bytes(it.bytes)]);
+        }
+        moved.print();
     }
     let mut kernels = Table::new(&[
         ("name", Align::Left),

@@ -404,6 +404,19 @@ fn inspect_shows_where_values_decide_how_a_model_goes_on() {
     assert!(text.contains("first stretch") && text.contains("nonzero") && text.contains("24 B"), "{text}");
     let report = json(&["inspect", &file, "--device", "cpu", "--shape", "x=6", "--json"]);
     assert_eq!((&report["stops"][0]["node"], &report["stops"][0]["bytes"]), (&"nonzero".into(), &24.into()));
+    // A run shows how it goes on, and what the host reads there.
+    let x = folder("stretches").join("x.npy").display().to_string();
+    let header = format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }");
+    let mut npy = [b"\x93NUMPY\x01\x00".as_slice(), &118u16.to_le_bytes(), header.as_bytes()].concat();
+    npy.extend([0.5f32, -1.0, 2.0, -3.0, 0.0, 1.0].iter().flat_map(|it| it.to_le_bytes()));
+    fs::write(&x, npy).expect("a file");
+    let args = ["inspect", &file, "--device", "cpu", "--inputs", &x];
+    let (text, _) = expect(&wgfuse(&args), 0);
+    assert!(text.contains("A run came to these") && text.contains("nothing is left to do"), "{text}");
+    let report = json(&[&args[..], &["--json"]].concat());
+    let ways = report["stretches"].as_array().expect("a list");
+    assert_eq!((ways.len(), &ways[0]["ends"][0]["node"]), (2, &"nonzero".into()), "{report}");
+    assert_eq!((&ways[0]["ends"][0]["bytes"], &ways[1]["ends"]), (&24.into(), &serde_json::json!([])));
     // What needs the model as a whole says why there is none.
     let (_, error) = expect(&wgfuse(&["compile", &file, "-o", &format!("{file}.wgf"), "--shape", "x=6"]), 1);
     assert!(error.contains("nonzero") && error.contains("stretch by stretch"), "{error}");

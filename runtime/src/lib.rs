@@ -107,6 +107,8 @@ pub use profile::{Effort, KernelTime, Profile};
 #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub use saved::{compile_arguments, keep_arguments, load_arguments};
 pub use session::Session;
+#[cfg(feature = "compiler")]
+pub use session::way::{StretchEnd, StretchRun};
 pub use tally::{Bypass, Found, Tally};
 #[cfg(all(feature = "compiler", not(target_arch = "wasm32")))]
 pub use tuner::{Measured, Tune, Tuned};

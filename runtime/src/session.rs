@@ -10,6 +10,8 @@ mod ready;
 mod stretches;
 #[cfg(feature = "compiler")]
 mod values;
+#[cfg(feature = "compiler")]
+pub mod way;
 
 use std::sync::{Arc, Mutex, OnceLock};
 

@@ -15,12 +15,13 @@ use wgfuse_compiler::{
 use crate::folder;
 
 /// Models with inputs and with torch's values.
-pub const ZOO: [&str; 10] = [
+pub const ZOO: [&str; 11] = [
     "bert_tiny",
     "gpt2_tiny",
     "llama_tiny",
     "t5_encoder_tiny",
     "unet_tiny",
+    "lstm_gru",
     "test_resnet",
     "test_vit",
     "test_convnext",

@@ -11,8 +11,9 @@ pub mod random;
 pub mod text;
 pub mod verify;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
+use hashbrown::{DefaultHashBuilder, HashTable};
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
 use smallvec::SmallVec;
 
@@ -78,7 +79,9 @@ pub struct Graph {
     pub outputs: Vec<Output>,
     /// Each input and each output is in one at most.
     pub states: Vec<State>,
-    seen: HashMap<Op, Value>,
+    /// The nodes, found by their ops.
+    seen: HashTable<Value>,
+    hasher: DefaultHashBuilder,
     seen_constants: HashMap<(Bits, Type), ConstantId>,
     origin: Option<Arc<str>>,
 }
@@ -100,7 +103,8 @@ impl Graph {
     /// The only way to make a node. Equal ops share one node. An op whose operands do not fit is an error that names
     /// the current origin.
     pub fn add(&mut self, op: Op) -> Result<Value, Error> {
-        if let Some(&value) = self.seen.get(&op) {
+        let hash = self.hasher.hash_one(&op);
+        if let Some(&value) = self.seen.find(hash, |it| self.nodes[*it].op == op) {
             return Ok(value);
         }
         let ty = infer::infer(self, &op).map_err(|what| {
@@ -108,8 +112,9 @@ impl Graph {
             Error::node(&*self.origin(), format!("{name}: {what}"))
         })?;
         let origin = self.origin();
-        let value = self.nodes.insert(Node { op: op.clone(), ty, origin });
-        self.seen.insert(op, value);
+        let value = self.nodes.insert(Node { op, ty, origin });
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        self.seen.insert_unique(hash, value, |it| hasher.hash_one(&nodes[*it].op));
         Ok(value)
     }
 
@@ -247,7 +252,14 @@ impl Graph {
                 live.extend(node.op.operands().into_iter().map(|it| (it, ())));
             }
         }
-        let mut to = Graph { inputs: self.inputs.clone(), states: self.states.clone(), ..Graph::default() };
+        // Mostly about as many nodes come out.
+        let mut to = Graph {
+            nodes: SlotMap::with_capacity_and_key(nodes.len()),
+            seen: HashTable::with_capacity(nodes.len()),
+            inputs: self.inputs.clone(),
+            states: self.states.clone(),
+            ..Graph::default()
+        };
         let mut moved = slotmap::SecondaryMap::new();
         for (value, node) in nodes.into_iter().filter(|(it, _)| live.contains_key(*it)) {
             to.origin = Some(node.origin.clone());

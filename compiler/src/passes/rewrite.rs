@@ -194,13 +194,13 @@ pub fn rewrite(
             fired: false,
         };
         let next = round.rebuild(from, dirty.as_ref())?;
-        let (fired, again) = (round.fired, round.again(&next));
-        graph = Some(next);
-        if !fired || again.is_empty() || once {
-            // Rules leave what they replaced in the graph.
-            return graph.expect("made just now").rebuild(Graph::add);
+        let uses = uses(&next);
+        let again = round.again(&next, &uses);
+        if !round.fired || again.is_empty() || once {
+            // Rules leave in the graph what they replaced, and what they added in vain.
+            return if uses.len() == next.len() { Ok(next) } else { next.rebuild(Graph::add) };
         }
-        dirty = Some(again);
+        (graph, dirty) = (Some(next), Some(again));
     }
     let last = ledger.applied.iter().rev().take(8).map(|it| &it.rule).collect::<Vec<_>>();
     bug!("rules go in circles: {last:?}")
@@ -344,14 +344,14 @@ impl Round<'_> {
     }
 
     /// The live nodes of `made` that fewer nodes use than rules were told, or that no rule has seen.
-    fn again(&self, made: &Graph) -> SecondaryMap<Value, ()> {
+    fn again(&self, made: &Graph, uses: &SecondaryMap<Value, u32>) -> SecondaryMap<Value, ()> {
         let changed = |&(value, count): &(Value, &u32)| {
             let told = self.uses.get(value).copied().unwrap_or(1);
             let leaf = matches!(made.op(value), Op::Input { .. } | Op::Constant(_));
             let seen = !self.unseen.contains_key(value) && self.done.get(value) == Some(&value);
             !leaf && (*count < told || !seen)
         };
-        uses(made).iter().filter(changed).map(|it| (it.0, ())).collect()
+        uses.iter().filter(changed).map(|it| (it.0, ())).collect()
     }
 }
 

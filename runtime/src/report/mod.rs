@@ -14,9 +14,10 @@ use wgfuse_compiler::{
     error::Error,
     graph::{Graph, Op, Value, number},
     import::{Model, Signature},
+    lower::TensorId,
     options::Options,
     partition::Partition,
-    plan::{Plan, PlanKernel},
+    plan::{Plan, PlanKernel, Step},
     schedule::Choices,
     shape::{Dim, Shape, Type},
     target::{Place, Target},
@@ -40,6 +41,8 @@ pub struct Report {
     pub kernels: Vec<Kernel>,
     /// What the GPU cannot run, and why.
     pub cpu_parts: Vec<CpuPart>,
+    /// In the order in which a run moves them.
+    pub crossings: Vec<Crossing>,
     pub refusals: Vec<Refusal>,
     pub dispatches: usize,
     pub steps: usize,
@@ -100,6 +103,16 @@ pub struct CpuPart {
     pub reason: String,
 }
 
+/// A tensor that every run moves between GPU and CPU, beside the model's inputs and outputs.
+#[derive(Serialize)]
+pub struct Crossing {
+    /// The node that made it.
+    pub node: String,
+    /// "gpu" or "cpu".
+    pub to: &'static str,
+    pub bytes: u64,
+}
+
 #[derive(Serialize)]
 pub struct Refusal {
     pub producer: String,
@@ -147,6 +160,21 @@ pub fn report(
     Ok((report, plan))
 }
 
+/// What every run of `plan` moves between GPU and CPU, beside the model's inputs and outputs.
+pub fn crossings(plan: &Plan) -> Vec<Crossing> {
+    let crossing = |tensor: TensorId, ty: &Type, to| Crossing {
+        node: plan.tensors[tensor].origin.to_string(),
+        to,
+        bytes: ty.bytes() as u64,
+    };
+    let moved = plan.steps.iter().filter_map(|it| match it {
+        Step::Dispatch { .. } | Step::Host { .. } => None,
+        Step::Download { tensor, ty, .. } => Some(crossing(*tensor, ty, "cpu")),
+        Step::Upload { tensor, ty, .. } => Some(crossing(*tensor, ty, "gpu")),
+    });
+    moved.collect()
+}
+
 /// Of a compilation that ended well.
 pub(crate) fn of(observed: &Observed, plan: &Plan) -> Report {
     let (imported, graph) = (&observed.imported, observed.optimised());
@@ -172,6 +200,7 @@ pub(crate) fn of(observed: &Observed, plan: &Plan) -> Report {
         cpu_parts: (plan.cpu_parts.iter())
             .map(|(node, reason)| CpuPart { node: node.to_string(), reason: reason.to_string() })
             .collect(),
+        crossings: crossings(plan),
         refusals: (plan.refusals.iter())
             .map(|it| Refusal {
                 producer: it.producer.to_string(),

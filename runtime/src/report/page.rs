@@ -89,6 +89,12 @@ fn write_page(
             table(out, &["node on the CPU", "why"], &[], rows)?
         }
     }
+    if !report.crossings.is_empty() {
+        writeln!(out, "<p>Every run moves, beside inputs and outputs:</p>")?;
+        let rows = report.crossings.iter();
+        let rows = rows.map(|it| vec![it.node.clone(), it.to.to_uppercase(), it.bytes.to_string()]);
+        table(out, &["made by", "to the", "bytes"], &[2], rows)?;
+    }
 
     writeln!(out, "<h2>Kernels</h2>")?;
     writeln!(

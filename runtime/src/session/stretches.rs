@@ -39,13 +39,13 @@ use crate::{
 
 /// A stretch, its session, and what came after it.
 pub(crate) struct Node {
-    stretch: Stretch,
-    session: OnceLock<Session>,
-    next: Mutex<Branches>,
+    pub(super) stretch: Stretch,
+    pub(super) session: OnceLock<Session>,
+    pub(super) next: Mutex<Branches>,
     /// What runs in its place where the host has what it asks for.
-    instead: Mutex<Branches>,
+    pub(super) instead: Mutex<Branches>,
     /// First stretches of the bodies of loops, a call each.
-    bodies: Vec<Mutex<Branches>>,
+    pub(super) bodies: Vec<Mutex<Branches>>,
 }
 
 /// The most recently used last, each with what was known that led to it.

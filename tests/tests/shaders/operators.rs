@@ -204,6 +204,31 @@ fn binary_operators_of_floats() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Where all three are well within the range. Ties of what is rounded afterwards depend on it.
+#[test]
+fn quotients_are_the_nearest_floats() {
+    let seed = 14;
+    let mut random = Random::new(seed);
+    let mut pairs = vec![(0.5f32, 5.0f32 / 255.0)];
+    for _ in 0..40_000 {
+        let mut number = || (1.5 + 0.4 * random.float()) * f32::exp2(random.between(0, 80) as f32 - 40.0);
+        pairs.push((number(), -number()));
+    }
+    pairs.extend(SPECIAL.iter().flat_map(|&x| SPECIAL.iter().map(move |&y| (x, y))));
+    let (x, y): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
+    let got = floats(&apply("wg_div_f32(x, y)", "f32", "f32", &words(&x), &words(&y)));
+    let small = |it: f32| it != 0.0 && it.abs() < f32::exp2(-80.0);
+    let wrong: Vec<String> = (pairs.iter().zip(&got))
+        .filter(|&(&(x, y), &got)| {
+            let want = x / y;
+            let edge = [x, y, want, 1.0 / y].iter().any(|it| small(*it));
+            !edge && !(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan())
+        })
+        .map(|((x, y), got)| format!("{x:e} / {y:e}: {got:e}, not {:e} (seed {seed})", x / y))
+        .collect();
+    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong[..wrong.len().min(5)].join("\n"));
+}
+
 #[test]
 fn operators_of_integers() {
     let mut random = Random::new(12);
