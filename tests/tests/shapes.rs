@@ -68,7 +68,7 @@ fn other_batches(device: &Device) {
         for numbers in [&[0][..], &[1, 0, 1]] {
             let inputs: Vec<Tensor> = case.inputs.iter().map(|it| samples(it, numbers)).collect();
             let made = run(&session, &inputs);
-            if is_static(&case) {
+            if is_static(&case) && numbers.len() != case.inputs[0].shape()[0] {
                 let error = made.expect_err("a file without symbols has no other batch");
                 assert_eq!(error.kind(), ErrorKind::Input, "{name}: {error}");
                 assert!(error.to_string().contains(&case.model.inputs[0].name), "{name}: {error}");
