@@ -430,26 +430,31 @@ fn wg_pow_i32(x: i32, y: i32) -> i32 {
 
 // ---- Division
 
-// The quotient, which WGSL leaves 2.5 units in the last place to, corrected by what it leaves over: the nearest float, but where the
-// three are next to the ends of the range. What is left over is exact whether or not products and sums are contracted: halves
-// have 12 bits, so that products have 24, and each difference cancels (Dekker, "A Floating-Point Technique for Extending the
-// Available Precision", 1971). Not `fma`, which some drivers round twice.
+// The quotient, which WGSL leaves 2.5 units in the last place to, within half a unit and a millionth: a product with the reciprocal,
+// which is one for all elements of a row, corrected by what it leaves over. That is exact: halves have 12 bits, so that products have
+// 24, and each difference cancels (Dekker, "A Floating-Point Technique for Extending the Available Precision", 1971). Compilers may
+// contract products and sums; sizes, and a quotient without its last bit, are results of integer operations, which they
+// cannot look through to a product that is not rounded yet. Not `fma`, which some drivers round twice.
 fn wg_div_f32(x: f32, y: f32) -> f32 {
-    let quotient = x / y;
-    let quotient_high = bitcast<f32>(bitcast<u32>(quotient) & 0xfffff000u);
+    let bits = vec2(bitcast<u32>(x), bitcast<u32>(y)) & vec2(0x7fffffffu);
+    let a = bitcast<f32>(bits.x);
+    let b = bitcast<f32>(bits.y);
+    let inverse = 1.0 / b;
+    let quotient_bits = bitcast<u32>(a * inverse) & 0xfffffffeu;
+    // Of numbers from 2^-80 to 2^80 nothing on the way is subnormal or infinite.
+    if min(min(bits.x, bits.y), quotient_bits) < 0x17800000u || max(max(bits.x, bits.y), quotient_bits) > 0x67800000u {
+        return x / y;
+    }
+    let quotient = bitcast<f32>(quotient_bits);
+    let quotient_high = bitcast<f32>(quotient_bits & 0xfffff000u);
     let quotient_low = quotient - quotient_high;
-    let y_high = bitcast<f32>(bitcast<u32>(y) & 0xfffff000u);
-    let y_low = y - y_high;
-    let rest = (((x - quotient_high * y_high) - quotient_high * y_low) - quotient_low * y_high) - quotient_low * y_low;
-    let nearest = quotient + rest * (1.0 / y);
+    let b_high = bitcast<f32>(bits.y & 0xfffff000u);
+    let b_low = b - b_high;
+    let rest = (((a - quotient_high * b_high) - quotient_high * b_low) - quotient_low * b_high) - quotient_low * b_low;
     // Up to half of the way to the next float the quotient is the nearest; the sum, which rounds twice, could leave it at a tie.
-    let size = bitcast<u32>(quotient) & 0x7fffffffu;
-    let gap = bitcast<f32>(size) - bitcast<f32>(size - 1u);
-    let is_nearest = 2.0 * abs(rest) <= gap * abs(y);
-    // Below 2^-80 products may lose what is subnormal; infinities, and what is next to them, leave nothing over that is a number.
-    let least = min(min(bitcast<u32>(x) & 0x7fffffffu, bitcast<u32>(y) & 0x7fffffffu), size);
-    let kept = is_nearest || least < 0x17800000u || (bitcast<u32>(nearest) & 0x7f800000u) == 0x7f800000u;
-    return select(nearest, quotient, kept);
+    let gap = quotient - bitcast<f32>(quotient_bits - 1u);
+    let nearest = select(quotient + rest * inverse, quotient, 2.0 * abs(rest) <= gap * b);
+    return bitcast<f32>(bitcast<u32>(nearest) | ((bitcast<u32>(x) ^ bitcast<u32>(y)) & 0x80000000u));
 }
 
 // Exact remainder with the sign of `x`, by long division of the significands, eight bits a step.

@@ -25,6 +25,7 @@ use crate::{
     dtype::DType,
     index::{Atom, Index, linearise},
     lower::{Body, Coords, Expr, ExprId, TensorId},
+    scalar::{BinaryOp, UnaryOp},
     schedule::{Lanes, Store},
     shape::Shape,
 };
@@ -294,6 +295,19 @@ impl<'k> Scope<'k> {
         self.body.dtype(id)
     }
 
+    /// Whether something rounds a float to a whole number.
+    fn is_made_whole(&self, id: ExprId) -> bool {
+        self.body.iter().any(|(user, expr, _)| match expr {
+            Expr::Unary(op, x) => {
+                *x == id && matches!(op, UnaryOp::Round | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Trunc)
+            }
+            Expr::Cast(x) => {
+                *x == id && !self.body.dtype(user).is_float() && self.body.dtype(user) != DType::Bool
+            }
+            _ => false,
+        })
+    }
+
     pub fn value(&mut self, code: &mut Code, id: ExprId) -> Handle {
         if let Some(&found) = self.frames.iter().rev().find_map(|it| it.exprs.get(&id)) {
             return found;
@@ -327,7 +341,10 @@ impl<'k> Scope<'k> {
             }
             Expr::Binary(op, x, y) => {
                 let (left, right) = (self.value(code, *x), self.value(code, *y));
-                ops::binary(code, *op, body.dtype(*x), left, right)
+                match *op == BinaryOp::Div && dtype == DType::F32 && self.is_made_whole(id) {
+                    true => ops::quotient(code, left, right),
+                    false => ops::binary(code, *op, body.dtype(*x), left, right),
+                }
             }
             Expr::Select(cond, yes, no) => {
                 let cond = self.value(code, *cond);

@@ -78,7 +78,7 @@ pub fn unary(code: &mut Code, op: UnaryOp, dtype: DType, x: Handle) -> Handle {
     let word = Word::of(dtype);
     let value = match word {
         Word::F32 if op == UnaryOp::ToBits => to_bits(code, dtype, x),
-        Word::F32 => unary_float(code, op, dtype, x),
+        Word::F32 => unary_float(code, op, x),
         Word::U32 if op == UnaryOp::FromBits => from_bits(code, dtype, x),
         Word::I32 | Word::U32 | Word::Bool => unary_whole(code, op, word, x),
     };
@@ -89,7 +89,7 @@ pub fn unary(code: &mut Code, op: UnaryOp, dtype: DType, x: Handle) -> Handle {
     }
 }
 
-fn unary_float(code: &mut Code, op: UnaryOp, dtype: DType, x: Handle) -> Handle {
+fn unary_float(code: &mut Code, op: UnaryOp, x: Handle) -> Handle {
     match op {
         UnaryOp::Neg => code.unary(U::Negate, x),
         UnaryOp::Abs => code.math(M::Abs, &[x]),
@@ -102,7 +102,7 @@ fn unary_float(code: &mut Code, op: UnaryOp, dtype: DType, x: Handle) -> Handle 
         UnaryOp::Trunc => code.math(M::Trunc, &[x]),
         UnaryOp::Recip => {
             let one = code.f32(1.0);
-            arithmetic(code, BinaryOp::Div, dtype, one, x)
+            code.binary(B::Divide, one, x)
         }
         UnaryOp::Relu => {
             // The maximum of NaN and 0 may be 0, and some GLSL compilers make it of `x < 0 ? 0 : x` too.
@@ -265,6 +265,12 @@ pub fn binary(code: &mut Code, op: BinaryOp, dtype: DType, x: Handle, y: Handle)
     }
 }
 
+/// The quotient of f32 for what rounds it to a whole number: 2.5 units in the last place, which WGSL allows, would put ties on the
+/// other side.
+pub fn quotient(code: &mut Code, x: Handle, y: Handle) -> Handle {
+    from_library(code, "div", Word::F32, &[x, y])
+}
+
 fn compare(code: &mut Code, op: BinaryOp, word: Word, x: Handle, y: Handle) -> Handle {
     let operator = match op {
         BinaryOp::Eq => B::Equal,
@@ -313,8 +319,7 @@ fn arithmetic(code: &mut Code, op: BinaryOp, dtype: DType, x: Handle, y: Handle)
         (BinaryOp::Add, _) => code.binary(B::Add, x, y),
         (BinaryOp::Sub, _) => code.binary(B::Subtract, x, y),
         (BinaryOp::Mul, _) => code.binary(B::Multiply, x, y),
-        // Narrower floats round what is nearly right.
-        (BinaryOp::Div, Word::F32) if dtype != DType::F32 => code.binary(B::Divide, x, y),
+        (BinaryOp::Div, Word::F32) => code.binary(B::Divide, x, y),
         // Shifts at 32 bits are right at fewer: elements are kept wrapped to their width.
         _ => from_library(code, op.name(), word, &[x, y]),
     }
