@@ -223,7 +223,7 @@ fn quotients_are_the_nearest_floats() {
         .filter(|&(&(x, y), &got)| {
             let want = x / y;
             let edge = [x, y, want].iter().any(|it| far(*it));
-            !edge && !(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan())
+            !(edge || got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan())
         })
         .map(|((x, y), got)| format!("{x:e} / {y:e}: {got:e}, not {:e} (seed {seed})", x / y))
         .collect();
