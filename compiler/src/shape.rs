@@ -8,10 +8,10 @@ use crate::dtype::DType;
 
 /// Extents, outermost first. A scalar has none.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Shape(pub SmallVec<[usize; 6]>);
+pub struct Shape(pub SmallVec<[usize; 4]>);
 
 /// Axis numbers, in the order in which they apply.
-pub type Axes = SmallVec<[usize; 6]>;
+pub type Axes = SmallVec<[usize; 4]>;
 
 /// Element type and extents of a value.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -111,8 +111,8 @@ impl Shape {
     }
 
     /// Row-major distance, in elements, between neighbours along each axis.
-    pub fn strides(&self) -> SmallVec<[usize; 6]> {
-        let mut strides: SmallVec<[usize; 6]> = SmallVec::from_elem(1, self.rank());
+    pub fn strides(&self) -> SmallVec<[usize; 4]> {
+        let mut strides: SmallVec<[usize; 4]> = SmallVec::from_elem(1, self.rank());
         for axis in (1..self.rank()).rev() {
             strides[axis - 1] = strides[axis] * self.0[axis];
         }

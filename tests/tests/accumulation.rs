@@ -192,7 +192,14 @@ fn layers_add_to_a_state() {
                     let (w, bias) = (constant(b, dtype, &[3, 5, 2, 2], 1), constant(b, dtype, &[5], 2));
                     let window = Window { strides: [2, 2].into_iter().collect(), ..Window::unit(2) };
                     let output = [8, 10].into();
-                    let op = Op::ConvTranspose { window, groups: 1, output, x, w, bias: Some(bias) };
+                    let op = Op::ConvTranspose {
+                        window: window.into(),
+                        groups: 1,
+                        output,
+                        x,
+                        w,
+                        bias: Some(bias),
+                    };
                     let made = b.op(op)?;
                     finish(b, made, &[2, 5, 8, 10])
                 });

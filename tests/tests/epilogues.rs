@@ -51,7 +51,7 @@ fn product(b: &mut B, kind: &str, dtype: DType) -> Result<(Value, [usize; 4]), E
             let (w, bias) = (weight(b, &[3, 5, 2, 2]), weight(b, &[5]));
             let window = Window { strides: [2, 2].into_iter().collect(), ..Window::unit(2) };
             let output = [8, 10].into();
-            let op = Op::ConvTranspose { window, groups: 1, output, x, w, bias: Some(bias) };
+            let op = Op::ConvTranspose { window: window.into(), groups: 1, output, x, w, bias: Some(bias) };
             Ok((b.op(op)?, [2, 5, 8, 10]))
         }
     }
@@ -269,7 +269,7 @@ const NORMED: &[Normed] = &[
 ];
 
 fn transposed(b: &mut B, x: Value, w: Value, bias: Option<Value>, output: [usize; 2]) -> Made {
-    b.op(Op::ConvTranspose { window: Window::unit(2), groups: 1, output: output.into(), x, w, bias })
+    b.op(Op::ConvTranspose { window: Window::unit(2).into(), groups: 1, output: output.into(), x, w, bias })
 }
 
 #[test]

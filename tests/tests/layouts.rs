@@ -148,19 +148,19 @@ fn other_windows() {
                 ..Window::unit(2)
             };
             let w = weights.of(b, &[8, channels, 3, 2]);
-            let y = Op::Conv { window: window.clone(), groups: 1, x, w, bias: None };
+            let y = Op::Conv { window: window.clone().into(), groups: 1, x, w, bias: None };
             let y = b.op(y).expect("a convolution");
             let kind = PoolKind::Average { count_padding: false };
             let shape = b.ty(y).expect("typed").shape.clone();
             let window = Window { strides: [1, 1].into_iter().collect(), ..window };
             let output = [shape[2], shape[3]].into();
-            let y = b.op(Op::Pool { kind, window, kernel: [3, 2].into(), output, x: y });
+            let y = b.op(Op::Pool { kind, window: window.into(), kernel: [3, 2].into(), output, x: y });
             let y = y.expect("a pool");
             let doubled = Window { strides: [2, 2].into_iter().collect(), ..Window::unit(2) };
             let shape = b.ty(y).expect("typed").shape.clone();
             let w = weights.of(b, &[8, 4, 2, 2]);
             let output = [2 * shape[2], 2 * shape[3]].into();
-            let up = Op::ConvTranspose { window: doubled, groups: 1, output, x: y, w, bias: None };
+            let up = Op::ConvTranspose { window: doubled.into(), groups: 1, output, x: y, w, bias: None };
             b.op(up).expect("a transposed convolution")
         });
     }

@@ -185,7 +185,8 @@ fn any_image() -> Model {
         let w = weights(b, 6, &[12, 4, 2, 2]);
         let doubled = Window { strides: [2, 2].into_iter().collect(), ..Window::unit(2) };
         let output = [2 * shape[2], 2 * shape[3]].into();
-        let map = b.op(Op::ConvTranspose { window: doubled, groups: 1, output, x: y, w, bias: None })?;
+        let map =
+            b.op(Op::ConvTranspose { window: doubled.into(), groups: 1, output, x: y, w, bias: None })?;
         let mean = b.mean(y, &[2, 3], false)?;
         let w = weights(b, 7, &[5, 12]);
         let classes = b.linear(mean, w, None)?;

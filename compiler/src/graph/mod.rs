@@ -17,7 +17,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
 use smallvec::SmallVec;
 
-pub use op::{Op, Operands, PadMode, PoolKind, Real, Window};
+pub use op::{Op, Operands, PadMode, Places, PoolKind, Real, Steps, Window};
 
 use crate::{error::Error, shape::Type, tensor::Tensor};
 

@@ -18,6 +18,9 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Real(pub f64);
 
+/// Passes over large graphs cost what they read, and every node has the size of the largest op: what is long stands in a box.
+const _: () = assert!(size_of::<Op>() <= 104);
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Op {
     /// Number `slot` of the graph's inputs.
@@ -95,16 +98,16 @@ pub enum Op {
     },
     /// Along axis `i`, element `j` is element `starts[i] + j * steps[i]`. Steps may be negative, not 0.
     Slice {
-        starts: SmallVec<[usize; 6]>,
+        starts: Places,
         sizes: Shape,
-        steps: SmallVec<[i64; 6]>,
+        steps: Steps,
         x: Value,
     },
     /// Elements of `x` surrounded along axis `i` by `before[i]` and `after[i]` more, filled by `mode`. `fill` is a scalar
     /// operand, present exactly for `PadMode::Constant`.
     Pad {
-        before: SmallVec<[usize; 6]>,
-        after: SmallVec<[usize; 6]>,
+        before: Places,
+        after: Places,
         mode: PadMode,
         x: Value,
         fill: Option<Value>,
@@ -142,7 +145,7 @@ pub enum Op {
     },
     /// x [n, c, spatial..], w [m, c/groups, spatial..], bias [m].
     Conv {
-        window: Window,
+        window: Box<Window>,
         groups: usize,
         x: Value,
         w: Value,
@@ -151,7 +154,7 @@ pub enum Op {
     /// x [n, c, spatial..], w [c, m/groups, spatial..], bias [m]. `window` is that of the forward convolution;
     /// `output` is the spatial size of the result.
     ConvTranspose {
-        window: Window,
+        window: Box<Window>,
         groups: usize,
         output: Shape,
         x: Value,
@@ -161,7 +164,7 @@ pub enum Op {
     /// x [n, c, spatial..]; `output` is the spatial size of the result, which may reach past the padding.
     Pool {
         kind: PoolKind,
-        window: Window,
+        window: Box<Window>,
         kernel: Shape,
         output: Shape,
         x: Value,
@@ -246,6 +249,9 @@ pub enum PoolKind {
 }
 
 pub type Operands = SmallVec<[Value; 4]>;
+/// One entry an axis.
+pub type Places = SmallVec<[usize; 2]>;
+pub type Steps = SmallVec<[i64; 2]>;
 
 impl Op {
     pub fn operands(&self) -> Operands {

@@ -1,10 +1,10 @@
 //! Reads at places that are known: views.
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::smallvec;
 
 use super::rewrite::{Better, Licence::Exact, Rule, Site};
 use crate::{
-    graph::{Graph, Op, Value},
+    graph::{Graph, Op, Places, Steps, Value},
     shape::{Axes, Shape},
 };
 
@@ -60,8 +60,8 @@ fn gather_range(site: &mut Site, value: Value) -> Better {
         return Ok(None);
     }
     let shape = site.graph.ty(value).shape.clone();
-    let mut starts: SmallVec<[usize; 6]> = smallvec![0; from.rank()];
-    let mut steps: SmallVec<[i64; 6]> = smallvec![1; from.rank()];
+    let mut starts: Places = smallvec![0; from.rank()];
+    let mut steps: Steps = smallvec![1; from.rank()];
     let mut sizes = from.clone();
     (starts[axis], steps[axis], sizes.0[axis]) = (first as usize, step, places.len());
     let x = site.add(Op::Slice { starts, sizes, steps, x })?;
@@ -108,8 +108,8 @@ fn gather_nd_grid(site: &mut Site, value: Value) -> Better {
 
     // Cut out what the coordinates reach, order its axes as the result has them, give those that no coordinate follows
     // one element, and repeat it along them.
-    let mut starts: SmallVec<[usize; 6]> = smallvec![0; from.rank()];
-    let mut steps: SmallVec<[i64; 6]> = smallvec![1; from.rank()];
+    let mut starts: Places = smallvec![0; from.rank()];
+    let mut steps: Steps = smallvec![1; from.rank()];
     let mut sizes = from.clone();
     for (axis, walk) in walks.iter().enumerate() {
         starts[axis] = walk.start;

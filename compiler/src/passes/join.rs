@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::rewrite::{Better, Licence::Exact, Rule, Site};
 use crate::{
-    graph::{Graph, Op, Value},
+    graph::{Graph, Op, Places, Steps, Value},
     shape::{Axes, Shape},
 };
 
@@ -127,9 +127,9 @@ fn concat_concat(site: &mut Site, value: Value) -> Better {
 struct Run {
     x: Value,
     axis: usize,
-    starts: SmallVec<[usize; 6]>,
+    starts: Places,
     sizes: Shape,
-    steps: SmallVec<[i64; 6]>,
+    steps: Steps,
 }
 
 impl Run {

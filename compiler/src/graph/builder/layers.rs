@@ -194,14 +194,14 @@ impl GraphBuilder {
 
 impl Geometry {
     /// For operands of rank `rank`.
-    fn window(self, rank: usize) -> Window {
+    fn window(self, rank: usize) -> Box<Window> {
         let all = |it| SmallVec::from_elem(it, rank.saturating_sub(2));
-        Window {
+        Box::new(Window {
             strides: all(self.stride),
             dilations: all(self.dilation),
             before: all(self.padding),
             after: all(self.padding),
-        }
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use super::pad_mode;
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{Graph, Input, Op, Output, PadMode, PoolKind, Real, State, Value, Window, infer, verify},
+    graph::{Graph, Input, Op, Output, PadMode, Places, PoolKind, Real, State, Value, Window, infer, verify},
     scalar::{BinaryOp, ReduceOp, Scalar, UnaryOp},
     shape::{Shape, Type},
     tensor::Tensor,
@@ -198,7 +198,7 @@ impl Parts<'_> {
             "permute" => Op::Permute { order: self.sizes("order")?.into(), x: self.operand()? },
             "expand" => Op::Expand { shape: self.shape("shape")?, x: self.operand()? },
             "slice" => {
-                let starts: SmallVec<[usize; 6]> = self.sizes("starts")?.into();
+                let starts: Places = self.sizes("starts")?.into();
                 let steps = match self.optional("steps") {
                     Some(text) => list(text)?.into(),
                     None => SmallVec::from_elem(1, starts.len()),
@@ -322,7 +322,7 @@ impl Parts<'_> {
     }
 
     /// A window over as many axes as it has strides.
-    fn window(&mut self) -> Parsed<Window> {
+    fn window(&mut self) -> Parsed<Box<Window>> {
         let strides = self.sizes("strides")?;
         let mut window = Window { strides: strides.as_slice().into(), ..Window::unit(strides.len()) };
         let Window { strides: _, dilations, before, after } = &mut window;
@@ -331,7 +331,7 @@ impl Parts<'_> {
                 *values = list(text)?.into();
             }
         }
-        Ok(window)
+        Ok(window.into())
     }
 }
 

@@ -6,7 +6,7 @@ use super::node::Node;
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{Op, PadMode, Value},
+    graph::{Op, PadMode, Places, Steps, Value},
     import::emit::Emit,
     scalar::Scalar,
     shape::{Shape, Type},
@@ -158,8 +158,8 @@ pub fn slice(e: &mut Emit, n: &Node) -> Made {
         return Err(n.error("starts, ends, axes and steps differ in length"));
     }
     n.axes(&axes, rank)?;
-    let mut from: SmallVec<[usize; 6]> = SmallVec::from_elem(0, rank);
-    let mut by: SmallVec<[i64; 6]> = SmallVec::from_elem(1, rank);
+    let mut from: Places = SmallVec::from_elem(0, rank);
+    let mut by: Steps = SmallVec::from_elem(1, rank);
     let mut sizes = shape.clone();
     for at in 0..starts.len() {
         let axis = n.axis(axes[at], rank)?;
@@ -287,7 +287,7 @@ pub fn pad(e: &mut Emit, n: &Node) -> Made {
     if pads.len() != 2 * axes.len() {
         return Err(n.error(format!("{} pads for {} axes", pads.len(), axes.len())));
     }
-    let mut before: SmallVec<[usize; 6]> = SmallVec::from_elem(0, rank);
+    let mut before: Places = SmallVec::from_elem(0, rank);
     let mut after = before.clone();
     for (at, &axis) in axes.iter().enumerate() {
         let axis = n.axis(axis, rank)?;

@@ -6,7 +6,7 @@ use super::node::Node;
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{Op, PadMode, Value},
+    graph::{Op, PadMode, Places, Value},
     import::emit::Emit,
     scalar::BinaryOp,
 };
@@ -26,7 +26,7 @@ pub fn center_crop_pad(e: &mut Emit, n: &Node) -> Made {
     if axes.len() != sizes.rank() {
         return Err(n.error(format!("{} sizes for {} axes", sizes.rank(), axes.len())));
     }
-    let mut before: SmallVec<[usize; 6]> = SmallVec::from_elem(0, rank);
+    let mut before: Places = SmallVec::from_elem(0, rank);
     let mut after = before.clone();
     for (&axis, &want) in axes.iter().zip(sizes.iter()) {
         let axis = n.axis(axis, rank)?;

@@ -148,7 +148,7 @@ pub fn causal_conv(e: &mut Emit, n: &Node) -> Result<Vec<Value>, Error> {
         }
     };
     let whole = if width > 1 { e.concat(2, &[past, x])? } else { x };
-    let window = Window::unit(1);
+    let window = Window::unit(1).into();
     let mut y = e.add(Op::Conv { window, groups: channels, x: whole, w, bias: n.opt(2) })?;
     match n.text("activation", "none")? {
         "none" => {}

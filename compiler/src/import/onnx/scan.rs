@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    graph::{Op, PadMode, Value},
-    shape::{Axes, Shape},
+    graph::{Op, PadMode, Places, Value},
+    shape::Shape,
 };
 
 /// The most elements of a batch of scans.
@@ -223,7 +223,7 @@ impl Convert<'_> {
         if missing == 0 {
             return Ok(x);
         }
-        let before: Axes = shape.iter().map(|_| 0).collect();
+        let before: Places = shape.iter().map(|_| 0).collect();
         let mut after = before.clone();
         after[0] = missing;
         let fill = Some(self.emit.scalar(self.emit.dtype(x), 0.0));

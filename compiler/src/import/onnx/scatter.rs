@@ -8,7 +8,7 @@ use super::node::Node;
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{Op, PadMode, Value},
+    graph::{Op, PadMode, Places, Value},
     import::emit::Emit,
     scalar::{BinaryOp, ReduceOp},
     tensor::Tensor,
@@ -123,7 +123,7 @@ pub fn elements(e: &mut Emit, n: &Node) -> Made {
     place(e, [x, hit, new], axis, op)
 }
 
-type Pads = (smallvec::SmallVec<[usize; 6]>, smallvec::SmallVec<[usize; 6]>);
+type Pads = (Places, Places);
 
 fn padded(e: &mut Emit, x: Value, pads: &Pads, fill: f64) -> Made {
     let fill = Some(e.scalar(e.dtype(x), fill));

@@ -6,7 +6,7 @@ use super::node::Node;
 use crate::{
     dtype::DType,
     error::Error,
-    graph::{Op, PadMode, PoolKind, Value, Window},
+    graph::{Op, PadMode, Places, PoolKind, Value, Window},
     import::emit::Emit,
     scalar::{BinaryOp, ReduceOp, UnaryOp},
     shape::{Axes, Shape},
@@ -43,7 +43,7 @@ fn spatial(e: &Emit, n: &Node, x: Value) -> Result<Vec<usize>, Error> {
 }
 
 /// Strides, dilations and explicit pads, with `auto_pad` still to come.
-fn window(n: &Node, rank: usize) -> Result<Window, Error> {
+fn window(n: &Node, rank: usize) -> Result<Box<Window>, Error> {
     let per_axis = |name: &str, default: usize, want: usize| -> Result<SmallVec<[usize; 3]>, Error> {
         let found = n.sizes(name)?.unwrap_or_else(|| vec![default; want]);
         match found.len() == want {
@@ -56,7 +56,7 @@ fn window(n: &Node, rank: usize) -> Result<Window, Error> {
     if strides.iter().chain(&dilations).any(|&it| it == 0) {
         return Err(n.error("a stride or dilation is 0"));
     }
-    Ok(Window { strides, dilations, before: pads[..rank].into(), after: pads[rank..].into() })
+    Ok(Box::new(Window { strides, dilations, before: pads[..rank].into(), after: pads[rank..].into() }))
 }
 
 /// Elements between the first and the last that a kernel covers, both included.
@@ -172,7 +172,7 @@ pub fn conv_transpose(e: &mut Emit, n: &Node) -> Made {
 }
 
 struct Pooling {
-    window: Window,
+    window: Box<Window>,
     kernel: Shape,
     output: Shape,
 }
@@ -247,7 +247,7 @@ fn places_of_maxima(
         true => e.scalar(e.dtype(x), f64::NEG_INFINITY),
         false => e.constant(Tensor::scalar(e.dtype(x), ReduceOp::Max.identity(e.dtype(x)))),
     };
-    let (mut before, mut after): (SmallVec<[usize; 6]>, SmallVec<[usize; 6]>) =
+    let (mut before, mut after): (Places, Places) =
         (SmallVec::from_elem(0, d + 2), SmallVec::from_elem(0, d + 2));
     for axis in 0..d {
         let end = (output[axis] - 1).saturating_mul(window.strides[axis]);
@@ -392,7 +392,7 @@ pub fn local_response_norm(e: &mut Emit, n: &Node) -> Made {
     let rest: usize = shape[2..].iter().product();
     let square = e.binary(BinaryOp::Mul, x, x)?;
     let square = e.reshape(square, [shape[0], 1, shape[1], rest])?;
-    let mut window = Window::unit(2);
+    let mut window = Box::new(Window::unit(2));
     (window.before[0], window.after[0]) = ((size - 1) / 2, size / 2);
     let (kernel, output) = (Shape::from([size, 1]), Shape::from([shape[1], rest]));
     let kind = PoolKind::Average { count_padding: true };

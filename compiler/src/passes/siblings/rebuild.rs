@@ -6,7 +6,7 @@ use smallvec::{SmallVec, smallvec};
 use super::branch::{Branch, Uses, raised};
 use crate::{
     error::Error,
-    graph::{Graph, Op, Value},
+    graph::{Graph, Op, Places, Value},
     shape::Shape,
 };
 
@@ -42,7 +42,7 @@ pub fn rebuild(uses: &Uses, sets: &[Vec<Branch>]) -> Result<Graph, Error> {
                     None => *wides[number].insert(widen(uses, &sets[number], &moved, &mut to)?),
                 };
                 to.set_origin(node.origin.clone());
-                let mut starts: SmallVec<[usize; 6]> = smallvec![0; node.ty.shape.rank()];
+                let mut starts: Places = smallvec![0; node.ty.shape.rank()];
                 starts[sets[number][0].factor.axis] = offset;
                 let steps = smallvec![1; node.ty.shape.rank()];
                 to.add(Op::Slice { starts, sizes: node.ty.shape.clone(), steps, x: wide })?

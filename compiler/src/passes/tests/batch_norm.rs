@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
         |b| {
             let (x, w, k) = (x(b, [1, 2, 5]), weights(b, [2, 3, 2], 1), weights(b, [3, 1], 2));
             let y = b.op(Op::ConvTranspose {
-                window: crate::graph::Window::unit(1),
+                window: crate::graph::Window::unit(1).into(),
                 groups: 1,
                 output: [6].into(),
                 x,

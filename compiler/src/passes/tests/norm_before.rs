@@ -35,7 +35,14 @@ fn norm(b: &mut B, x: Value) -> Result<Value, Error> {
 fn transposed(b: &mut B, x: Value, kernel: usize, groups: usize, output: usize) -> Result<Value, Error> {
     let (w, bias) = (weights(b, [4, 6 / groups, kernel, kernel], 1), weights(b, [6], 2));
     let output = [output, output].into();
-    b.op(Op::ConvTranspose { window: crate::graph::Window::unit(2), groups, output, x, w, bias: Some(bias) })
+    b.op(Op::ConvTranspose {
+        window: crate::graph::Window::unit(2).into(),
+        groups,
+        output,
+        x,
+        w,
+        bias: Some(bias),
+    })
 }
 
 /// What is built, what is left of it.
