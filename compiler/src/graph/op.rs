@@ -253,78 +253,75 @@ pub type Operands = SmallVec<[Value; 4]>;
 pub type Places = SmallVec<[usize; 2]>;
 pub type Steps = SmallVec<[i64; 2]>;
 
+/// Calls `$each` with every operand of `$op`, in order, by the kind of reference that `$op` is.
+macro_rules! visit {
+    ($op:expr, $each:expr) => {{
+        let mut each = $each;
+        match $op {
+            Op::Input { slot: _ } | Op::Constant(_) => {}
+            Op::Unary(_, x)
+            | Op::Cast { to: _, x }
+            | Op::Random { number: _, shape: _, key: x }
+            | Op::Reduce { op: _, axes: _, keep: _, x }
+            | Op::Mean { axes: _, keep: _, x }
+            | Op::ArgReduce { largest: _, last: _, axis: _, keep: _, x }
+            | Op::CumSum { axis: _, exclusive: _, reverse: _, x }
+            | Op::Reshape { shape: _, x }
+            | Op::Permute { order: _, x }
+            | Op::Expand { shape: _, x }
+            | Op::Slice { starts: _, sizes: _, steps: _, x }
+            | Op::Pool { kind: _, window: _, kernel: _, output: _, x }
+            | Op::Softmax { axis: _, log: _, x } => each(x),
+            Op::Binary(_, x, y)
+            | Op::Gather { axis: _, x, indices: y }
+            | Op::GatherElements { axis: _, x, indices: y }
+            | Op::GatherNd { batch: _, x, indices: y }
+            | Op::MatMul { a: x, b: y } => {
+                each(x);
+                each(y);
+            }
+            Op::Select { cond, yes, no } => {
+                each(cond);
+                each(yes);
+                each(no);
+            }
+            Op::Concat { axis: _, xs } => xs.into_iter().for_each(each),
+            Op::Pad { before: _, after: _, mode: _, x, fill: y }
+            | Op::RmsNorm { axis: _, eps: _, x, scale: y } => {
+                each(x);
+                y.into_iter().for_each(each);
+            }
+            Op::LayerNorm { axis: _, eps: _, x, scale, bias }
+            | Op::GroupNorm { groups: _, eps: _, x, scale, bias } => {
+                each(x);
+                scale.into_iter().chain(bias).for_each(each);
+            }
+            Op::Conv { window: _, groups: _, x, w, bias }
+            | Op::ConvTranspose { window: _, groups: _, output: _, x, w, bias } => {
+                each(x);
+                each(w);
+                bias.into_iter().for_each(each);
+            }
+            Op::BatchNorm { eps: _, x, scale, bias, mean, var } => {
+                [x, scale, bias, mean, var].into_iter().for_each(each);
+            }
+            Op::Attention { scale: _, causal: _, zero_masked: _, q, k, v, mask } => {
+                [q, k, v].into_iter().chain(mask).for_each(each);
+            }
+        }
+    }};
+}
+
 impl Op {
     pub fn operands(&self) -> Operands {
         let mut all = Operands::new();
-        // Rebuilding with the same operands visits each exactly once, in order.
-        let _ = self.clone().map_operands(|it| {
-            all.push(it);
-            it
-        });
+        visit!(self, |it: &Value| all.push(*it));
         all
     }
 
-    pub fn map_operands(self, mut f: impl FnMut(Value) -> Value) -> Op {
-        match self {
-            Op::Input { .. } | Op::Constant(_) => self,
-            Op::Unary(op, x) => Op::Unary(op, f(x)),
-            Op::Binary(op, x, y) => Op::Binary(op, f(x), f(y)),
-            Op::Select { cond, yes, no } => Op::Select { cond: f(cond), yes: f(yes), no: f(no) },
-            Op::Cast { to, x } => Op::Cast { to, x: f(x) },
-            Op::Random { number, shape, key } => Op::Random { number, shape, key: f(key) },
-            Op::Reduce { op, axes, keep, x } => Op::Reduce { op, axes, keep, x: f(x) },
-            Op::Mean { axes, keep, x } => Op::Mean { axes, keep, x: f(x) },
-            Op::ArgReduce { largest, last, axis, keep, x } => {
-                Op::ArgReduce { largest, last, axis, keep, x: f(x) }
-            }
-            Op::CumSum { axis, exclusive, reverse, x } => Op::CumSum { axis, exclusive, reverse, x: f(x) },
-            Op::Reshape { shape, x } => Op::Reshape { shape, x: f(x) },
-            Op::Permute { order, x } => Op::Permute { order, x: f(x) },
-            Op::Expand { shape, x } => Op::Expand { shape, x: f(x) },
-            Op::Slice { starts, sizes, steps, x } => Op::Slice { starts, sizes, steps, x: f(x) },
-            Op::Pad { before, after, mode, x, fill } => {
-                let x = f(x);
-                Op::Pad { before, after, mode, x, fill: fill.map(f) }
-            }
-            Op::Concat { axis, xs } => Op::Concat { axis, xs: xs.into_iter().map(f).collect() },
-            Op::Gather { axis, x, indices } => Op::Gather { axis, x: f(x), indices: f(indices) },
-            Op::GatherElements { axis, x, indices } => {
-                Op::GatherElements { axis, x: f(x), indices: f(indices) }
-            }
-            Op::GatherNd { batch, x, indices } => Op::GatherNd { batch, x: f(x), indices: f(indices) },
-            Op::MatMul { a, b } => Op::MatMul { a: f(a), b: f(b) },
-            Op::Conv { window, groups, x, w, bias } => {
-                let (x, w) = (f(x), f(w));
-                Op::Conv { window, groups, x, w, bias: bias.map(f) }
-            }
-            Op::ConvTranspose { window, groups, output, x, w, bias } => {
-                let (x, w) = (f(x), f(w));
-                Op::ConvTranspose { window, groups, output, x, w, bias: bias.map(f) }
-            }
-            Op::Pool { kind, window, kernel, output, x } => {
-                Op::Pool { kind, window, kernel, output, x: f(x) }
-            }
-            Op::Softmax { axis, log, x } => Op::Softmax { axis, log, x: f(x) },
-            Op::LayerNorm { axis, eps, x, scale, bias } => {
-                let (x, scale) = (f(x), scale.map(&mut f));
-                Op::LayerNorm { axis, eps, x, scale, bias: bias.map(f) }
-            }
-            Op::RmsNorm { axis, eps, x, scale } => {
-                let x = f(x);
-                Op::RmsNorm { axis, eps, x, scale: scale.map(f) }
-            }
-            Op::GroupNorm { groups, eps, x, scale, bias } => {
-                let (x, scale) = (f(x), scale.map(&mut f));
-                Op::GroupNorm { groups, eps, x, scale, bias: bias.map(f) }
-            }
-            Op::BatchNorm { eps, x, scale, bias, mean, var } => {
-                Op::BatchNorm { eps, x: f(x), scale: f(scale), bias: f(bias), mean: f(mean), var: f(var) }
-            }
-            Op::Attention { scale, causal, zero_masked, q, k, v, mask } => {
-                let (q, k, v) = (f(q), f(k), f(v));
-                Op::Attention { scale, causal, zero_masked, q, k, v, mask: mask.map(f) }
-            }
-        }
+    pub fn map_operands(mut self, mut f: impl FnMut(Value) -> Value) -> Op {
+        visit!(&mut self, |it: &mut Value| *it = f(*it));
+        self
     }
 
     /// The operator's name in text forms.
