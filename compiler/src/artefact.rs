@@ -304,6 +304,9 @@ impl Artefact {
     /// Plan `compiled` of this artefact.
     pub fn plan(&self, compiled: &Compiled) -> Result<Plan, Error> {
         let wrong = |what: String| Error::malformed("the artefact's plan", what);
+        if compiled.target.max_binding_size == 0 {
+            return Err(wrong("is for a device that binds nothing".into()));
+        }
         let face = self.face(compiled).ok_or_else(|| wrong("is of another model".into()))?;
         let tensors =
             compiled.leaves.iter().map(|it| self.tensor(it)).collect::<Result<_, _>>().map_err(wrong)?;
@@ -357,6 +360,17 @@ impl Artefact {
         let module: naga::Module = postcard::from_bytes(&bytes).map_err(|it| it.to_string())?;
         if module.entry_points.len() != 1 {
             return Err("its module has not one entry point".into());
+        }
+        // The validator takes for granted that these are there.
+        let functions = module.functions.iter().map(|it| it.1);
+        for function in functions.chain(module.entry_points.iter().map(|it| &it.function)) {
+            let there = |it: &naga::Expression| match *it {
+                naga::Expression::FunctionArgument(at) => (at as usize) < function.arguments.len(),
+                _ => true,
+            };
+            if !function.expressions.iter().all(|it| there(it.1)) {
+                return Err("its module reads an argument that there is not".into());
+            }
         }
         let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
         validator.validate(&module).map_err(|it| it.to_string())?;

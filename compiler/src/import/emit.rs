@@ -34,6 +34,8 @@ pub struct Emit {
     pub graph: Graph,
     /// Sources of random values so far.
     pub randoms: u32,
+    /// Bytes of constants that are not the file's.
+    pub made: u64,
     small: HashMap<SmallKey, Value>,
     budget: usize,
 }
@@ -42,7 +44,7 @@ type SmallKey = (Type, bytes::Bytes);
 
 impl Default for Emit {
     fn default() -> Emit {
-        Emit { graph: Graph::new(), randoms: 0, small: HashMap::new(), budget: BUDGET }
+        Emit { graph: Graph::new(), randoms: 0, made: 0, small: HashMap::new(), budget: BUDGET }
     }
 }
 
@@ -174,6 +176,10 @@ impl Emit {
     }
 
     pub fn constant(&mut self, tensor: Tensor) -> Value {
+        // What nobody else holds was made here.
+        if tensor.data().is_unique() {
+            self.made += tensor.data().len() as u64;
+        }
         if tensor.data().len() > SMALL {
             return self.graph.add_constant(tensor);
         }

@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 use slotmap::{SecondaryMap, SlotMap};
 
 use super::{
+    computed,
     keys::keys,
     memory::{self, Life},
     order::{Move, Order, order},
@@ -107,7 +108,10 @@ pub fn plan(
         live_peak,
         refusals,
     };
-    let need = plan.buffers.iter().fold(0u64, |sum, it| sum.saturating_add(it.size));
+    let need = plan
+        .buffers
+        .iter()
+        .fold(computed::bytes(&plan.constant_graph), |sum, it| sum.saturating_add(it.size));
     if need > options.memory_limit {
         return Err(Error::MemoryLimit { at: "the whole model".into(), need, have: options.memory_limit });
     }

@@ -15,6 +15,8 @@ pub mod memory;
 #[cfg(feature = "compile")]
 mod order;
 #[cfg(feature = "compile")]
+mod computed;
+#[cfg(feature = "compile")]
 mod layout;
 pub mod step;
 pub mod text;

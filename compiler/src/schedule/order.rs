@@ -67,9 +67,10 @@ impl Net {
     ) -> Net {
         let mut net = Net { tasks: Vec::new(), values: Vec::new() };
         let mut numbers: SecondaryMap<TensorId, usize> = SecondaryMap::new();
+        let outlast: SecondaryMap<TensorId, ()> = outputs.iter().map(|it| (*it, ())).collect();
         for (writer, kernel) in kernels.iter().enumerate() {
             let writes = kernel.stores.iter().map(|store| {
-                let lasting = outputs.contains(&store.tensor);
+                let lasting = outlast.contains_key(store.tensor);
                 let bytes = if lasting { 0 } else { tensors[store.tensor].ty.bytes() as u64 };
                 numbers.insert(store.tensor, net.values.len());
                 net.values.push(Held { bytes, writer, readers: Vec::new() });

@@ -181,6 +181,10 @@ impl Session {
                 }
                 for (number, call) in stretch.calls.iter().enumerate() {
                     let made = self.call(&node, number, call, &tensors, run).await?;
+                    self.within(
+                        made.iter().map(bytes).sum::<u64>().saturating_add(held(&tensors)),
+                        &call.node,
+                    )?;
                     for (key, value) in call.results.iter().zip(made) {
                         let mut types = Vec::new();
                         let bound = bind(key, value, &mut types, &mut tensors);
@@ -318,6 +322,7 @@ impl Session {
                 let around = state.split_off((*carried).min(state.len()));
                 let mut all: Vec<Vec<Value>> = vec![Vec::new(); collected.len()];
                 let mut turn = 0;
+                let mut room = 0u64;
                 while goes_on && turn < most {
                     if turn == MAX_TURNS {
                         let what = format!("has not ended after {MAX_TURNS} turns");
@@ -347,7 +352,10 @@ impl Session {
                         .map(|it| value(it, &made))
                         .collect::<Result<Vec<_>>>()?;
                     for (all, bound) in all.iter_mut().zip(bounds) {
-                        all.push(value(bound, &made)?);
+                        let one = value(bound, &made)?;
+                        room = room.saturating_add(size_of::<Value>() as u64 + bytes(&one));
+                        self.within(room, &name)?;
+                        all.push(one);
                     }
                     turn += 1;
                 }
@@ -358,6 +366,15 @@ impl Session {
                 results.truncate(call.results.len());
                 Ok(results)
             }
+        }
+    }
+
+    /// Whether so many bytes, which the node `node` makes or leaves to be read later, may be held at once.
+    fn within(&self, need: u64, node: &str) -> Result<()> {
+        let have = self.options.memory_limit;
+        match need > have {
+            true => Err(ModelError::MemoryLimit { at: format!("node '{node}'"), need, have }.into()),
+            false => Ok(()),
         }
     }
 
@@ -391,6 +408,19 @@ pub(super) fn used(all: &mut Branches, known: &[Came]) -> Option<Arc<Node>> {
     let node = found.1.clone();
     all.push(found);
     Some(node)
+}
+
+/// How many bytes these tensors have, those that are one counted for each.
+fn held(tensors: &Tensors) -> u64 {
+    tensors.values().fold(0, |sum, it| sum.saturating_add(it.ty().bytes() as u64))
+}
+
+fn bytes(value: &Value) -> u64 {
+    match value {
+        Value::Tensor(it) | Value::Strings(it) => it.ty().bytes() as u64,
+        Value::Sequence(all) => all.iter().fold(0, |sum, it| sum.saturating_add(bytes(it))),
+        Value::Optional(one) => one.as_deref().map_or(0, bytes),
+    }
 }
 
 fn missing(key: &Key) -> Error {

@@ -24,8 +24,22 @@ pub fn tensor<'a>(n: &Node, given: &'a [Option<Datum>], at: usize) -> Result<&'a
     }
 }
 
+/// The most pairs of boxes that are compared in one run of a node.
+const MAX_PAIRS: u64 = 1 << 32;
+
+/// Whether so many bytes may be asked for.
+fn fits(n: &Node, need: usize) -> Result<(), Error> {
+    let (need, have) = (need as u64, n.most);
+    match need > have {
+        true => Err(Error::MemoryLimit { at: format!("node '{}'", n.name), need, have }),
+        false => Ok(()),
+    }
+}
+
 pub fn non_zero(n: &Node, given: &[Option<Datum>]) -> Made {
     let x = tensor(n, given, 0)?;
+    let count = x.scalars().filter(|it| it.as_bool()).count();
+    fits(n, count.saturating_mul(8 * (1 + x.shape().rank())))?;
     let found: Vec<usize> =
         x.scalars().enumerate().filter(|(_, it)| it.as_bool()).map(|(at, _)| at).collect();
     let (shape, strides) = (x.shape(), x.shape().strides());
@@ -95,6 +109,8 @@ pub fn unique(n: &Node, given: &[Option<Datum>]) -> Made {
         None => (Shape::from([x.shape().count()]), 0),
     };
     let (outer, size) = (shape[..axis].iter().product::<usize>(), shape[axis]);
+    // A list of its own for each that differs, and three places for each.
+    fits(n, size.saturating_mul(128).saturating_add(x.data().len()))?;
     let inner: usize = shape[axis + 1..].iter().product();
     let unsigned = x.dtype() == DType::U64;
     let order = |a: Scalar, b: Scalar| match (a, b) {
@@ -195,6 +211,8 @@ pub fn non_max_suppression(n: &Node, given: &[Option<Datum>]) -> Made {
         1 => true,
         other => return Err(n.error(format!("center_point_box {other}"))),
     };
+    fits(n, (boxes.shape().count() + scores.shape().count()).saturating_mul(24))?;
+    let mut pairs = 0u64;
     let floats = |it: &Tensor| it.to_f64().into_iter().map(|it| it as f32).collect::<Vec<f32>>();
     let (boxes, scores) = (floats(boxes), floats(scores));
     let all: Vec<[f32; 4]> = boxes.chunks_exact(4).map(|it| corners(it, centered)).collect();
@@ -210,7 +228,14 @@ pub fn non_max_suppression(n: &Node, given: &[Option<Datum>]) -> Made {
             if kept.len() as i64 >= most {
                 break;
             }
-            if kept.iter().all(|&other| overlap(&boxes[at], &boxes[other]) <= limit) {
+            let far = |&other: &usize| overlap(&boxes[at], &boxes[other]) <= limit;
+            let near = kept.iter().position(|it| !far(it));
+            pairs += near.unwrap_or(kept.len()) as u64;
+            if pairs > MAX_PAIRS {
+                let at = format!("node '{}': pairs of boxes", n.name);
+                return Err(Error::TooLarge { at, need: pairs, have: MAX_PAIRS });
+            }
+            if near.is_none() {
                 kept.push(at);
             }
         }

@@ -102,6 +102,8 @@ impl Convert<'_> {
         let error =
             n.unsupported("how often it is repeated follows from values, or is too often to write it out");
         let mut all = slots.to_vec();
+        // The number of turns and the condition may be left out; what is read of the surroundings stands behind them.
+        all.resize_with(slots.len().max(2), || Slot { key: "".into(), what: What::Absent });
         let mut names: Vec<&str> = Vec::new();
         body.node.iter().for_each(|it| order::reads(it, &mut names));
         names.extend(body.output.iter().map(|it| it.name.as_str()));

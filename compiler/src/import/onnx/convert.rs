@@ -36,11 +36,16 @@ const MAX_DEPTH: usize = 32;
 const MAX_COMPUTED: u64 = 64 << 20;
 /// Nodes after inlining: functions that call each other twice grow without bound.
 const MAX_NODES: usize = 1 << 20;
+/// Parts of sequences, of all that are made: one that holds another twice grows without bound.
+const MAX_PARTS: usize = 1 << 20;
+/// Bytes of constants that follow from others while importing.
+const MAX_MADE: u64 = 1 << 28;
 
 pub struct Convert<'a> {
     pub program: &'a Arc<Program>,
     pub emit: Emit,
     nodes: usize,
+    parts: usize,
     known: &'a Knowledge,
     /// Inputs of the graph, by slot, and where each is.
     reads: Vec<(u32, Key)>,
@@ -66,6 +71,7 @@ pub fn convert(program: &Arc<Program>, known: &Knowledge) -> Result<Stretch, Err
         program,
         emit: Emit::default(),
         nodes: 0,
+        parts: 0,
         known,
         reads: Vec::new(),
         read: HashMap::new(),
@@ -313,11 +319,12 @@ impl<'a> Convert<'a> {
         for (at, node) in nodes.iter().enumerate().filter(|(at, _)| live[*at]) {
             self.nodes += 1;
             let name = format!("{}{}", scope.prefix, node_name(node, at));
-            if self.nodes > MAX_NODES {
+            if self.nodes > MAX_NODES || self.emit.graph.len() > MAX_NODES {
                 return Err(Error::malformed(format!("node '{name}'"), "the model unfolds without bound"));
             }
             self.emit.graph.set_origin(&*name);
             let made = self.node(node, at, &name, scope)?;
+            self.bounded(&made, &name)?;
             for (at, output) in node.output.iter().enumerate().filter(|it| !it.1.is_empty()) {
                 match made.get(at) {
                     // What it was made of may be gone.
@@ -339,6 +346,23 @@ impl<'a> Convert<'a> {
             );
         }
         Ok(slots)
+    }
+
+    /// Whether what was made so far, `made` by the node `name` last, is little enough to go on.
+    fn bounded(&mut self, made: &[Slot], name: &str) -> Result<(), Error> {
+        self.parts += made.iter().map(|it| it.what.parts()).sum::<usize>();
+        let at = || format!("node '{name}'");
+        if self.parts > MAX_PARTS {
+            let (need, have) = (self.parts as u64, MAX_PARTS as u64);
+            return Err(Error::TooLarge { at: format!("{}: parts of sequences", at()), need, have });
+        }
+        match self.emit.made > MAX_MADE {
+            true => {
+                let at = format!("{}: bytes of constants that importing makes", at());
+                Err(Error::TooLarge { at, need: self.emit.made, have: MAX_MADE })
+            }
+            false => Ok(()),
+        }
     }
 
     fn node(&mut self, node: &NodeProto, at: usize, name: &str, scope: &Scope) -> Result<Vec<Slot>, Error> {

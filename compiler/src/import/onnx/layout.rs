@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::node::Node;
+use super::{node::Node, tensor::MAX_SPARSE_BYTES};
 use crate::{
     dtype::DType,
     error::Error,
@@ -385,7 +385,7 @@ pub fn constant(e: &mut Emit, n: &Node) -> Made {
     }
     if let Some(sparse) = n.attribute("sparse_value").and_then(|it| it.sparse_tensor.as_deref()) {
         let at = format!("attribute 'sparse_value' of node '{}'", n.name);
-        return Ok(e.constant(super::tensor::sparse(sparse, &at, &|_| None)?));
+        return Ok(e.constant(super::tensor::sparse(sparse, &at, &|_| None, &mut { MAX_SPARSE_BYTES })?));
     }
     match n.attributes.first() {
         Some(it) => Err(n.unsupported(format!("attribute '{}'", it.name))),

@@ -151,6 +151,10 @@ impl Program {
             }
         }
         made_once(&graph.node, names)?;
+        let mut named = HashSet::new();
+        if let Some(twice) = outputs.iter().find(|it| !named.insert(&it.name)) {
+            return Err(Error::malformed(format!("output '{}'", twice.name), "is stated twice"));
+        }
         let nodes = order::sorted(graph.node, "graph")?;
         let forms = [&graph.input, &graph.output].map(|all| {
             let own = all.iter().filter(|it| !known_names.contains(&it.name));
@@ -213,10 +217,11 @@ fn constants(
         let at = format!("initialiser '{}'", proto.name);
         all.push((proto.name.clone(), constant(proto, &at, external, strings)?));
     }
+    let mut room = tensor::MAX_SPARSE_BYTES;
     for proto in &graph.sparse_initializer {
         let name = proto.values.as_ref().map_or("", |it| &it.name);
         let at = format!("sparse initialiser '{name}'");
-        let tensor = tensor::sparse(proto, &at, external)?;
+        let tensor = tensor::sparse(proto, &at, external, &mut room)?;
         all.push((name.to_string(), Constant { tensor, strings: false }));
     }
     for (name, _) in &all {

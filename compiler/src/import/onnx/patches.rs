@@ -303,7 +303,7 @@ fn samples(e: &Emit, n: &Node, axis: usize, scale: f64, bins: usize) -> Result<u
     let sizes = rois.chunks_exact(4).map(|it| (it[3 - axis] - it[1 - axis]) * scale);
     let most = sizes.fold(1.0, f64::max) / bins.max(1) as f64;
     // One more than rounding could ask for.
-    Ok(most.ceil() as usize + 1)
+    Ok((most.ceil() as usize).saturating_add(1))
 }
 
 /// Maxima of the elements of each bin of each region [image, x1, y1, x2, y2]. Every bin looks at its whole image, which is

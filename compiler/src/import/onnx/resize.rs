@@ -16,8 +16,10 @@ type Made = Result<Value, Error>;
 
 /// Up to here a weighted sum of gathers, from here on a matrix product.
 const MAX_TAPS: usize = 4;
-/// The most elements of one axis of the result, and of the matrix for one axis.
-const MAX_SIZE: usize = 1 << 24;
+/// The most elements of one axis of the result: each has a list of its own while it is worked out.
+const MAX_SIZE: usize = 1 << 21;
+/// The most elements of the matrix for one axis.
+const MAX_MATRIX: usize = 1 << 24;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
@@ -288,7 +290,7 @@ fn along(e: &mut Emit, n: &Node, x: Value, axis: usize, taps: &[Taps]) -> Made {
     }
     let dtype = e.dtype(x);
     if most > MAX_TAPS {
-        if taps.len().checked_mul(from).is_none_or(|it| it > MAX_SIZE) {
+        if taps.len().checked_mul(from).is_none_or(|it| it > MAX_MATRIX) {
             return Err(n.unsupported("an antialiased axis of this size"));
         }
         let mut matrix = vec![0.0; taps.len() * from];

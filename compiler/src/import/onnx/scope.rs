@@ -37,6 +37,15 @@ impl What {
         if matches!(self, What::Strings(_)) { What::Strings(value) } else { What::Tensor(value) }
     }
 
+    /// How many values a sequence consists of, those of which its parts consist included; 0 of what is no sequence.
+    pub fn parts(&self) -> usize {
+        match self {
+            What::Sequence(all) => all.iter().map(|it| 1 + it.what.parts()).sum(),
+            What::Optional(one) => one.iter().map(|it| it.what.parts()).sum(),
+            _ => 0,
+        }
+    }
+
     /// The value as what the key `key` stands for: parts that were just made get keys of their own.
     pub fn keyed(self, key: &Key) -> What {
         let What::Sequence(mut all) = self else { return self };

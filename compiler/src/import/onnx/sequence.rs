@@ -8,6 +8,9 @@ use crate::{dtype::DType, error::Error, graph::Value, import::emit::Emit};
 
 type Made = Result<Vec<What>, Error>;
 
+/// The most pieces that a tensor is split into: each may become a kernel.
+const MAX_PIECES: usize = 1 << 12;
+
 /// A sequence of these.
 pub fn of(all: Vec<Slot>) -> What {
     match all.iter().any(|it| matches!(it.what, What::Gone)) {
@@ -128,13 +131,18 @@ pub fn split(e: &mut Emit, n: &Node, _: &[Slot]) -> Made {
     let axis = n.axis(n.int("axis", 0)?, shape.rank())?;
     let keep = n.flag("keepdims", true)?;
     let single = n.opt(1).is_none();
+    let few = |count: usize| match count <= MAX_PIECES {
+        true => Ok(count),
+        false => Err(n.unsupported(format!("{count} pieces of {shape}, at most {MAX_PIECES} are made"))),
+    };
     let sizes: Vec<usize> = match n.literal(e, 1)? {
-        None => vec![1; shape[axis]],
+        None => vec![1; few(shape[axis])?],
         Some(it) if it.shape().rank() == 0 => {
             let size = n.size(it.get(0).as_i64())?;
             if size == 0 {
                 return Err(n.error("is split into pieces of 0"));
             }
+            few(shape[axis].div_ceil(size))?;
             (0..shape[axis]).step_by(size).map(|from| size.min(shape[axis] - from)).collect()
         }
         Some(it) => it.to_i64().into_iter().map(|it| n.size(it)).collect::<Result<_, _>>()?,

@@ -389,8 +389,7 @@ pub fn window(factors: &[f64], e: &mut Emit, n: &Node) -> Made {
         let sum = factors.iter().enumerate().map(|(k, by)| by * libm::cos(angle * k as f64)).sum();
         Scalar::of(to, sum)
     };
-    let values: Vec<Scalar> = (0..size).map(value).collect();
-    Ok(e.constant(Tensor::from_scalars(Type::new(to, [size]), values)))
+    Ok(e.constant(Tensor::from_scalars(Type::new(to, [size]), (0..size).map(value))))
 }
 
 fn made_type(n: &Node) -> Result<DType, Error> {

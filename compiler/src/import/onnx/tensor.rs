@@ -14,8 +14,8 @@ use crate::{
 /// Gives the bytes of an external-data file by its path relative to the model, or `None` where there is none.
 pub type External<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
 
-/// A sparse tensor may claim any size in a few bytes; larger dense forms are refused.
-const MAX_SPARSE_BYTES: usize = 1 << 28;
+/// Sparse tensors may claim any size in a few bytes; dense forms of more than this together are refused.
+pub const MAX_SPARSE_BYTES: usize = 1 << 28;
 
 /// What ONNX numbers tensors of strings.
 pub const STRING: i32 = 8;
@@ -123,8 +123,13 @@ pub fn strings(proto: &TensorProto, at: &str) -> Result<Strings, Error> {
     Strings::new(shape, all).ok_or_else(|| fail("its size does not fit its shape".into()))
 }
 
-/// The dense form of a sparse tensor.
-pub fn sparse(proto: &SparseTensorProto, at: &str, external: External) -> Result<Tensor, Error> {
+/// The dense form of a sparse tensor, of at most `room` bytes, which are taken from that.
+pub fn sparse(
+    proto: &SparseTensorProto,
+    at: &str,
+    external: External,
+    room: &mut usize,
+) -> Result<Tensor, Error> {
     let fail = |what: String| Error::malformed(at, what);
     let (Some(values), Some(indices)) = (&proto.values, &proto.indices) else {
         return Err(fail("a sparse tensor needs values and indices".into()));
@@ -133,9 +138,10 @@ pub fn sparse(proto: &SparseTensorProto, at: &str, external: External) -> Result
     let shape = shape(&proto.dims).map_err(fail)?;
     let size = values.dtype().size();
     let bytes = shape.checked_count().and_then(|it| it.checked_mul(size));
-    let bytes = bytes.filter(|it| *it <= MAX_SPARSE_BYTES).ok_or_else(|| {
-        fail(format!("its dense form, {shape}, needs more than the allowed {MAX_SPARSE_BYTES} bytes"))
-    })?;
+    let bytes = bytes
+        .filter(|it| it <= room)
+        .ok_or_else(|| fail(format!("its dense form, {shape}, needs more than the allowed {room} bytes")))?;
+    *room -= bytes;
     let count = values.shape().count();
     let rank = match indices.shape()[..] {
         [n] if n == count => 1,
