@@ -24,13 +24,14 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// What models may ask for.
 const MEMORY: u64 = 64 << 20;
+const TURNS: u64 = 1 << 8;
 
 /// What nothing here should come near.
 #[global_allocator]
 static ALLOCATOR: bounded::Bounded = bounded::Bounded::new(4 * MEMORY as usize, 32 * MEMORY as usize);
 
 fn options() -> Options {
-    Options { memory_limit: MEMORY, ..Options::default() }
+    Options { memory_limit: MEMORY, turn_limit: TURNS, ..Options::default() }
 }
 
 fn shape(input: &Signature) -> Shape {

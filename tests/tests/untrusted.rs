@@ -39,7 +39,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn options() -> Options {
-    Options { memory_limit: MEMORY, ..Options::default() }
+    Options { memory_limit: MEMORY, turn_limit: 1000, ..Options::default() }
 }
 
 /// What is said of a file when it is compiled for x f32[2,4].
@@ -290,6 +290,29 @@ fn sequences_that_grow_in_a_loop() {
     ];
     let initializer = vec![ints("wide", &[1 << 16, 2, 4]), scalar("times", 1 << 30)];
     says(&stopped(&model(graph(nodes, initializer, &["y"]))), &["Loop_5", "memory_limit"]);
+}
+
+#[test]
+fn loops_without_end() {
+    let _alone = alone();
+    // Turns of a loop in a loop that has no end count together.
+    let body = |own: &str, work: NodeProto| {
+        let [turn, on, from, goes, to] = ["turn", "on", "from", "goes", "to"].map(|it| format!("{own}_{it}"));
+        GraphProto {
+            node: vec![work, node("Identity", &on, &goes)],
+            input: vec![info(&turn, INT, &[]), info(&on, BOOL, &[]), info(&from, FLOAT, &[])],
+            output: vec![info(&goes, BOOL, &[]), info(&to, FLOAT, &[])],
+            ..Default::default()
+        }
+    };
+    let inner = node("Loop", "most _ outer_from", "outer_to");
+    let inner = inner.graph("body", body("inner", node("Neg", "inner_from", "inner_to")));
+    let nodes = vec![
+        node("ReduceSum", "x", "sum").int("keepdims", 0),
+        node("Cast", "sum", "most").int("to", INT.into()),
+        node("Loop", "_ _ x", "y").graph("body", body("outer", inner)),
+    ];
+    says(&stopped(&model(graph(nodes, vec![], &["y"]))), &["'Loop_", "turn_limit", "1000 turns"]);
 }
 
 /// What a loop reads of its surroundings is not taken for a condition that is left out.

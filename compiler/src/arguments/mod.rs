@@ -110,6 +110,8 @@ impl Spoken {
             passes,
             patterns,
             memory_limit,
+            // Of runs alone.
+            turn_limit: _,
         } = options;
         Spoken {
             fallback: *fallback,
@@ -154,6 +156,7 @@ impl Spoken {
                 passes: own,
                 patterns: Vec::new(),
                 memory_limit,
+                ..Options::default()
             },
             passes,
         )

@@ -52,6 +52,8 @@ pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices)
         passes,
         patterns,
         memory_limit,
+        // Of runs alone.
+        turn_limit: _,
     } = options;
     if !passes.is_empty() || !patterns.is_empty() {
         return None;

@@ -9,7 +9,10 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use wgfuse_compiler::{
@@ -20,7 +23,7 @@ use wgfuse_compiler::{
         stretch::{Bound, Call, Key, Knowledge, Known, Nothing, Stretch, Work, input_key, part_key},
         strings::{Pool, Strings},
     },
-    options::Fallback,
+    options::{Fallback, Options},
     scalar::Scalar,
     shape::{Shape, Type},
     tensor::Tensor,
@@ -60,9 +63,6 @@ pub(crate) enum Came {
     Value(Key, Bound, Vec<Known>),
 }
 
-/// The most turns of a loop: one whose condition never changes would have no end.
-const MAX_TURNS: i64 = 1 << 24;
-
 /// Tensors that are there.
 pub(super) type Tensors = HashMap<Key, AnyTensor>;
 
@@ -71,10 +71,6 @@ pub(super) type Tensors = HashMap<Key, AnyTensor>;
 pub(super) struct Words(Arc<Mutex<Pool>>);
 
 impl Words {
-    pub fn new(own: Arc<Pool>, most: u64) -> Words {
-        Words(Arc::new(Mutex::new(Pool::of_run(own, most))))
-    }
-
     fn enter(&self, strings: &Strings) -> Result<Tensor> {
         Ok(self.0.lock().expect("nothing panics inside").enter(strings)?)
     }
@@ -85,11 +81,24 @@ impl Words {
     }
 }
 
-/// How a run waits, and its strings.
+/// How a run waits, its strings, and the turns that its loops may still take.
 #[derive(Clone)]
 pub(super) struct Run {
     pub wait: Wait,
     pub words: Words,
+    turns: Arc<AtomicU64>,
+}
+
+impl Run {
+    pub fn new(options: &Options, wait: Wait, strings: Arc<Pool>) -> Run {
+        let words = Words(Arc::new(Mutex::new(Pool::of_run(strings, options.memory_limit))));
+        Run { wait, words, turns: Arc::new(options.turn_limit.into()) }
+    }
+
+    /// One turn more, if it may be.
+    fn turn(&self) -> bool {
+        self.turns.fetch_update(Relaxed, Relaxed, |it| it.checked_sub(1)).is_ok()
+    }
 }
 
 /// A value apart from keys.
@@ -126,8 +135,7 @@ impl Session {
         wait: Wait,
     ) -> Result<Vec<(String, AnyTensor)>> {
         let keys = self.inputs.iter().map(|it| input_key(&it.name));
-        let words = Words::new(first.stretch.strings().clone(), self.options.memory_limit);
-        let run = Run { wait, words };
+        let run = Run::new(&self.options, wait, first.stretch.strings().clone());
         let (bounds, mut made) = self.go(first, keys.zip(given).collect(), ends, &run).await?;
         self.tallies.count(|it| &it.runs);
         let mut outputs = Vec::with_capacity(bounds.len());
@@ -324,8 +332,11 @@ impl Session {
                 let mut turn = 0;
                 let mut room = 0u64;
                 while goes_on && turn < most {
-                    if turn == MAX_TURNS {
-                        let what = format!("has not ended after {MAX_TURNS} turns");
+                    if !run.turn() {
+                        let have = self.options.turn_limit;
+                        let what = format!(
+                            "has not ended after {have} turns of loops, what the option turn_limit allows"
+                        );
                         return Err(ModelError::node(name, what).into());
                     }
                     let number_of = Tensor::scalar(DType::I64, Scalar::Int(turn));
@@ -351,10 +362,11 @@ impl Session {
                     state = (bounds.by_ref().take(*carried))
                         .map(|it| value(it, &made))
                         .collect::<Result<Vec<_>>>()?;
+                    let carried = state.iter().map(bytes).fold(room, u64::saturating_add);
+                    self.within(carried, &name)?;
                     for (all, bound) in all.iter_mut().zip(bounds) {
                         let one = value(bound, &made)?;
                         room = room.saturating_add(size_of::<Value>() as u64 + bytes(&one));
-                        self.within(room, &name)?;
                         all.push(one);
                     }
                     turn += 1;

@@ -10,7 +10,7 @@ use wgfuse_compiler::{
 
 use super::{
     Session,
-    stretches::{Came, Run, Tensors, Words, bind, datum, of_datum},
+    stretches::{Came, Run, Tensors, bind, datum, of_datum},
 };
 use crate::{
     buffers::Wait,
@@ -51,8 +51,7 @@ impl Session {
             return Err(Error::input(name, "the model has no such input"));
         }
         let (mut known, mut tensors) = (Vec::new(), Tensors::new());
-        let words = Words::new(self.model.strings(), self.options.memory_limit);
-        let run = Run { wait, words };
+        let run = Run::new(&self.options, wait, self.model.strings());
         for (input, form) in self.inputs.iter().zip(inputs) {
             let value = match (given.iter().find(|it| it.0 == input.name), form) {
                 (Some((_, value)), _) => value.clone(),

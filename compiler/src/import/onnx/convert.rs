@@ -35,7 +35,7 @@ const MAX_DEPTH: usize = 32;
 /// How many bytes what the host computes may take that is computed while importing.
 const MAX_COMPUTED: u64 = 64 << 20;
 /// Nodes after inlining: functions that call each other twice grow without bound.
-const MAX_NODES: usize = 1 << 20;
+const MAX_NODES: usize = 1 << 18;
 /// Parts of sequences, of all that are made: one that holds another twice grows without bound.
 const MAX_PARTS: usize = 1 << 20;
 /// Bytes of constants that follow from others while importing.
