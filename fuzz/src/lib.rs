@@ -9,7 +9,9 @@ pub mod random;
 
 use bytes::Bytes;
 use prost::Message;
-use wgfuse::{DType, Datum, Device, Form, Model, Options, Scalar, Session, Shape, Target, Tensor, Type};
+use wgfuse::{
+    DType, Datum, Device, Form, Model, Options, Scalar, Session, Shape, Strings, Target, Tensor, Type,
+};
 use wgfuse_compiler::{
     artefact::{Artefact, MAGIC},
     compile_graph,
@@ -85,6 +87,11 @@ fn value(form: &Form, ty: &Type) -> Option<Datum> {
                 _ => Scalar::Int((at % 4) as i64),
             };
             Datum::Tensor(Tensor::from_scalars(ty.clone(), (0..ty.shape.count()).map(number)))
+        }
+        Form::Strings => {
+            let all = ["", "wgfuse", "Ünïcödé", "-1.5e3", "a b  c"];
+            let values = (0..ty.shape.count()).map(|at| all[at % all.len()]);
+            Datum::Strings(Strings::new(ty.shape.clone(), values)?)
         }
         Form::Sequence(of) => {
             // One of each further level: two would be too many.
