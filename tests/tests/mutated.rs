@@ -55,7 +55,7 @@ fn outcome(bytes: &[u8], seed: u64) -> Result<(), wgfuse::Error> {
     }
     let model = Model::from(model);
     let few = |it: &Shape| it.checked_count().is_some_and(|it| it < 1 << 12);
-    if (seed % 4 == 0 || !tensors) && shapes.iter().all(few) {
+    if (seed.is_multiple_of(4) || !tensors) && shapes.iter().all(few) {
         let mut random = Random::new(seed);
         let given: Vec<(&str, Tensor)> = (model.inputs.iter().zip(shapes))
             .filter(|(it, _)| it.name == "x")
