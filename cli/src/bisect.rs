@@ -22,6 +22,7 @@ use crate::{
     replay_args,
     run::inputs,
     tensor_file,
+    values::tensors,
 };
 
 /// What to look into, and what its results are held against.
@@ -78,7 +79,7 @@ fn subject(what: &What) -> Result<Subject> {
         wgfuse::load_arguments(&what.model, 16 << 30)?
     } else {
         let model = open::model(&what.model)?;
-        let given = inputs(&model, tensor_file::load(&what.inputs)?)?;
+        let given = tensors("bisect", inputs(&model, tensor_file::load(&what.inputs)?)?)?;
         let shapes: Vec<_> = given.iter().map(|it| it.1.shape().clone()).collect();
         let mut examples: Vec<Example> = (given.into_iter())
             .map(|(_, value)| Example { device: "host".to_owned(), value: Some(value) })

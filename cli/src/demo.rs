@@ -120,10 +120,10 @@ pub fn demo(args: Args) -> Result<()> {
 }
 
 fn test_set() -> Result<TestSet> {
-    let entries = tensor_file::from_safetensors(TEST_SET)?;
+    let tensors = tensor_file::named(TEST_SET)?;
     let find = |name: &str| {
-        let entry = entries.iter().find(|it| it.name == name);
-        entry.map(|it| it.tensor.clone()).with_context(|| format!("no tensor '{name}'"))
+        let found = tensors.iter().find(|it| it.0 == name);
+        found.map(|it| it.1.clone()).with_context(|| format!("no tensor '{name}'"))
     };
     let images = find("image")?;
     Ok(TestSet {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wgfuse::{
-    DisabledReason, Model, Session, Shape, Signature,
+    Datum, DisabledReason, Model, Session, Shape, Signature,
     compiler::{
         import::{
             Begin,
@@ -65,8 +65,14 @@ pub fn inspect(args: Args) -> Result<()> {
         true => None,
         false => Some(run::inputs(&model, tensor_file::load(&args.inputs)?)?),
     };
-    let of_inputs = given.iter().flatten();
-    let of_inputs = of_inputs.map(|(name, it)| ShapeArg { name: name.clone(), shape: it.shape().clone() });
+    let of_inputs = given.iter().flatten().filter_map(|(name, it)| {
+        let shape = match it {
+            Datum::Tensor(it) => it.shape(),
+            Datum::Strings(it) => it.shape(),
+            Datum::Sequence(_) | Datum::Optional(_) => return None,
+        };
+        Some(ShapeArg { name: name.clone(), shape: shape.clone() })
+    });
     let asked: Vec<ShapeArg> = args.shapes.iter().cloned().chain(of_inputs).collect();
     let mut found = shapes::shapes(&model.inputs, &asked)?;
     let (mut stops, mut runs) = (Vec::new(), Vec::new());
@@ -91,7 +97,7 @@ pub fn inspect(args: Args) -> Result<()> {
             let _progress = progress("running");
             let given: Vec<_> = given.iter().map(|(name, it)| (name.as_str(), it.clone())).collect();
             let session = Session::new(&model, &device)?;
-            session.run(&given)?;
+            session.run_values(&given)?;
             runs = session.stretches();
         }
         found.shapes = stretch.graph.inputs().iter().map(|it| it.ty.shape.clone()).collect();

@@ -22,6 +22,7 @@ mod shapes;
 mod tally;
 mod tensor_file;
 mod trace;
+mod values;
 mod way;
 
 use std::process::ExitCode;

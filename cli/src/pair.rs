@@ -25,11 +25,11 @@ pub fn pair(wanted: &[&str], entries: &[Entry], by_order: impl Fn(Naming) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wgfuse::compiler::tensor::Tensor;
+    use wgfuse::{Datum, Tensor};
 
     fn entries(names: &[&str], naming: Naming) -> Vec<Entry> {
-        let tensor = Tensor::i64([0], &[]).expect("no values");
-        names.iter().map(|it| Entry { name: it.to_string(), naming, tensor: tensor.clone() }).collect()
+        let value = Datum::Tensor(Tensor::i64([0], &[]).expect("no values"));
+        names.iter().map(|it| Entry { name: it.to_string(), naming, value: value.clone() }).collect()
     }
 
     #[test]

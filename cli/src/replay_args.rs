@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use wgfuse::{
-    Device, Options, Tensor,
+    Datum, Device, Options, Tensor,
     compare::{Tolerance, compare},
     compiler::{
         arguments::{Arguments, this_build},
@@ -97,7 +97,9 @@ pub fn replay_args(args: Args) -> Result<Verdict> {
         (Some(device), true) => Some(run(&arguments, device, arguments.options.clone())?),
         _ => None,
     };
-    let written = tensor_file::save(&args.outputs, outputs.as_deref().unwrap_or_default())?;
+    let values: Vec<(String, Datum)> =
+        outputs.iter().flatten().map(|(name, it)| (name.clone(), Datum::Tensor(it.clone()))).collect();
+    let written = tensor_file::save(&args.outputs, &values)?;
     let mut compared = Vec::new();
     if let (Some(outputs), Some(against), Some(device)) = (&outputs, args.against, &device) {
         let expected = match against {

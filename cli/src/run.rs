@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use wgfuse::{
-    Model, Options, Session, Tensor,
+    Datum, Form, Model, Options, Session, Shape,
     compare::{Difference, Extreme, Tolerance, Values, compare, place},
 };
 
@@ -17,13 +17,15 @@ use crate::{
     progress::progress,
     shapes,
     tensor_file::{self, Entry, Naming},
+    values::{described, joined, parts},
 };
 
 #[derive(clap::Args)]
 pub struct Args {
     /// The model file
     model: PathBuf,
-    /// Inputs: .safetensors, or .npy and .pb as name=file or in the model's order; commas or repetition for several
+    /// Inputs: .safetensors, or .npy and .pb as name=file or in the model's order; commas or repetition for several. Strings are in
+    /// .pb alone; the parts of a sequence are name.0, name.1 and so on
     #[arg(long, value_name = "FILE")]
     inputs: Vec<String>,
     /// Where to write the outputs: a .safetensors file, a folder, or .npy and .pb files as for --inputs
@@ -62,7 +64,7 @@ pub struct Args {
 pub struct Compared {
     pub output: String,
     pub expected: String,
-    pub shape: wgfuse::Shape,
+    pub shape: Shape,
     pub difference: Difference,
 }
 
@@ -77,11 +79,11 @@ pub fn run(args: Args) -> Result<Verdict> {
     let options = Options { fallback: args.fallback.into(), checked: args.checked, ..Options::default() };
     let session = open::tuned(Session::with_options(&model, &device, options)?, args.tune);
     session.set_seed(args.seed);
-    let outputs: Vec<(String, Tensor)> = {
+    let outputs: Vec<(String, Datum)> = {
         let _progress = progress("running");
-        let given: Vec<(&str, Tensor)> =
-            inputs.iter().map(|(it, tensor)| (it.as_str(), tensor.clone())).collect();
-        session.run(&given)?.into_iter().collect()
+        let given: Vec<(&str, Datum)> =
+            inputs.iter().map(|(it, value)| (it.as_str(), value.clone())).collect();
+        session.run_values(&given)?.into_iter().flat_map(|(name, it)| parts(&name, it)).collect()
     };
     let written = tensor_file::save(&args.outputs, &outputs)?;
     let compared = match args.expect.is_empty() {
@@ -91,9 +93,14 @@ pub fn run(args: Args) -> Result<Verdict> {
     let differs = compared.iter().any(|it| !it.difference.allowed());
     let steps_down = open::steps_down(&session);
     if args.json {
-        let outputs = outputs.iter().map(
-            |(name, it)| json!({ "name": name, "dtype": it.dtype().name(), "shape": it.shape().to_vec() }),
-        );
+        let outputs = outputs.iter().map(|(name, it)| {
+            let (dtype, shape) = match it {
+                Datum::Tensor(it) => (it.dtype().name(), it.shape().to_vec()),
+                Datum::Strings(it) => ("string", it.shape().to_vec()),
+                Datum::Sequence(_) | Datum::Optional(_) => unreachable!("taken apart"),
+            };
+            json!({ "name": name, "dtype": dtype, "shape": shape })
+        });
         print::json(&json!({
             "device": open::describe(&device),
             "steps_down": steps_down.iter().map(|it| it.reason.to_string()).collect::<Vec<_>>(),
@@ -107,18 +114,29 @@ pub fn run(args: Args) -> Result<Verdict> {
     } else {
         say!("device   {}", open::describe(&device));
         steps_down.iter().for_each(|it| say!("         {}", it.reason));
-        outputs.iter().for_each(|(name, it)| say!("output   {name}  {}", it.ty()));
+        outputs.iter().for_each(|(name, it)| say!("output   {name}  {}", described(it)));
         written.iter().for_each(|it| say!("written  {}", it.display()));
         compared.iter().for_each(|it| say!("{}", compared_text(it)));
     }
     Ok(if differs { Verdict::Differs } else { Verdict::Done })
 }
 
-pub fn inputs(model: &Model, entries: Vec<Entry>) -> Result<Vec<(String, Tensor)>> {
+/// A value for each input of the model; one that may hold nothing may be left out.
+pub fn inputs(model: &Model, mut entries: Vec<Entry>) -> Result<Vec<(String, Datum)>> {
+    let mut optional = Vec::new();
+    for (input, mut form) in model.inputs.iter().zip(model.forms()[0]) {
+        if let Form::Optional(of) = form {
+            optional.push(input.name.as_str());
+            form = of;
+        }
+        if let Form::Sequence(_) = form {
+            entries = joined(&input.name, entries);
+        }
+    }
     let wanted: Vec<&str> = model.inputs.iter().map(|it| it.name.as_str()).collect();
     let pairs = pair(&wanted, &entries, |it| it == Naming::Guess);
     let missing: Vec<String> = (wanted.iter().zip(&pairs.found))
-        .filter(|(_, found)| found.is_none())
+        .filter(|(name, found)| found.is_none() && !optional.contains(name))
         .map(|(name, _)| format!("'{name}'"))
         .collect();
     let names = |all: &mut dyn Iterator<Item = &Entry>| {
@@ -139,12 +157,12 @@ pub fn inputs(model: &Model, entries: Vec<Entry>) -> Result<Vec<(String, Tensor)
         ensure!(left.all(|it| it.naming == Naming::File), "no such input: {strangers}; {takes}");
         eprintln!("wgfuse: not inputs of the model, ignored: {strangers}");
     }
-    let found = pairs.found.iter().map(|it| entries[it.expect("none is missing")].tensor.clone());
-    Ok(wanted.iter().map(|it| it.to_string()).zip(found).collect())
+    let found = wanted.iter().zip(&pairs.found).filter_map(|(name, it)| Some((name.to_string(), (*it)?)));
+    Ok(found.map(|(name, at)| (name, entries[at].value.clone())).collect())
 }
 
 fn compare_all(
-    outputs: &[(String, Tensor)],
+    outputs: &[(String, Datum)],
     entries: &[Entry],
     tolerance: Tolerance,
 ) -> Result<Vec<Compared>> {
@@ -166,16 +184,28 @@ fn compare_all(
     if !left.is_empty() {
         eprintln!("wgfuse: not outputs of the model, not compared: {left}");
     }
-    let one = |((name, actual), found): (&(String, Tensor), &Option<usize>)| {
+    let one = |((name, actual), found): (&(String, Datum), &Option<usize>)| {
         let entry = &entries[found.expect("none is alone")];
-        Compared {
-            output: name.clone(),
-            expected: entry.name.clone(),
-            shape: actual.shape().clone(),
-            difference: compare(actual, &entry.tensor, tolerance),
-        }
+        let (shape, difference) = difference(actual, &entry.value, tolerance);
+        Compared { output: name.clone(), expected: entry.name.clone(), shape, difference }
     };
     Ok(outputs.iter().zip(&pairs.found).map(one).collect())
+}
+
+/// Strings are as they should be where they are equal.
+fn difference(actual: &Datum, expected: &Datum, tolerance: Tolerance) -> (Shape, Difference) {
+    match (actual, expected) {
+        (Datum::Tensor(a), Datum::Tensor(b)) => (a.shape().clone(), compare(a, b, tolerance)),
+        (Datum::Strings(a), Datum::Strings(b)) if a.shape() == b.shape() => {
+            let beyond = a.values().iter().zip(b.values()).filter(|(a, b)| a != b).count();
+            let values = Values { count: a.values().len(), beyond, ..Values::default() };
+            (a.shape().clone(), Difference::Values(values))
+        }
+        (a, b) => {
+            let what = format!("is {}, expected {}", described(a), described(b));
+            (Shape::default(), Difference::Type(what))
+        }
+    }
 }
 
 pub fn compared_text(it: &Compared) -> String {

@@ -1,4 +1,4 @@
-//! Tensors in files: `.safetensors` (many, named), `.npy` (one) and ONNX `.pb` (one `TensorProto`).
+//! Tensors in files: `.safetensors` (many, named), `.npy` (one) and ONNX `.pb` (one `TensorProto`, which alone may hold strings).
 //!
 //! Arguments are paths, `name=path`, or several of these separated by commas. Files are untrusted: whatever the bytes,
 //! the result is tensors or an error that names the file.
@@ -12,19 +12,20 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use npyz::WriterBuilder;
 use prost::Message;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use wgfuse::compiler::{
-    dtype::DType,
-    import::onnx::{proto::TensorProto, tensor as onnx_tensor},
-    shape::{Shape, Type},
-    tensor::Tensor,
+use wgfuse::{
+    DType, Datum, Shape, Tensor, Type,
+    compiler::import::onnx::{proto::TensorProto, tensor as onnx_tensor},
 };
 
-/// A tensor and how sure its name is.
+use crate::values::described;
+
+/// A value and how sure its name is.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub name: String,
     pub naming: Naming,
-    pub tensor: Tensor,
+    /// A tensor or strings, or a sequence of those.
+    pub value: Datum,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,37 +87,42 @@ pub fn load(args: &[String]) -> Result<Vec<Entry>> {
             Format::Npy => {
                 let stem = path.file_stem().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
                 let tensor = from_npy(&bytes).with_context(fault)?;
-                all.push(entry(name, stem, tensor));
+                all.push(entry(name, stem, Datum::Tensor(tensor)));
             }
             Format::Pb => {
-                let (own, tensor) = from_pb(&bytes).with_context(fault)?;
-                all.push(entry(name, own, tensor));
+                let (own, value) = from_pb(&bytes).with_context(fault)?;
+                all.push(entry(name, own, value));
             }
         }
     }
     Ok(all)
 }
 
-fn entry(given: Option<&str>, guess: String, tensor: Tensor) -> Entry {
+fn entry(given: Option<&str>, guess: String, value: Datum) -> Entry {
     match given {
-        Some(name) => Entry { name: name.to_string(), naming: Naming::Given, tensor },
-        None => Entry { name: guess, naming: Naming::Guess, tensor },
+        Some(name) => Entry { name: name.to_string(), naming: Naming::Given, value },
+        None => Entry { name: guess, naming: Naming::Guess, value },
     }
 }
 
-/// Every tensor of a safetensors file.
-pub fn from_safetensors(bytes: &[u8]) -> Result<Vec<Entry>> {
+fn from_safetensors(bytes: &[u8]) -> Result<Vec<Entry>> {
+    let entry = |(name, it)| Entry { name, naming: Naming::File, value: Datum::Tensor(it) };
+    Ok(named(bytes)?.into_iter().map(entry).collect())
+}
+
+/// Every tensor of a safetensors file, with its name.
+pub fn named(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
     let file = SafeTensors::deserialize(bytes)?;
     let mut all = Vec::new();
     for (name, view) in file.tensors() {
         let Some(dtype) = DTYPES.iter().find(|it| it.1 == view.dtype()).map(|it| it.0) else {
             bail!("tensor '{name}' is of type {:?}, which is not supported", view.dtype());
         };
-        let tensor = tensor(dtype, view.shape(), view.data().to_vec());
+        let tensor = typed(dtype, view.shape(), view.data().to_vec());
         let tensor = tensor.with_context(|| format!("tensor '{name}'"))?;
-        all.push(Entry { name, naming: Naming::File, tensor });
+        all.push((name, tensor));
     }
-    all.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)).then_with(|| a.name.cmp(&b.name)));
+    all.sort_by(|a, b| natural(&a.0).cmp(&natural(&b.0)).then_with(|| a.0.cmp(&b.0)));
     Ok(all)
 }
 
@@ -159,7 +165,7 @@ fn natural(name: &str) -> Vec<(String, u64)> {
     parts
 }
 
-fn tensor(dtype: DType, dims: &[usize], mut data: Vec<u8>) -> Result<Tensor> {
+fn typed(dtype: DType, dims: &[usize], mut data: Vec<u8>) -> Result<Tensor> {
     if dtype == DType::Bool {
         data.iter_mut().for_each(|it| *it = (*it != 0) as u8);
     }
@@ -219,7 +225,7 @@ fn from_npy(bytes: &[u8]) -> Result<Tensor> {
         DType::F64 => read!(f64),
     };
     let data = if fortran { row_major(&data, &dims, dtype.size()) } else { data };
-    tensor(dtype, &dims, data)
+    typed(dtype, &dims, data)
 }
 
 fn npy_dtype(char: npyz::TypeChar, size: u64) -> Option<DType> {
@@ -259,15 +265,15 @@ fn row_major(data: &[u8], dims: &[usize], size: usize) -> Vec<u8> {
     to
 }
 
-fn from_pb(bytes: &[u8]) -> Result<(String, Tensor)> {
+fn from_pb(bytes: &[u8]) -> Result<(String, Datum)> {
     let proto = TensorProto::decode(bytes).context("it is not an ONNX tensor")?;
-    let tensor = onnx_tensor::tensor(&proto, "the tensor", &|_| None)?;
-    Ok((proto.name, tensor))
+    let value = onnx_tensor::value(&proto, "the tensor", &|_| None)?;
+    Ok((proto.name, value))
 }
 
-/// Writes named tensors, in the model's order, to where `args` say: one safetensors file, a folder (one `.npy` each), or
-/// `.npy` and `.pb` files by name or by order. Returns the files written.
-pub fn save(args: &[String], outputs: &[(String, Tensor)]) -> Result<Vec<PathBuf>> {
+/// Writes named tensors and strings, in the model's order, to where `args` say: one safetensors file, a folder (one `.npy` each, or
+/// `.pb` for strings), or `.npy` and `.pb` files by name or by order. Returns the files written.
+pub fn save(args: &[String], outputs: &[(String, Datum)]) -> Result<Vec<PathBuf>> {
     let parts = parts(args);
     if let [(None, path)] = &parts[..] {
         if path.extension().is_some_and(|it| it == "safetensors") {
@@ -276,7 +282,7 @@ pub fn save(args: &[String], outputs: &[(String, Tensor)]) -> Result<Vec<PathBuf
         }
         if path.is_dir() || path.extension().is_none() {
             fs::create_dir_all(path).with_context(|| format!("'{}' cannot be made", path.display()))?;
-            return outputs.iter().map(|(name, tensor)| save_in(path, name, tensor)).collect();
+            return outputs.iter().map(|(name, value)| save_in(path, name, value)).collect();
         }
     }
     let unnamed = parts.iter().filter(|it| it.0.is_none()).count();
@@ -293,12 +299,12 @@ pub fn save(args: &[String], outputs: &[(String, Tensor)]) -> Result<Vec<PathBuf
             Some(name) => outputs.iter().find(|it| it.0 == *name),
             None => free.next(),
         };
-        let (name, tensor) =
+        let (name, value) =
             found.ok_or_else(|| anyhow!("the model has no output '{}'", name.unwrap_or_default()))?;
         let bytes = match format(path)? {
-            Format::Npy => to_npy(name, tensor)?,
-            Format::Pb => to_pb(name, tensor),
-            Format::Safetensors => to_safetensors(&[(name.clone(), tensor.clone())])?,
+            Format::Npy => to_npy(name, tensor(name, value, ".npy")?)?,
+            Format::Pb => to_pb(name, value)?,
+            Format::Safetensors => to_safetensors(&[(name.clone(), value.clone())])?,
         };
         write(path, &bytes)?;
     }
@@ -306,21 +312,34 @@ pub fn save(args: &[String], outputs: &[(String, Tensor)]) -> Result<Vec<PathBuf
 }
 
 /// Names come from the model: only characters that mean nothing to a file system stay.
-fn save_in(folder: &Path, name: &str, tensor: &Tensor) -> Result<PathBuf> {
+fn save_in(folder: &Path, name: &str, value: &Datum) -> Result<PathBuf> {
     let plain = |it: char| it.is_alphanumeric() || matches!(it, '_' | '-');
     let name_in_folder: String = name.chars().map(|it| if plain(it) { it } else { '_' }).collect();
-    let path = folder.join(format!("{name_in_folder}.npy"));
-    write(&path, &to_npy(name, tensor)?)?;
+    let (bytes, format) = match value {
+        Datum::Tensor(it) => (to_npy(name, it)?, "npy"),
+        it => (to_pb(name, it)?, "pb"),
+    };
+    let path = folder.join(format!("{name_in_folder}.{format}"));
+    write(&path, &bytes)?;
     Ok(path)
+}
+
+/// What a file that knows no strings can hold.
+fn tensor<'a>(name: &str, value: &'a Datum, file: &str) -> Result<&'a Tensor> {
+    match value {
+        Datum::Tensor(it) => Ok(it),
+        it => bail!("output '{name}' is {}, which {file} cannot hold: use .pb", described(it)),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).with_context(|| format!("'{}' cannot be written", path.display()))
 }
 
-fn to_safetensors(outputs: &[(String, Tensor)]) -> Result<Vec<u8>> {
+fn to_safetensors(outputs: &[(String, Datum)]) -> Result<Vec<u8>> {
     let mut packed = Vec::new();
-    for (name, tensor) in outputs {
+    for (name, value) in outputs {
+        let tensor = tensor(name, value, ".safetensors")?;
         let found = DTYPES.iter().find(|it| it.0 == tensor.dtype());
         let (_, dtype) = found.ok_or_else(|| no_form(name, tensor.dtype(), ".safetensors", ".pb"))?;
         packed.push((name.as_str(), *dtype, tensor.shape().to_vec(), tensor.packed()));
@@ -383,15 +402,28 @@ fn no_form(name: &str, dtype: DType, file: &str, instead: &str) -> anyhow::Error
     anyhow!("output '{name}' is {dtype}, which {file} cannot hold: use {instead}")
 }
 
-fn to_pb(name: &str, tensor: &Tensor) -> Vec<u8> {
-    let proto = TensorProto {
-        name: name.to_string(),
-        dims: tensor.shape().iter().map(|&it| it as i64).collect(),
-        data_type: onnx_code(tensor.dtype()),
-        raw_data: tensor.packed(),
-        ..TensorProto::default()
+fn to_pb(name: &str, value: &Datum) -> Result<Vec<u8>> {
+    let dims = |shape: &Shape| shape.iter().map(|&it| it as i64).collect();
+    let proto = match value {
+        Datum::Tensor(it) => TensorProto {
+            name: name.to_string(),
+            dims: dims(it.shape()),
+            data_type: onnx_code(it.dtype()),
+            raw_data: it.packed(),
+            ..TensorProto::default()
+        },
+        Datum::Strings(it) => TensorProto {
+            name: name.to_string(),
+            dims: dims(it.shape()),
+            data_type: onnx_tensor::STRING,
+            string_data: it.values().iter().map(|it| it.as_bytes().to_vec().into()).collect(),
+            ..TensorProto::default()
+        },
+        Datum::Sequence(_) | Datum::Optional(_) => {
+            bail!("output '{name}' is {}, which .pb cannot hold", described(value))
+        }
     };
-    proto.encode_to_vec()
+    Ok(proto.encode_to_vec())
 }
 
 /// The number that ONNX gives `dtype`.
@@ -401,6 +433,8 @@ fn onnx_code(dtype: DType) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use wgfuse::Strings;
+
     use super::*;
 
     fn ramp(dtype: DType, dims: &[usize]) -> Tensor {
@@ -417,18 +451,19 @@ mod tests {
         for dtype in DType::ALL {
             for dims in [&[][..], &[0, 3], &[2, 3]] {
                 let tensor = ramp(dtype, dims);
-                let named = [("x".to_string(), tensor.clone())];
+                let named = [("x".to_string(), Datum::Tensor(tensor.clone()))];
                 match to_safetensors(&named) {
                     Ok(bytes) => {
                         let back = from_safetensors(&bytes).expect("a valid file");
-                        assert_eq!(back[0].tensor, tensor, "safetensors {dtype}");
+                        assert_eq!(back[0].value, named[0].1, "safetensors {dtype}");
                     }
                     // Two elements a byte, and no half bytes.
                     Err(_) if dtype == DType::F4 => assert_eq!(dims.len(), 0),
                     Err(_) => assert!(dtype.is_int() && dtype.bits() < 8, "{dtype}"),
                 }
-                let (name, back) = from_pb(&to_pb("x", &tensor)).expect("a valid tensor");
-                assert_eq!((name.as_str(), back), ("x", tensor.clone()), "pb {dtype}");
+                let file = to_pb("x", &named[0].1).expect("every type has a form");
+                let (name, back) = from_pb(&file).expect("a valid tensor");
+                assert_eq!((name.as_str(), &back), ("x", &named[0].1), "pb {dtype}");
                 match to_npy("x", &tensor) {
                     Ok(bytes) => {
                         assert_eq!(from_npy(&bytes).expect("a valid file"), tensor, "npy {dtype}")
@@ -437,6 +472,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn strings_are_in_pb_alone() {
+        let value = Datum::Strings(Strings::new([2], ["ä b", ""]).expect("two"));
+        let (name, back) = from_pb(&to_pb("s", &value).expect("it has a form")).expect("a valid tensor");
+        assert_eq!((name.as_str(), &back), ("s", &value));
+        let said = to_safetensors(&[("s".into(), value)]).expect_err("it has no form").to_string();
+        assert!(said.contains("'s' is string[2]") && said.contains("use .pb"), "{said}");
     }
 
     #[test]
@@ -454,9 +498,9 @@ mod tests {
     fn broken_files_are_errors() {
         let tensor = ramp(DType::F32, &[4, 5]);
         let files = [
-            to_safetensors(&[("x".into(), tensor.clone())]).expect("a valid file"),
+            to_safetensors(&[("x".into(), Datum::Tensor(tensor.clone()))]).expect("a valid file"),
             to_npy("x", &tensor).expect("a valid file"),
-            to_pb("x", &tensor),
+            to_pb("x", &Datum::Tensor(tensor)).expect("a valid file"),
         ];
         for (number, file) in files.iter().enumerate() {
             for len in 0..file.len() {

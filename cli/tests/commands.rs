@@ -421,3 +421,74 @@ fn inspect_shows_where_values_decide_how_a_model_goes_on() {
     let (_, error) = expect(&wgfuse(&["compile", &file, "-o", &format!("{file}.wgf"), "--shape", "x=6"]), 1);
     assert!(error.contains("nonzero") && error.contains("stretch by stretch"), "{error}");
 }
+
+/// A tensor of strings as `.pb` has it.
+fn strings_file(path: &std::path::Path, values: &[&str]) -> String {
+    use prost::Message;
+    use wgfuse::compiler::import::onnx::proto::TensorProto;
+    let proto = TensorProto {
+        dims: vec![values.len() as i64],
+        data_type: 8,
+        string_data: values.iter().map(|it| it.as_bytes().to_vec().into()).collect(),
+        ..Default::default()
+    };
+    fs::write(path, proto.encode_to_vec()).expect("a file");
+    path.display().to_string()
+}
+
+#[test]
+fn strings_go_through_files() {
+    let folder = folder("string_files");
+    let model = folder.join("joined.onnx").display().to_string();
+    let nodes: [(&str, &[&str], &str); 1] = [("StringConcat", &["x", "y"], "z")];
+    fs::write(&model, onnx_file(&[("x", 8), ("y", 8)], &[("z", 8)], &nodes)).expect("a file");
+    let file = |name: &str, values: &[&str]| strings_file(&folder.join(name), values);
+    let (x, y) = (file("x.pb", &["a", "", "ß"]), file("y.pb", &["b", "c", "d"]));
+    let (good, bad) = (file("z.pb", &["ab", "c", "ßd"]), file("bad.pb", &["ab", "c", "d"]));
+    let out = folder.join("out").display().to_string();
+    let given = format!("x={x},y={y}");
+    let run = ["run", &model, "--inputs", &given, "--device", "cpu"];
+    let (text, _) = expect(&wgfuse(&[&run[..], &["--expect", &good, "--outputs", &out]].concat()), 0);
+    assert!(text.contains("output   z  string[3]") && text.contains("all 3 elements"), "{text}");
+    let (text, _) = expect(&wgfuse(&[&run[..], &["--expect", &format!("{out}/z.pb")]].concat()), 0);
+    assert!(text.contains("same     z"), "{text}");
+    let (text, _) = expect(&wgfuse(&[&run[..], &["--expect", &bad]].concat()), 2);
+    assert!(text.contains("1 of 3 elements"), "{text}");
+    let report = json(&[&run[..], &["--json"]].concat());
+    assert_eq!(report["outputs"], serde_json::json!([{ "name": "z", "dtype": "string", "shape": [3] }]));
+    let npy = format!("{out}/z.npy");
+    let (_, error) = expect(&wgfuse(&[&run[..], &["--outputs", &npy]].concat()), 1);
+    assert!(error.contains("'z' is string[3]") && error.contains("use .pb"), "{error}");
+    // A run shows the stretches of models of strings too.
+    let (text, _) = expect(&wgfuse(&["inspect", &model, "--inputs", &given, "--device", "cpu"]), 0);
+    assert!(text.contains("A run came to these") && text.contains("stringconcat"), "{text}");
+    let (_, error) = expect(&wgfuse(&["bisect", &model, "--inputs", &given, "--device", "cpu"]), 1);
+    assert!(error.contains("tensors alone"), "{error}");
+}
+
+#[test]
+fn sequences_go_through_files() {
+    use prost::Message;
+    use wgfuse::compiler::import::onnx::proto::{ElementTypeProto, ModelProto, TypeProto};
+    let folder = folder("sequence_files");
+    let nodes: [(&str, &[&str], &str); 1] = [("SequenceInsert", &["s", "x"], "y")];
+    let tensors = onnx_file(&[("s", 8), ("x", 8)], &[("y", 8)], &nodes);
+    let mut file = ModelProto::decode(&*tensors).expect("a model");
+    let graph = file.graph.as_mut().expect("a graph");
+    for it in [&mut graph.input[0], &mut graph.output[0]] {
+        let of = ElementTypeProto { elem_type: it.r#type.take().map(Box::new) };
+        it.r#type = Some(TypeProto { sequence_type: Some(of), ..Default::default() });
+    }
+    let model = folder.join("model.onnx").display().to_string();
+    fs::write(&model, file.encode_to_vec()).expect("a file");
+    let part = |name: &str, values: &[&str]| strings_file(&folder.join(name), values);
+    let [a, b, x] = [part("a.pb", &["a", "b"]), part("b.pb", &["c"]), part("x.pb", &["d"])];
+    let (given, out) = (format!("s.1={b},s.0={a},x={x}"), folder.join("out").display().to_string());
+    let run = ["run", &model, "--inputs", &given, "--device", "cpu", "--outputs", &out];
+    let (text, _) =
+        expect(&wgfuse(&[&run[..], &["--expect", &format!("y.0={a},y.1={b},y.2={x}")]].concat()), 0);
+    assert!(text.contains("output   y.0  string[2]") && text.matches("same ").count() == 3, "{text}");
+    assert!(folder.join("out/y_2.pb").exists());
+    let (_, error) = expect(&wgfuse(&["run", &model, "--inputs", &format!("x={x}"), "--device", "cpu"]), 1);
+    assert!(error.contains("no value for 's'"), "{error}");
+}
