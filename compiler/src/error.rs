@@ -28,6 +28,9 @@ pub enum Error {
     /// More memory, in bytes, than `Options::memory_limit`.
     #[error("{at}: {need} bytes are needed, the option memory_limit allows {have}")]
     MemoryLimit { at: String, need: u64, have: u64 },
+    /// More operations on elements than `Options::work_limit`.
+    #[error("{at}: {need} operations on elements are needed, the option work_limit allows {have}")]
+    WorkLimit { at: String, need: u64, have: u64 },
     /// A part would have to run on the CPU and the options forbid it.
     #[error("node '{node}' cannot run on the GPU: {reason} (allow it with the fallback option `cpu`)")]
     Fallback { node: String, reason: String },

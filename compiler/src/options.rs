@@ -40,6 +40,9 @@ pub struct Options {
     pub patterns: Vec<Replacement>,
     /// Largest sum of bytes that one compiled shape may ask for; one that asks for more is an `Error::MemoryLimit`.
     pub memory_limit: u64,
+    /// The most operations on elements, as `Plan::work` counts them, that one compiled shape and all stretches of one run may ask for;
+    /// more is an `Error::WorkLimit`.
+    pub work_limit: u64,
     /// The most turns that all loops of one run take together; a run with more is an error. A loop whose condition never changes
     /// would have no end.
     pub turn_limit: u64,
@@ -58,6 +61,7 @@ impl Default for Options {
             passes: Vec::new(),
             patterns: Vec::new(),
             memory_limit: 64 << 30,
+            work_limit: u64::MAX,
             turn_limit: 1 << 24,
         }
     }

@@ -26,6 +26,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// What models may ask for.
 const MEMORY: u64 = 64 << 20;
+const WORK: u64 = 1 << 30;
 const TURNS: u64 = 1 << 8;
 
 /// What nothing here should come near.
@@ -33,7 +34,7 @@ const TURNS: u64 = 1 << 8;
 static ALLOCATOR: bounded::Bounded = bounded::Bounded::new(4 * MEMORY as usize, 32 * MEMORY as usize);
 
 fn options() -> Options {
-    Options { memory_limit: MEMORY, turn_limit: TURNS, ..Options::default() }
+    Options { memory_limit: MEMORY, work_limit: WORK, turn_limit: TURNS, ..Options::default() }
 }
 
 fn shape(input: &Signature) -> Shape {

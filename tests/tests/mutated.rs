@@ -35,7 +35,7 @@ const MEMORY: u64 = 64 << 20;
 static ALLOCATOR: Bounded = Bounded::new(4 * MEMORY as usize, 16 * MEMORY as usize);
 
 fn options() -> Options {
-    Options { memory_limit: MEMORY, turn_limit: 256, ..Options::default() }
+    Options { memory_limit: MEMORY, work_limit: 1 << 30, turn_limit: 256, ..Options::default() }
 }
 
 /// What becomes of a file: whether it compiles for either place, and runs if it is small.

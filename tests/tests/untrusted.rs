@@ -39,7 +39,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn options() -> Options {
-    Options { memory_limit: MEMORY, turn_limit: 1000, ..Options::default() }
+    Options { memory_limit: MEMORY, work_limit: 1 << 30, turn_limit: 1000, ..Options::default() }
 }
 
 /// What is said of a file when it is compiled for x f32[2,4].
@@ -290,6 +290,41 @@ fn sequences_that_grow_in_a_loop() {
     ];
     let initializer = vec![ints("wide", &[1 << 16, 2, 4]), scalar("times", 1 << 30)];
     says(&stopped(&model(graph(nodes, initializer, &["y"]))), &["Loop_5", "memory_limit"]);
+}
+
+#[test]
+fn work_beyond_the_limit() {
+    let _alone = alone();
+    // 2 * 2048^3 operations, of what runs give and of what constants give.
+    for (from, more) in [("x", vec![]), ("w", vec![floats("w", &[2, 4])])] {
+        let nodes = vec![
+            node("ReduceSum", from, "sum"),
+            node("Expand", "sum wide", "large"),
+            node("Sin", "large", "a"),
+            node("Cos", "large", "b"),
+            node("MatMul", "a b", "product"),
+            node("ReduceMax", "product", "most"),
+            node("Add", "x most", "y"),
+        ];
+        let initializer = [vec![ints("wide", &[2048, 2048])], more].concat();
+        says(&refused(&model(graph(nodes, initializer, &["y"]))), &["the whole model", "work_limit"]);
+    }
+
+    // 2 * 128^3 a turn.
+    let body = GraphProto {
+        node: vec![node("MatMul", "from large", "to"), node("Identity", "on", "goes")],
+        input: vec![info("turn", INT, &[]), info("on", BOOL, &[]), info("from", FLOAT, &[])],
+        output: vec![info("goes", BOOL, &[]), info("to", FLOAT, &[])],
+        ..Default::default()
+    };
+    let nodes = vec![
+        node("ReduceSum", "x", "sum"),
+        node("Expand", "sum wide", "large"),
+        node("Loop", "_ _ large", "last").graph("body", body),
+        node("ReduceMax", "last", "y"),
+    ];
+    let file = model(graph(nodes, vec![ints("wide", &[128, 128])], &["y"]));
+    says(&stopped(&file), &["the last stretch", "work_limit"]);
 }
 
 #[test]

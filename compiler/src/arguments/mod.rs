@@ -93,9 +93,10 @@ struct Spoken {
     pairs: bool,
     passes: Vec<String>,
     memory_limit: u64,
+    work_limit: u64,
 }
 
-spelled!(struct Spoken { fallback, checked, fuse, without_passes, rule_limit, exact, pairs, passes, memory_limit });
+spelled!(struct Spoken { fallback, checked, fuse, without_passes, rule_limit, exact, pairs, passes, memory_limit, work_limit });
 
 impl Spoken {
     fn of(options: &Options) -> Spoken {
@@ -110,6 +111,7 @@ impl Spoken {
             passes,
             patterns,
             memory_limit,
+            work_limit,
             // Of runs alone.
             turn_limit: _,
         } = options;
@@ -126,6 +128,7 @@ impl Spoken {
                 .cloned()
                 .collect(),
             memory_limit: *memory_limit,
+            work_limit: *work_limit,
         }
     }
 
@@ -141,6 +144,7 @@ impl Spoken {
             pairs,
             passes,
             memory_limit,
+            work_limit,
         } = self;
         without_passes.retain(|it| !passes.contains(it));
         let own = Vec::new();
@@ -156,6 +160,7 @@ impl Spoken {
                 passes: own,
                 patterns: Vec::new(),
                 memory_limit,
+                work_limit,
                 ..Options::default()
             },
             passes,

@@ -1,12 +1,13 @@
-//! How many bytes it takes to compute a plan's constants.
+//! How many bytes and how many operations it takes to compute a plan's constants.
 //!
-//! In: the graph of the constants. Out: an upper bound of what is there at once, values of the file left out. Parts of the graph that
+//! In: the graph of the constants. Out: an upper bound of what is there at once, values of the file left out; and how often an element
+//! is read or written. Parts of the graph that
 //! share no work may be computed at the same time; each is computed in the order of its nodes, and a value leaves behind its last
 //! reader unless it is an output.
 
 use slotmap::SecondaryMap;
 
-use crate::graph::{Graph, Op, Value, number};
+use crate::graph::{Graph, Node, Op, Value, number};
 
 pub fn bytes(graph: &Graph) -> u64 {
     let made = |value: Value| !matches!(graph.op(value), Op::Constant(_) | Op::Input { .. });
@@ -48,6 +49,54 @@ pub fn bytes(graph: &Graph) -> u64 {
     parts.iter().fold(0, |sum, it| sum.saturating_add(it.1))
 }
 
+/// Operations on elements.
+pub fn work(graph: &Graph) -> u64 {
+    let each = graph.nodes().filter(|it| !matches!(it.1.op, Op::Constant(_) | Op::Input { .. }));
+    let count = |value: Value| graph.ty(value).shape.count() as u64;
+    let all = each.map(|(_, Node { op, ty, .. })| {
+        let made = ty.shape.count() as u64;
+        let read = op.operands().iter().map(|it| count(*it)).fold(0, u64::saturating_add);
+        // How many elements each result is made of, where that is not a part of what is read.
+        let depth = match op {
+            Op::MatMul { a, .. } => graph.ty(*a).shape.last().map_or(1, |it| *it as u64),
+            Op::Conv { w, .. } => count(*w) / graph.ty(*w).shape.first().map_or(1, |it| (*it as u64).max(1)),
+            Op::ConvTranspose { w, .. } => count(*w),
+            Op::Pool { kernel, .. } => kernel.count() as u64,
+            Op::Attention { q, k, .. } => {
+                let (q, k) = (&graph.ty(*q).shape, &graph.ty(*k).shape);
+                2 * (k[2] as u64).saturating_mul(1 + q[3] as u64)
+            }
+            Op::Input { .. }
+            | Op::Constant(_)
+            | Op::Unary(..)
+            | Op::Binary(..)
+            | Op::Select { .. }
+            | Op::Cast { .. }
+            | Op::Random { .. }
+            | Op::Reduce { .. }
+            | Op::Mean { .. }
+            | Op::ArgReduce { .. }
+            | Op::CumSum { .. }
+            | Op::Reshape { .. }
+            | Op::Permute { .. }
+            | Op::Expand { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::GatherElements { .. }
+            | Op::GatherNd { .. }
+            | Op::Softmax { .. }
+            | Op::LayerNorm { .. }
+            | Op::RmsNorm { .. }
+            | Op::GroupNorm { .. }
+            | Op::BatchNorm { .. } => 1,
+        };
+        made.saturating_mul(depth).saturating_add(read)
+    });
+    all.fold(0, u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +112,14 @@ mod tests {
         let other = "%5 = expand %0 shape=[10,2] : f32[10,2]\n";
         assert_eq!(of(&format!("{chain}{other}output \"a\" = %4\noutput \"b\" = %5\n")), 1680);
         assert_eq!(of("%0 = constant {1.0,2.0} : f32[2]\noutput \"a\" = %0\n"), 0);
+    }
+
+    #[test]
+    fn work_is_what_every_element_takes() {
+        let of = |text: &str| work(&parse(text).expect("a graph"));
+        let product = "%0 = constant {1.0,2.0} : f32[2]\n%1 = expand %0 shape=[100,2] : f32[100,2]\n\
+                       %2 = permute %1 order=[1,0] : f32[2,100]\n%3 = matmul %2 %1 : f32[2,2]\noutput \"a\" = %3\n";
+        // Made and read: 200 + 2, 200 + 200, and 4 of 100 each, of 400.
+        assert_eq!(of(product), 202 + 400 + 4 * 100 + 400);
     }
 }

@@ -52,6 +52,7 @@ pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices)
         passes,
         patterns,
         memory_limit,
+        work_limit,
         // Of runs alone.
         turn_limit: _,
     } = options;
@@ -61,7 +62,8 @@ pub fn key(graph: &Graph, target: &Target, options: &Options, choices: &Choices)
     let mut feed = Feed(blake3::Hasher::new());
     SOURCES.hash(&mut feed);
     (target, choices).hash(&mut feed);
-    (fallback, checked, fuse, without_passes, rule_limit, exact, pairs, memory_limit).hash(&mut feed);
+    (fallback, checked, fuse, without_passes, rule_limit, exact, pairs, memory_limit, work_limit)
+        .hash(&mut feed);
     for Input { name, ty } in graph.inputs() {
         (name, ty).hash(&mut feed);
     }

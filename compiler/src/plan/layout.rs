@@ -115,6 +115,10 @@ pub fn plan(
     if need > options.memory_limit {
         return Err(Error::MemoryLimit { at: "the whole model".into(), need, have: options.memory_limit });
     }
+    let (need, have) = (plan.work(), options.work_limit);
+    if need > have {
+        return Err(Error::WorkLimit { at: "the whole model".into(), need, have });
+    }
     if cfg!(debug_assertions) {
         let faults = verify(&plan);
         if !faults.is_empty() {

@@ -19,6 +19,8 @@ use crate::{
     target::{Place, Target},
 };
 
+use super::{computed, work};
+
 /// Position in `Plan::buffers`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct BufferId(pub u32);
@@ -130,6 +132,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Operations on elements of one run and of computing the constants, whatever their types: about what bounds the time.
+    pub fn work(&self) -> u64 {
+        let constants = computed::work(&self.constant_graph);
+        self.kernels.iter().map(|it| work::work(&it.kernel)).fold(constants, u64::saturating_add)
+    }
+
     /// Bytes of all buffers of this role, on both places.
     pub fn bytes(&self, role: BufferRole) -> u64 {
         self.buffers.iter().filter(|it| it.role == role).map(|it| it.size).sum()

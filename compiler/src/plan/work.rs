@@ -40,17 +40,35 @@ pub fn flops(kernel: &Kernel, tensors: &SlotMap<TensorId, TensorInfo>) -> u64 {
         Skeleton::Rows { outer, inner, stages, .. } => (stages.iter())
             .map(|it| size(outer).saturating_mul(size(inner)).saturating_add(times(points(kernel), it.value)))
             .fold(0, u64::saturating_add),
-        Skeleton::Contract { space, depth, others, .. } => {
-            size(space).saturating_mul(size(depth)).saturating_mul(2 * (1 + others.len() as u64))
-        }
-        Skeleton::Attention { space, keys, channels, .. } => {
-            let scores = size(&Shape::new(&space[..3])).saturating_mul(*keys as u64);
-            // Two products and the four operations of a softmax.
-            scores.saturating_mul(2 * (*channels as u64 + space[3] as u64) + 4)
-        }
+        Skeleton::Contract { space, depth, others, .. } => product(space, depth, others.len()),
+        Skeleton::Attention { space, keys, channels, .. } => attention(space, *keys, *channels),
     };
     let stores = kernel.stores.iter().map(|it| times(size(&tensors[it.tensor].ty.shape), it.value));
     stores.fold(main, u64::saturating_add)
+}
+
+/// Operations on elements, whatever their type: every expression at every point of the loops. Of a product or an attention, what
+/// `flops` counts and its results; operands are made fewer times than they are multiplied.
+pub fn work(kernel: &Kernel) -> u64 {
+    let needed = kernel.body.needed(roots(kernel)).into_iter().filter(|it| *it).count() as u64;
+    let (own, points) = match &kernel.skeleton {
+        Skeleton::Map { .. } | Skeleton::Rows { .. } => (0, points(kernel)),
+        Skeleton::Contract { space, depth, others, .. } => (product(space, depth, others.len()), size(space)),
+        Skeleton::Attention { space, keys, channels, .. } => {
+            (attention(space, *keys, *channels), size(space))
+        }
+    };
+    own.saturating_add(points.saturating_mul(needed.max(1)))
+}
+
+fn product(space: &Shape, depth: &Shape, others: usize) -> u64 {
+    size(space).saturating_mul(size(depth)).saturating_mul(2 * (1 + others as u64))
+}
+
+/// Two products and the four operations of a softmax.
+fn attention(space: &Shape, keys: usize, channels: usize) -> u64 {
+    let scores = size(&Shape::new(&space[..3])).saturating_mul(keys as u64);
+    scores.saturating_mul(2 * (channels as u64 + space[3] as u64) + 4)
 }
 
 fn size(shape: &Shape) -> u64 {

@@ -44,6 +44,8 @@ use crate::{
 pub(crate) struct Node {
     pub(super) stretch: Stretch,
     pub(super) session: OnceLock<Session>,
+    /// `Plan::work` of its plan.
+    work: OnceLock<u64>,
     pub(super) next: Mutex<Branches>,
     /// What runs in its place where the host has what it asks for.
     pub(super) instead: Mutex<Branches>,
@@ -87,17 +89,28 @@ pub(super) struct Run {
     pub wait: Wait,
     pub words: Words,
     turns: Arc<AtomicU64>,
+    work: Arc<AtomicU64>,
 }
 
 impl Run {
     pub fn new(options: &Options, wait: Wait, strings: Arc<Pool>) -> Run {
         let words = Words(Arc::new(Mutex::new(Pool::of_run(strings, options.memory_limit))));
-        Run { wait, words, turns: Arc::new(options.turn_limit.into()) }
+        Run {
+            wait,
+            words,
+            turns: Arc::new(options.turn_limit.into()),
+            work: Arc::new(options.work_limit.into()),
+        }
     }
 
     /// One turn more, if it may be.
     fn turn(&self) -> bool {
         self.turns.fetch_update(Relaxed, Relaxed, |it| it.checked_sub(1)).is_ok()
+    }
+
+    /// So many operations more, if they may be.
+    fn work(&self, count: u64) -> bool {
+        self.work.fetch_update(Relaxed, Relaxed, |it| it.checked_sub(count)).is_ok()
     }
 }
 
@@ -121,7 +134,7 @@ impl Node {
     pub fn new(stretch: Stretch) -> Node {
         let bodies = stretch.calls.iter().map(|_| Mutex::default()).collect();
         let (next, instead) = Default::default();
-        Node { stretch, session: OnceLock::new(), next, instead, bodies }
+        Node { stretch, session: OnceLock::new(), work: OnceLock::new(), next, instead, bodies }
     }
 }
 
@@ -167,7 +180,7 @@ impl Session {
                     node = self.learnt(&node, &node.instead, &stretch.before, known)?;
                     continue;
                 }
-                self.compute(&node, &mut tensors, ends, run.wait).await?;
+                self.compute(&node, &mut tensors, ends, run).await?;
                 if let Some(outputs) = &stretch.outputs {
                     return Ok((outputs.clone(), tensors));
                 }
@@ -213,7 +226,7 @@ impl Session {
     }
 
     /// Runs the stretch's graph, whose outputs join `tensors`.
-    async fn compute(&self, node: &Node, tensors: &mut Tensors, ends: Ends, wait: Wait) -> Result<()> {
+    async fn compute(&self, node: &Node, tensors: &mut Tensors, ends: Ends, run: &Run) -> Result<()> {
         let stretch = &node.stretch;
         if stretch.makes.is_empty() {
             return Ok(());
@@ -222,7 +235,14 @@ impl Session {
         let read = |key: &Key| tensors.get(key).cloned().ok_or_else(|| missing(key));
         let given = stretch.reads.iter().map(read).collect::<Result<Vec<_>>>()?;
         let ends = if stretch.outputs.is_some() { ends } else { Ends::Device };
-        let made = session.run_to(given, ends, wait).await?;
+        let made = session.run_to(given, ends, run.wait).await?;
+        let need = *node.work.get_or_init(|| session.one_plan().map_or(0, |it| it.work()));
+        if !run.work(need) {
+            let at = stretch.stops().next().map_or("the last stretch of the model".to_owned(), |it| {
+                format!("the stretch before node '{}', with those that ran before", it.0)
+            });
+            return Err(ModelError::WorkLimit { at, need, have: self.options.work_limit }.into());
+        }
         tensors.extend(stretch.makes.iter().cloned().zip(made.into_iter().map(|it| it.1)));
         Ok(())
     }

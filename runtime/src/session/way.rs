@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// The plan of a session whose model has one.
-    fn one_plan(&self) -> Option<Arc<Plan>> {
+    pub(super) fn one_plan(&self) -> Option<Arc<Plan>> {
         self.shapes.lock().expect("nothing panics inside").iter().find_map(|it| it.plan.get().cloned())
     }
 }
