@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use wgfuse::{Model, Options, Shape, Target, report};
+use wgfuse::{Model, Options, Shape, Target, compiler::graph::text::parse, report};
 use wgfuse_tests::zoo::load;
 
 /// Of a page, and milliseconds from opening it to its second frame.
@@ -62,6 +62,33 @@ fn seen(browser: &Path, page: &str) -> serde_json::Value {
     let json = &text[from + 5..from + text[from..].find(" END").expect("printed whole")];
     assert!(fs::metadata(folder.path().join("page.png")).is_ok_and(|it| it.len() > 10_000));
     serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn what_crosses_between_gpu_and_cpu_is_told_once_a_tensor() {
+    // Two on the processor read what one on the GPU made, and one on the GPU reads what both made.
+    let text = r#"input "x" : f32[128,128]
+%0 = input 0 : f32[128,128]
+%1 = softmax %0 axis=1 : f32[128,128] "before"
+%2 = cast %1 to=f64 : f64[128,128] "wide"
+%3 = reduce_sum %2 axes=[0] keep=true : f64[1,128] "rows"
+%4 = cast %3 to=f32 : f32[1,128] "rows"
+%5 = reduce_sum %2 axes=[1] keep=true : f64[128,1] "columns"
+%6 = cast %5 to=f32 : f32[128,1] "columns"
+%7 = add %4 %6 : f32[128,128] "after"
+%8 = softmax %7 axis=1 : f32[128,128] "after"
+output "y" = %8
+"#;
+    let model = Model::from_graph(parse(text).unwrap());
+    let target = Target::webgpu_minimum();
+    let (report, plan) = report::report(&model, &[[128, 128].into()], &target, &Options::default()).unwrap();
+    let told: Vec<_> = report.crossings.iter().map(|it| (&*it.node, it.to, it.bytes)).collect();
+    assert_eq!(told, [("before", "cpu", 65536), ("rows", "gpu", 512), ("columns", "gpu", 512)], "{plan}");
+    let page = report::page("crossings", "a device", &[], &report);
+    for (node, to) in [("before", "CPU"), ("rows", "GPU"), ("columns", "GPU")] {
+        let row = format!("<td><code>{node}</code></td><td><code>{to}</code></td>");
+        assert!(page.contains(&row), "{row} is not in the page");
+    }
 }
 
 #[test]
