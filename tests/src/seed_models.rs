@@ -36,6 +36,7 @@ pub fn seed_models() -> Vec<(&'static str, ModelProto)> {
         ("signal", signal()),
         ("attention", attention()),
         ("scattered", scattered()),
+        ("gradient", derived()),
     ]
 }
 
@@ -73,6 +74,12 @@ pub trait With: Sized {
     fn text(self, name: &str, s: &'static str) -> Self {
         let s = Bytes::from_static(s.as_bytes());
         self.with(name, AttributeProto { r#type: attribute::STRING, s, ..Default::default() })
+    }
+
+    /// Words.
+    fn texts(self, name: &str, all: &str) -> Self {
+        let strings = all.split_whitespace().map(|it| Bytes::copy_from_slice(it.as_bytes())).collect();
+        self.with(name, AttributeProto { r#type: attribute::STRINGS, strings, ..Default::default() })
     }
 
     fn graph(self, name: &str, graph: GraphProto) -> Self {
@@ -525,4 +532,29 @@ fn scattered() -> ModelProto {
         raw("t", BOOL, &[1, 2], vec![1, 0]),
     ];
     model(graph(nodes, initializer, &["y", "d"]))
+}
+
+/// The derivative of `y` by `xs`, at `given`.
+pub fn gradient(xs: &str, zs: &str, y: &'static str, given: &str, made: &str) -> NodeProto {
+    let node = node("Gradient", given, made).texts("xs", xs).texts("zs", zs).text("y", y);
+    NodeProto { domain: TRAINING.into(), ..node }
+}
+
+pub const TRAINING: &str = "ai.onnx.preview.training";
+
+fn derived() -> ModelProto {
+    let nodes = vec![
+        node("MatMul", "x w", "h"),
+        node("Softmax", "h", "s"),
+        node("Mul", "s s", "l"),
+        gradient("w", "x", "l", "w x", "by_w"),
+        gradient("x w", "", "by_w", "x w", "twice _"),
+        node("MaxPool", "image", "p").ints("kernel_shape", &[2, 2]),
+        gradient("image", "", "p", "image", "by_image"),
+        node("Add", "twice x", "y"),
+    ];
+    let initializer = vec![floats("w", &[4, 4]), floats("image", &[1, 1, 3, 3])];
+    let mut file = model(graph(nodes, initializer, &["y", "by_w", "by_image"]));
+    file.opset_import.push(OperatorSetIdProto { domain: TRAINING.into(), version: 1 });
+    file
 }

@@ -5,10 +5,12 @@
 
 pub mod builder;
 pub mod eval;
+pub mod gradient;
 pub mod infer;
 pub mod op;
 pub mod random;
 pub mod text;
+mod variable;
 pub mod verify;
 
 use std::{collections::HashMap, hash::BuildHasher, sync::Arc};

@@ -370,7 +370,7 @@ impl Op {
 }
 
 /// Names of ops other than those named after a scalar operator.
-const NAMES: [&str; 32] = [
+pub const NAMES: [&str; 32] = [
     "input",
     "constant",
     "select",

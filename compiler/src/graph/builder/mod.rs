@@ -7,6 +7,7 @@
 mod views;
 mod layers;
 mod random;
+mod gradient;
 
 use super::{Graph, Op, Output, State, Value, random::KEY};
 use crate::{

@@ -14,7 +14,7 @@ use super::{
     node::{Arguments, Node},
     node_name, order,
     proto::{GraphProto, NodeProto},
-    scope::{Scope, Slot, What},
+    scope::{Home, Scope, Slot, What},
     table::{HostRule, Rule},
 };
 use crate::{
@@ -63,7 +63,7 @@ pub struct Convert<'a> {
 pub struct Breaks {
     asks: Vec<Ask>,
     calls: Vec<Call>,
-    first: Option<Error>,
+    pub first: Option<Error>,
 }
 
 pub fn convert(program: &Arc<Program>, known: &Knowledge) -> Result<Stretch, Error> {
@@ -81,9 +81,11 @@ pub fn convert(program: &Arc<Program>, known: &Knowledge) -> Result<Stretch, Err
         carried: HashMap::new(),
         breaks: Breaks::default(),
     };
+    let home = Home::new(&program.nodes, program.inputs.iter().map(|it| it.name.as_str()));
     let mut scope = Scope {
         values: HashMap::new(),
         outer: None,
+        home: &home,
         opsets: &program.opsets,
         arguments: &program.arguments,
         prefix: "",
@@ -365,6 +367,15 @@ impl<'a> Convert<'a> {
         }
     }
 
+    /// `more` nodes were made for the node `name`, or are going to be.
+    pub fn count(&mut self, more: usize, name: &str) -> Result<(), Error> {
+        self.nodes = self.nodes.saturating_add(more);
+        match self.nodes > MAX_NODES {
+            true => Err(Error::malformed(format!("node '{name}'"), "the model unfolds without bound")),
+            false => Ok(()),
+        }
+    }
+
     fn node(&mut self, node: &NodeProto, at: usize, name: &str, scope: &Scope) -> Result<Vec<Slot>, Error> {
         let domain = domain(&node.domain);
         let mut slots = Vec::with_capacity(node.input.len());
@@ -408,6 +419,9 @@ impl<'a> Convert<'a> {
             asked: Cell::new(0),
             unknown: Cell::new(None),
         };
+        if (domain, &*node.op_type) == ("ai.onnx.preview.training", "Gradient") {
+            return self.gradient(node, &n, &slots, &path, scope);
+        }
         if matches!(domain, "" | "ai.onnx.preview")
             && let Some(made) = self.control(node, &n, &slots, &path, scope)?
         {
@@ -647,9 +661,11 @@ impl<'a> Convert<'a> {
         let nodes = order::sorted(graph.node.clone(), name)?;
         let depth = deeper(scope, name)?;
         let prefix = format!("{name}/");
+        let home = Home::new(&nodes, inputs.iter().map(|it| it.0));
         let mut inner = Scope {
             values: HashMap::new(),
             outer: Some(scope),
+            home: &home,
             opsets: scope.opsets,
             arguments: scope.arguments,
             prefix: &prefix,
@@ -701,9 +717,11 @@ impl<'a> Convert<'a> {
         }
         let depth = deeper(scope, name)?;
         let prefix = format!("{name}/");
+        let home = Home::new(&proto.node, proto.input.iter().map(String::as_str));
         let mut inner = Scope {
             values: HashMap::new(),
             outer: None,
+            home: &home,
             opsets: &function.opsets,
             arguments: &arguments,
             prefix: &prefix,
@@ -729,7 +747,7 @@ pub fn named(node: &NodeProto, scope: &Scope, made: impl IntoIterator<Item = Wha
     made.into_iter().enumerate().map(slot).collect()
 }
 
-fn deeper(scope: &Scope, name: &str) -> Result<usize, Error> {
+pub fn deeper(scope: &Scope, name: &str) -> Result<usize, Error> {
     match scope.depth < MAX_DEPTH {
         true => Ok(scope.depth + 1),
         false => Err(Error::node(name, format!("functions or branches are nested deeper than {MAX_DEPTH}"))),

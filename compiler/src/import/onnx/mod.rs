@@ -11,6 +11,7 @@ mod convert;
 mod determinant;
 mod encoded;
 mod flex;
+mod gradient;
 mod grid;
 mod images;
 mod chosen;

@@ -1,8 +1,11 @@
 //! What a node can see: names of its own graph, of the graphs around it, and the call that it is in.
 
-use std::collections::HashMap;
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+};
 
-use super::{Opsets, node::Arguments};
+use super::{Opsets, node::Arguments, proto::NodeProto};
 use crate::{
     graph::Value,
     import::stretch::{Key, part_key},
@@ -56,9 +59,34 @@ impl What {
     }
 }
 
+/// The graph, or the function's body, that nodes are written in.
+pub struct Home<'a> {
+    /// Operands before users.
+    pub nodes: &'a [NodeProto],
+    /// Names of the inputs.
+    pub given: HashSet<&'a str>,
+    makers: OnceCell<HashMap<String, usize>>,
+}
+
+impl<'a> Home<'a> {
+    pub fn new(nodes: &'a [NodeProto], given: impl IntoIterator<Item = &'a str>) -> Home<'a> {
+        Home { nodes, given: given.into_iter().collect(), makers: OnceCell::new() }
+    }
+
+    /// Number of the node that makes `name`.
+    pub fn maker(&self, name: &str) -> Option<usize> {
+        let makers = self.makers.get_or_init(|| {
+            let outputs = self.nodes.iter().enumerate();
+            outputs.flat_map(|(at, node)| node.output.iter().map(move |it| (it.clone(), at))).collect()
+        });
+        makers.get(name).copied()
+    }
+}
+
 pub struct Scope<'a> {
     pub values: HashMap<&'a str, Slot>,
     pub outer: Option<&'a Scope<'a>>,
+    pub home: &'a Home<'a>,
     pub opsets: &'a Opsets,
     pub arguments: &'a Arguments,
     /// Names of the calls around, with '/' behind each.

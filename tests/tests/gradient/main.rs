@@ -1,0 +1,5 @@
+//! Derivatives of graphs: against central differences in f64, on the processor and the GPU, by ONNX's operator, and where there are none.
+
+mod cases;
+mod onnx;
+mod rules;
