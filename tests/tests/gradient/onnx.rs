@@ -229,7 +229,7 @@ fn constants_functions_and_branches() {
 fn refused(file: &ModelProto) -> String {
     let parsed = wgfuse_compiler::import::Model::from_bytes(file.encode_to_vec().into()).unwrap();
     let shapes: Vec<_> = parsed.inputs.iter().map(|_| [3].into()).collect();
-    parsed.graph(&shapes).unwrap_err().to_string()
+    parsed.graph(&shapes).map(|it| it.len()).expect_err("nodes were made").to_string()
 }
 
 #[test]
@@ -299,4 +299,20 @@ fn orders_end() {
     }
     let text = refused(&file(nodes, &[vector("x")], &["y39"]));
     assert!(text.contains("unfolds without bound") || text.contains("nested deeper"), "{text}");
+}
+
+/// Windows of 1024 elements are some ten thousand nodes each.
+#[test]
+fn windows_end() {
+    let names: Vec<&'static str> = (0..200).map(|at| &*format!("y{at}").leak()).collect();
+    let pool = |at: usize| {
+        let pool = node("MaxPool", names[at - 1], names[at]).ints("kernel_shape", &[32, 32]);
+        pool.ints("pads", &[15, 15, 16, 16])
+    };
+    let mut nodes: Vec<NodeProto> = (1..200).map(pool).collect();
+    nodes.push(gradient("y0", "", names[199], "y0", "p"));
+    let mut file = file(nodes, &[vector("x")], &["p"]);
+    file.graph.as_mut().unwrap().initializer = vec![floats("y0", &[1, 1, 32, 32])];
+    let text = refused(&file);
+    assert!(text.contains("'Gradient_199'") && text.contains("take more than 1048576 nodes"), "{text}");
 }
