@@ -26,7 +26,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// What models may ask for.
 const MEMORY: u64 = 64 << 20;
-const WORK: u64 = 1 << 30;
+const WORK: u64 = 1 << 28;
 const TURNS: u64 = 1 << 8;
 
 /// What nothing here should come near.

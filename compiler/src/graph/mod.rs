@@ -16,7 +16,7 @@ pub mod verify;
 use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use slotmap::{Key, KeyData, SlotMap, new_key_type};
+use slotmap::{Key, KeyData, SecondaryMap, SlotMap, new_key_type};
 use smallvec::SmallVec;
 
 pub use op::{Op, Operands, PadMode, Places, PoolKind, Real, Steps, Window};
@@ -184,10 +184,10 @@ impl Graph {
 
     /// Every node, operands before users.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Value, &Node)> {
-        // Nothing is ever removed from the map, so slot order is the order of insertion.
-        let mut all: Vec<_> = self.nodes.iter().collect();
-        all.sort_unstable_by_key(|(value, _)| value.data().as_ffi() as u32);
-        all.into_iter()
+        (0..self.len() as u32).map(|at| {
+            let value = key(at);
+            (value, &self.nodes[value])
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -215,7 +215,7 @@ impl Graph {
     /// The same nodes over `inputs`: what was input number `slot` is number `place(slot)`. States are not kept.
     fn with_inputs(&self, inputs: Vec<Input>, place: impl Fn(u32) -> u32) -> Result<Graph, Error> {
         let mut to = Graph { inputs, ..Graph::default() };
-        let mut moved = slotmap::SecondaryMap::new();
+        let mut moved = SecondaryMap::with_capacity(self.len());
         for (value, node) in self.nodes() {
             to.origin = Some(node.origin.clone());
             let new = match &node.op {
@@ -244,26 +244,27 @@ impl Graph {
         &self,
         mut add: impl FnMut(&mut Graph, Value, Op) -> Result<Value, Error>,
     ) -> Result<Graph, Error> {
-        let mut live = slotmap::SecondaryMap::new();
+        let mut live = SecondaryMap::with_capacity(self.len());
         for output in &self.outputs {
             live.insert(output.value, ());
         }
-        let nodes: Vec<_> = self.nodes().collect();
-        for (value, node) in nodes.iter().rev() {
-            if live.contains_key(*value) {
-                live.extend(node.op.operands().into_iter().map(|it| (it, ())));
+        for (value, node) in self.nodes().rev() {
+            if live.contains_key(value) {
+                for operand in node.op.operands() {
+                    live.insert(operand, ());
+                }
             }
         }
         // Mostly about as many nodes come out.
         let mut to = Graph {
-            nodes: SlotMap::with_capacity_and_key(nodes.len()),
-            seen: HashTable::with_capacity(nodes.len()),
+            nodes: SlotMap::with_capacity_and_key(self.len()),
+            seen: HashTable::with_capacity(self.len()),
             inputs: self.inputs.clone(),
             states: self.states.clone(),
             ..Graph::default()
         };
-        let mut moved = slotmap::SecondaryMap::new();
-        for (value, node) in nodes.into_iter().filter(|(it, _)| live.contains_key(*it)) {
+        let mut moved = SecondaryMap::with_capacity(self.len());
+        for (value, node) in self.nodes().filter(|(it, _)| live.contains_key(*it)) {
             to.origin = Some(node.origin.clone());
             let new = match node.op {
                 Op::Constant(id) => to.add_constant(self.constants[id].clone()),

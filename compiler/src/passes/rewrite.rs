@@ -186,9 +186,9 @@ pub fn rewrite(
             index: &index,
             pass: &pass,
             ledger,
-            uses: SecondaryMap::new(),
-            done: SecondaryMap::new(),
-            fresh: SecondaryMap::new(),
+            uses: SecondaryMap::with_capacity(from.len()),
+            done: SecondaryMap::with_capacity(from.len()),
+            fresh: SecondaryMap::with_capacity(from.len()),
             unseen: SecondaryMap::new(),
             verdicts: SecondaryMap::new(),
             fired: false,
@@ -357,7 +357,7 @@ impl Round<'_> {
 
 /// How many operands of live nodes and outputs each live node is.
 fn uses(graph: &Graph) -> SecondaryMap<Value, u32> {
-    let mut uses: SecondaryMap<Value, u32> = SecondaryMap::new();
+    let mut uses: SecondaryMap<Value, u32> = SecondaryMap::with_capacity(graph.len());
     for output in &graph.outputs {
         *uses.entry(output.value).expect("never removed").or_insert(0) += 1;
     }
