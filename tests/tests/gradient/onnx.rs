@@ -314,5 +314,5 @@ fn windows_end() {
     let mut file = file(nodes, &[vector("x")], &["p"]);
     file.graph.as_mut().unwrap().initializer = vec![floats("y0", &[1, 1, 32, 32])];
     let text = refused(&file);
-    assert!(text.contains("'Gradient_199'") && text.contains("take more than 1048576 nodes"), "{text}");
+    assert!(text.contains("'Gradient_199'") && text.contains("take more than 524288 nodes"), "{text}");
 }

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The most nodes of one derivative: windows and long chains multiply.
-const MAX_MADE: usize = 1 << 20;
+const MAX_MADE: usize = 1 << 19;
 
 /// For each of `xs` the derivative of the sum of `y`'s elements by it, of its type; 0 where `y` does not depend on it. Of an x that
 /// depends on another x both have their whole derivative. Errors name the graph's origin.
