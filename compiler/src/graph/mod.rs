@@ -236,15 +236,16 @@ impl Graph {
         &self,
         mut add: impl FnMut(&mut Graph, Op) -> Result<Value, Error>,
     ) -> Result<Graph, Error> {
-        self.rebuild_with(|to, _, op| add(to, op))
+        self.clone().into_rebuilt(|to, _, op| add(to, op))
     }
 
-    /// As `rebuild`; `add` also sees which node of `self` the op was.
-    pub fn rebuild_with(
-        &self,
+    /// As `rebuild`, of a graph that nobody needs any more; `add` also sees which of its nodes the op was.
+    pub fn into_rebuilt(
+        self,
         mut add: impl FnMut(&mut Graph, Value, Op) -> Result<Value, Error>,
     ) -> Result<Graph, Error> {
-        let mut live = SecondaryMap::with_capacity(self.len());
+        let size = self.len();
+        let mut live = SecondaryMap::with_capacity(size);
         for output in &self.outputs {
             live.insert(output.value, ());
         }
@@ -255,29 +256,26 @@ impl Graph {
                 }
             }
         }
+        let Graph { nodes, constants, inputs, outputs, states, .. } = self;
         // Mostly about as many nodes come out.
         let mut to = Graph {
-            nodes: SlotMap::with_capacity_and_key(self.len()),
-            seen: HashTable::with_capacity(self.len()),
-            inputs: self.inputs.clone(),
-            states: self.states.clone(),
+            nodes: SlotMap::with_capacity_and_key(size),
+            seen: HashTable::with_capacity(size),
+            inputs,
+            states,
             ..Graph::default()
         };
-        let mut moved = SecondaryMap::with_capacity(self.len());
-        for (value, node) in self.nodes().filter(|(it, _)| live.contains_key(*it)) {
-            to.origin = Some(node.origin.clone());
-            let new = match node.op {
-                Op::Constant(id) => to.add_constant(self.constants[id].clone()),
-                _ => {
-                    let op = node.op.clone().map_operands(|it| moved[it]);
-                    add(&mut to, value, op)?
-                }
+        let mut moved = SecondaryMap::with_capacity(size);
+        // In the order of their slots, which is that in which they were added.
+        for (value, Node { op, ty: _, origin }) in nodes.into_iter().filter(|it| live.contains_key(it.0)) {
+            to.origin = Some(origin);
+            let new = match op {
+                Op::Constant(id) => to.add_constant(constants[id].clone()),
+                op => add(&mut to, value, op.map_operands(|it| moved[it]))?,
             };
             moved.insert(value, new);
         }
-        to.outputs = (self.outputs.iter())
-            .map(|it| Output { name: it.name.clone(), value: moved[it.value] })
-            .collect();
+        to.outputs = outputs.into_iter().map(|it| Output { value: moved[it.value], ..it }).collect();
         Ok(to)
     }
 }

@@ -167,7 +167,8 @@ impl Driver<'_> {
             self.graph = next;
         }
         let name = Cow::Borrowed(pass.name);
-        self.graph = rewrite(&self.graph, &rewrites(pass), licence(self.options), name, self.ledger)?;
+        let graph = std::mem::take(&mut self.graph);
+        self.graph = rewrite(graph, &rewrites(pass), licence(self.options), name, self.ledger)?;
         if cfg!(debug_assertions)
             && let Some(what) = fault(&self.graph)
         {
@@ -207,10 +208,12 @@ impl Driver<'_> {
             patterns.collect::<Result<Vec<_>, Error>>()?.into_iter().partition(Pattern::has_several);
         let single: Vec<&dyn Rewrite> = single.iter().map(|it| it as &dyn Rewrite).collect();
         let (pass, allowed): (Cow<'static, str>, _) = (Cow::Owned(name.clone()), licence(options));
-        self.graph = rewrite(&self.graph, &single, allowed, pass.clone(), self.ledger)?;
+        let mut graph =
+            rewrite(std::mem::take(&mut self.graph), &single, allowed, pass.clone(), self.ledger)?;
         for pattern in several.iter().filter(|it| it.licence() <= allowed) {
-            self.graph = replace_all(pattern, &self.graph, pass.clone(), self.ledger)?;
+            graph = replace_all(pattern, graph, pass.clone(), self.ledger)?;
         }
+        self.graph = graph;
         if let Some(what) = fault(&self.graph) {
             return Err(Error::Pass { pass: name, what });
         }

@@ -170,7 +170,7 @@ impl<'a> Index<'a> {
 
 /// The graph with all licensed rules applied until none fires, or the ledger is full.
 pub fn rewrite(
-    from: &Graph,
+    mut graph: Graph,
     rules: &[&dyn Rewrite],
     allowed: Licence,
     pass: Cow<'static, str>,
@@ -179,28 +179,31 @@ pub fn rewrite(
     let index = Index::new(rules, allowed);
     let once = rules.iter().any(|it| it.once());
     let mut dirty = None;
-    let mut graph: Option<Graph> = None;
-    for _ in 0..ROUNDS + from.len() {
-        let from = graph.as_ref().unwrap_or(from);
+    for _ in 0..ROUNDS + graph.len() {
+        let size = graph.len();
         let mut round = Round {
             index: &index,
             pass: &pass,
             ledger,
-            uses: SecondaryMap::with_capacity(from.len()),
-            done: SecondaryMap::with_capacity(from.len()),
-            fresh: SecondaryMap::with_capacity(from.len()),
+            uses: SecondaryMap::with_capacity(size),
+            done: SecondaryMap::with_capacity(size),
+            fresh: SecondaryMap::with_capacity(size),
             unseen: SecondaryMap::new(),
             verdicts: SecondaryMap::new(),
             fired: false,
         };
-        let next = round.rebuild(from, dirty.as_ref())?;
+        let next = round.rebuild(graph, dirty.as_ref())?;
         let uses = uses(&next);
         let again = round.again(&next, &uses);
         if !round.fired || again.is_empty() || once {
             // Rules leave in the graph what they replaced, and what they added in vain.
-            return if uses.len() == next.len() { Ok(next) } else { next.rebuild(Graph::add) };
+            return if uses.len() == next.len() {
+                Ok(next)
+            } else {
+                next.into_rebuilt(|to, _, op| to.add(op))
+            };
         }
-        (graph, dirty) = (Some(next), Some(again));
+        (graph, dirty) = (next, Some(again));
     }
     let last = ledger.applied.iter().rev().take(8).map(|it| &it.rule).collect::<Vec<_>>();
     bug!("rules go in circles: {last:?}")
@@ -225,9 +228,9 @@ struct Round<'a> {
 
 impl Round<'_> {
     /// Only nodes that can see a member of `dirty` are offered, or all.
-    fn rebuild(&mut self, from: &Graph, dirty: Option<&SecondaryMap<Value, ()>>) -> Result<Graph, Error> {
-        let old_uses = uses(from);
-        from.rebuild_with(|graph, old, op| {
+    fn rebuild(&mut self, from: Graph, dirty: Option<&SecondaryMap<Value, ()>>) -> Result<Graph, Error> {
+        let old_uses = uses(&from);
+        from.into_rebuilt(|graph, old, op| {
             let added = graph.add(op)?;
             let near = match dirty {
                 None => Some(0),

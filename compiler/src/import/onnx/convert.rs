@@ -155,7 +155,7 @@ impl<'a> Convert<'a> {
         };
         knowledge.tensors.retain(|key, known| kept(key, known));
 
-        let mut graph = self.emit.graph.rebuild(|to, op| to.add(op))?;
+        let mut graph = self.emit.graph.into_rebuilt(|to, _, op| to.add(op))?;
         let mut reads = self.reads;
         if !whole || self.known.untouched.is_none() {
             let (less, kept) = graph.without_unread_inputs()?;

@@ -91,7 +91,7 @@ pub fn explain(graph: Graph, target: &Target, options: &Options, name: &str) -> 
     };
     let graph = optimise_until(graph, target, options, &Hook::Before(pass.name.into()))?;
     let mut ledger = Ledger::default();
-    let graph = rewrite(&graph, &rewrites(pass), licence(options), Cow::Borrowed(pass.name), &mut ledger)?;
+    let graph = rewrite(graph, &rewrites(pass), licence(options), Cow::Borrowed(pass.name), &mut ledger)?;
     let applied = ledger.applied.iter().filter(|it| it.rule == name).map(|it| it.at.clone()).collect();
     let all: Vec<&Pattern> = built_in.into_iter().chain(&written).collect();
     Ok(Explanation { applied, near: scan(&graph, &all).1 })

@@ -265,7 +265,7 @@ pub fn plain_before(at: &Hook, without: &[String]) -> Plain {
 pub fn simplified(graph: &Graph, plain: &Plain, licence: Licence) -> Result<Graph, Error> {
     let mut graph = graph.rebuild(Graph::add)?;
     for rules in plain {
-        graph = rewrite(&graph, rules, licence, Cow::Borrowed("pattern"), &mut Ledger::default())?;
+        graph = rewrite(graph, rules, licence, Cow::Borrowed("pattern"), &mut Ledger::default())?;
     }
     Ok(graph)
 }

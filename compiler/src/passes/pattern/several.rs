@@ -73,11 +73,11 @@ fn candidates(
 /// The graph with every match of `pattern` replaced that shares nothing with one before it.
 pub fn replace_all(
     pattern: &Pattern,
-    graph: &Graph,
+    graph: Graph,
     pass: Cow<'static, str>,
     ledger: &mut Ledger,
 ) -> Result<Graph, Error> {
-    let graph = graph.rebuild(Graph::add)?;
+    let graph = graph.into_rebuilt(|to, _, op| to.add(op))?;
     let mut users: SecondaryMap<Value, Vec<Value>> = SecondaryMap::new();
     let mut uses: SecondaryMap<Value, u32> = SecondaryMap::new();
     let mut used = |it: Value| *uses.entry(it).expect("never removed").or_insert(0) += 1;
@@ -119,7 +119,7 @@ pub fn replace_all(
     // Two matches may each need what the other gives.
     loop {
         match rebuilt(pattern, &graph, &found)? {
-            Ok(made) => return made.rebuild(Graph::add),
+            Ok(made) => return made.into_rebuilt(|to, _, op| to.add(op)),
             Err(in_circle) => {
                 found.remove(in_circle);
                 let at = ledger.applied.len() - found.len() - 1 + in_circle;

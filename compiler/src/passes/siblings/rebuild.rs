@@ -56,7 +56,7 @@ pub fn rebuild(uses: &Uses, sets: &[Vec<Branch>]) -> Result<Graph, Error> {
     to.outputs = from.outputs.clone();
     to.outputs.iter_mut().for_each(|it| it.value = moved[it.value]);
     // Without what only the narrow products read.
-    to.rebuild(Graph::add)
+    to.into_rebuilt(|to, _, op| to.add(op))
 }
 
 /// The one product of a set, with all steps.

@@ -90,7 +90,8 @@ fn assert_same(before: &Graph, after: &Graph, exact: bool, seed: u64) {
 /// The graph after the rewrites of one pass, and their names.
 fn applied(pass: &'static Pass, graph: &Graph, licence: Licence) -> (Graph, Vec<String>) {
     let mut ledger = Ledger::default();
-    let next = rewrite(graph, &rewrites(pass), licence, Cow::Borrowed(pass.name), &mut ledger).unwrap();
+    let next =
+        rewrite(graph.clone(), &rewrites(pass), licence, Cow::Borrowed(pass.name), &mut ledger).unwrap();
     (next, ledger.applied.iter().map(|it| it.rule.to_string()).collect())
 }
 
