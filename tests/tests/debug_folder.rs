@@ -186,7 +186,7 @@ fn a_rule_that_makes_an_invalid_graph_is_told_with_its_name() {
         apply: |site, value| Ok(Some(site.add(Op::Cast { to: DType::I32, x: value })?)),
     };
     let run: Arc<PassFn> = Arc::new(|graph: &Graph| {
-        rewrite(graph, &[&RULE], Licence::Relaxed, "planted".into(), &mut Ledger::default())
+        rewrite(graph.clone(), &[&RULE], Licence::Relaxed, "planted".into(), &mut Ledger::default())
     });
     let (error, folder) = failure(&options(run), None);
     let text = error.to_string();
