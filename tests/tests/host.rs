@@ -6,6 +6,7 @@ use wgfuse_compiler::{
     dtype::{Class, DType},
     error::Error,
     graph::{
+        Op, Window,
         builder::{Geometry, GraphBuilder},
         eval::eval,
     },
@@ -139,6 +140,20 @@ fn convolutions_and_pools() {
             b.output("pool", z)
         });
     }
+}
+
+/// Of what is read of no elements nothing is left but expressions that nothing needs.
+#[test]
+fn convolution_over_no_elements() {
+    graph("no images", 0.0, |b| {
+        let x = b.input("x", DType::F32, [0, 4, 8])?;
+        let before = b.full(DType::F32, [0, 4, 3], 0.0)?;
+        let all = b.concat(&[before, x], 2)?;
+        let w = b.input("w", DType::F32, [4, 1, 4])?;
+        let y = b.op(Op::Conv { window: Window::unit(1).into(), groups: 4, x: all, w, bias: None })?;
+        let y = b.sigmoid(y)?;
+        b.output("o", y)
+    });
 }
 
 #[test]

@@ -27,14 +27,15 @@ pub fn position(tensors: &[TensorId], tensor: TensorId) -> usize {
         .unwrap_or_else(|| bug!("a kernel uses a tensor it does not list"))
 }
 
-/// Every index of a body and of stores.
+/// Every index of a body and of stores. A kernel does not list the tensors of loads that nothing needs.
 pub fn indices<'a>(body: &'a Body, stores: &'a [Store], tensors: &[TensorId], types: &[Type]) -> Vec<Index> {
     let mut all = Vec::new();
     for (_, expr, _) in body.iter() {
         match expr {
             Expr::Coord(at) => all.push(at.clone()),
             Expr::Load { tensor, at, .. } => {
-                all.push(linearise(at, &types[position(tensors, *tensor)].shape))
+                let listed = tensors.iter().position(|it| it == tensor);
+                all.extend(listed.map(|it| linearise(at, &types[it].shape)));
             }
             Expr::Const(_)
             | Expr::Param(_)
