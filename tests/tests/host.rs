@@ -157,6 +157,18 @@ fn convolution_over_no_elements() {
 }
 
 #[test]
+fn rows_of_no_elements_in_many_axes() {
+    graph("no rows", 0.0, |b| {
+        let x = b.input("x", DType::F32, [2, 2, 4, 0, 2, 2, 255])?;
+        let rows = b.reshape(x, &[16, 0])?;
+        let rows = b.softmax(rows, 1)?;
+        let y = b.reshape(rows, &[2, 2, 4, 0, 2, 2, 255])?;
+        let y = b.exp(y)?;
+        b.output("o", y)
+    });
+}
+
+#[test]
 fn convolution_of_a_small_image() {
     graph("small image", 2e-5, |b| {
         let x = b.input("x", DType::F32, [2, 16, 5, 5])?;

@@ -148,9 +148,11 @@ impl Scope<'_> {
         if at.len() != ty.shape.rank() {
             return fault(format!("{at:?} are no coordinates in {ty}, {tensor:?}"));
         }
+        // Loops without points read nothing.
+        let anywhere = !self.extents.contains(&0);
         for (index, &dim) in at.iter().zip(ty.shape.iter()) {
             let (low, high) = index.range();
-            if !guarded && dim > 0 && (low < 0 || high >= dim as i64) {
+            if !guarded && anywhere && (low < 0 || high >= dim as i64) {
                 fault(format!("{index} leaves an axis of {dim} of {tensor:?}"));
             }
         }

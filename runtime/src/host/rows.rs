@@ -309,11 +309,11 @@ fn choose(parts: &Parts, rows: usize, points: usize, outer: &[usize], inner: &[u
     }
 }
 
-/// For a load, the stride between neighbours and the length of such runs in each of two domains.
+/// For a load that something needs, the stride between neighbours and the length of such runs in each of two domains.
 pub fn neighbours(parts: &Parts, expr: &Expr, domains: [&[usize]; 2]) -> Option<[(i64, i64); 2]> {
     let Expr::Load { tensor, at, .. } = expr else { return None };
-    let ty = &parts.types[levels::position(parts.tensors, *tensor)];
-    let form = parts.space.form(&linearise(at, &ty.shape))?;
+    let listed = parts.tensors.iter().position(|it| it == tensor)?;
+    let form = parts.space.form(&linearise(at, &parts.types[listed].shape))?;
     Some(domains.map(|domain| {
         let walk = parts.space.walk(domain, &form, &[]);
         (walk.inner_stride(), walk.inner_extent())
