@@ -9,6 +9,7 @@ use slotmap::SecondaryMap;
 
 use crate::graph::{Graph, Node, Op, Value, number};
 
+#[cfg(feature = "compile")]
 pub fn bytes(graph: &Graph) -> u64 {
     let made = |value: Value| !matches!(graph.op(value), Op::Constant(_) | Op::Input { .. });
     // For each node one with a lower number, or itself.

@@ -14,7 +14,6 @@ pub mod kept;
 pub mod memory;
 #[cfg(feature = "compile")]
 mod order;
-#[cfg(feature = "compile")]
 mod computed;
 #[cfg(feature = "compile")]
 mod layout;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The most comparisons of one rule.
-const MAX_WORK: usize = 1 << 34;
+const MAX_WORK: u64 = 1 << 34;
 /// The most places that are numbered.
 const MAX_PLACES: usize = 1 << 24;
 
@@ -102,7 +102,7 @@ impl Reverse<'_> {
     /// Along `axis` in `size` places the sums of the elements of `g` whose `place`, which broadcasts to `g`, they are.
     fn scattered(&mut self, y: Value, g: Value, place: Value, axis: usize, size: usize) -> Made {
         let (mut wide, mut from) = (self.shape(g), self.shape(place));
-        if wide.count().checked_mul(size).is_none_or(|it| it > MAX_WORK) {
+        if wide.count().checked_mul(size).is_none_or(|it| it as u64 > MAX_WORK) {
             return Err(refuse(
                 self.graph,
                 y,
