@@ -27,7 +27,7 @@ const EVERY: usize = 8;
 #[derive(Parser)]
 #[command(name = "fuzz-seeds")]
 struct Args {
-    /// The folder with <kind>/<case>/model.onnx
+    /// The folder with KIND/CASE/model.onnx
     suite: PathBuf,
     /// The folder `fuzz` of the source tree
     fuzz: PathBuf,
