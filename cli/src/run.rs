@@ -130,7 +130,7 @@ pub fn inputs(model: &Model, mut entries: Vec<Entry>) -> Result<Vec<(String, Dat
             form = of;
         }
         if let Form::Sequence(_) = form {
-            entries = joined(&input.name, entries);
+            entries = joined(&input.name, entries)?;
         }
     }
     let wanted: Vec<&str> = model.inputs.iter().map(|it| it.name.as_str()).collect();

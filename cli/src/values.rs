@@ -1,6 +1,6 @@
 //! Values of models as files have them: tensors and strings, each with a name. The parts of a sequence are `name.0`, `name.1` and so on.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use wgfuse::{Datum, Tensor};
 
 use crate::tensor_file::{Entry, Naming};
@@ -16,17 +16,23 @@ pub fn parts(name: &str, value: Datum) -> Vec<(String, Datum)> {
     }
 }
 
-/// Entries in which those named `name.0`, `name.1` and so on are one sequence `name`.
-pub fn joined(name: &str, entries: Vec<Entry>) -> Vec<Entry> {
+/// Entries in which those named `name.0`, `name.1` and so on are one sequence `name`. None may be missing or given twice.
+pub fn joined(name: &str, entries: Vec<Entry>) -> Result<Vec<Entry>> {
     let place = |it: &Entry| it.name.strip_prefix(name)?.strip_prefix('.')?.parse::<usize>().ok();
     let (mut all, mut rest): (Vec<Entry>, Vec<Entry>) =
         entries.into_iter().partition(|it| place(it).is_some());
     all.sort_by_key(place);
+    for (at, it) in all.iter().enumerate() {
+        ensure!(
+            place(it) == Some(at),
+            "of the sequence '{name}' part {at} is missing, or one is given twice"
+        );
+    }
     if !all.is_empty() {
         let value = Datum::Sequence(all.into_iter().map(|it| it.value).collect());
         rest.push(Entry { name: name.to_owned(), naming: Naming::Given, value });
     }
-    rest
+    Ok(rest)
 }
 
 /// What a value is, as `f32[2,3]`.

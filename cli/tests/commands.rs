@@ -491,4 +491,7 @@ fn sequences_go_through_files() {
     assert!(folder.join("out/y_2.pb").exists());
     let (_, error) = expect(&wgfuse(&["run", &model, "--inputs", &format!("x={x}"), "--device", "cpu"]), 1);
     assert!(error.contains("no value for 's'"), "{error}");
+    let gap = format!("s.0={a},s.2={b},x={x}");
+    let (_, error) = expect(&wgfuse(&["run", &model, "--inputs", &gap, "--device", "cpu"]), 1);
+    assert!(error.contains("'s' part 1 is missing"), "{error}");
 }

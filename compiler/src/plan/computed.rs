@@ -1,9 +1,8 @@
 //! How many bytes and how many operations it takes to compute a plan's constants.
 //!
 //! In: the graph of the constants. Out: an upper bound of what is there at once, values of the file left out; and how often an element
-//! is read or written. Parts of the graph that
-//! share no work may be computed at the same time; each is computed in the order of its nodes, and a value leaves behind its last
-//! reader unless it is an output.
+//! is read or written. Parts of the graph that share no work may be computed at the same time; each is computed in the order of its
+//! nodes, and a value leaves behind its last reader unless it is an output.
 
 use slotmap::SecondaryMap;
 
@@ -61,7 +60,9 @@ pub fn work(graph: &Graph) -> u64 {
         let depth = match op {
             Op::MatMul { a, .. } => graph.ty(*a).shape.last().map_or(1, |it| *it as u64),
             Op::Conv { w, .. } => count(*w) / graph.ty(*w).shape.first().map_or(1, |it| (*it as u64).max(1)),
-            Op::ConvTranspose { w, .. } => count(*w),
+            Op::ConvTranspose { w, groups, .. } => {
+                count(*w) / (graph.ty(*w).shape.get(1).map_or(1, |it| *it as u64) * *groups as u64).max(1)
+            }
             Op::Pool { kernel, .. } => kernel.count() as u64,
             Op::Attention { q, k, .. } => {
                 let (q, k) = (&graph.ty(*q).shape, &graph.ty(*k).shape);
